@@ -1,0 +1,1 @@
+"""Ground floor: helpers that import nothing else of this project."""

@@ -1,0 +1,13 @@
+"""The one exception class of the project."""
+
+
+class ReIDError(Exception):
+    """A mistake the user can mend: a wrong key, a missing file, data that cannot be trained on.
+
+    The message names the key or file, what was found, what was expected and what to do. The scripts print it
+    without a traceback and end with :data:`EXIT_STATUS`.
+    """
+
+
+EXIT_STATUS = 2
+"""Exit status of the scripts after a :class:`ReIDError`."""
