@@ -1,4 +1,4 @@
-"""What every dataset is: photos with an identity, turned into numbered records and checked before any training."""
+"""What every dataset is: photos with an identity, numbered and checked before any training."""
 
 from __future__ import annotations
 
@@ -34,15 +34,21 @@ class Record(NamedTuple):
 class ReIDDataset:
     """Train, query and gallery records of one dataset.
 
-    Training pids are 0..N-1 in sorted order of the identity names. Query and gallery share a second numbering of
-    the same kind, since test people are strangers to the model. Cameras and views seen in training are numbered
-    first, in sorted order; those that only the test set has follow.
+    Training pids are 0..N-1 in sorted order of the identity names. Query and gallery share a second numbering
+    of the same kind, since test people are strangers to the model. Cameras and views seen in training are
+    numbered first, in sorted order; those that only the test set has follow.
 
     Args:
         train, query, gallery: what the reader found. ``train`` may be empty where only a test is wanted.
         name: the dataset as the user knows it, for messages.
         camera_rule: ``"market"`` ignores gallery images of the query's person under the query's camera (the
             Market-1501 protocol); ``"none"`` ignores nothing (hands).
+        val: images of training people held out of training, for choosing a checkpoint; they carry training
+            pids. A person all of whose images are held out is numbered after the training people.
+        absent: training images that are known of but not there, where only a test is wanted; they take part
+            in the numbering of cameras and views, which SIE models need, and in nothing else.
+        require_train: whether the caller wants to train; if so an unusable train set is an error.
+        notes: what the reader wants logged: files left out, counts that differ from the published ones.
 
     Raises:
         ReIDError: the splits are empty or no query can be found in the gallery.
@@ -59,25 +65,43 @@ class ReIDDataset:
         *,
         name: str,
         camera_rule: str = "market",
+        val: Sequence[Photo] = (),
+        absent: Sequence[Photo] = (),
+        require_train: bool = False,
+        notes: Iterable[str] = (),
     ) -> None:
         self.name = name
         self.camera_rule = camera_rule
         self.train_identities = sorted({p.identity for p in train})
         self.test_identities = sorted({p.identity for p in (*query, *gallery)})
-        cameras = _numbering((p.camera for p in train), (p.camera for p in (*query, *gallery)))
-        views = _numbering((p.view for p in train), (p.view for p in (*query, *gallery)))
+        known, others = (*train, *absent), (*val, *query, *gallery)
+        cameras = _numbering((p.camera for p in known), (p.camera for p in others))
+        views = _numbering((p.view for p in known), (p.view for p in others))
 
         def records(photos: Sequence[Photo], identities: list[str]) -> list[Record]:
             pids = {identity: pid for pid, identity in enumerate(identities)}
             return [Record(p.path, pids[p.identity], cameras[p.camera], views[p.view]) for p in photos]
 
+        held_out = {p.identity for p in val} - set(self.train_identities)
+        self.val_identities = [*self.train_identities, *sorted(held_out)]
         self.train = records(train, self.train_identities)
+        self.val = records(val, self.val_identities)
         self.query = records(query, self.test_identities)
         self.gallery = records(gallery, self.test_identities)
         self.num_train_pids = len(self.train_identities)
         self.num_train_cams = len({r.camid for r in self.train})
         self.num_train_views = len({r.viewid for r in self.train})
+        self.notes = list(notes)
+        if require_train:
+            self.check_train()
         self.check_test()
+        self.notes += self._unfindable()
+
+    def check_train(self) -> None:
+        """Refuse a train set from which nothing can be learned: telling people apart takes two of them."""
+        if self.num_train_pids < 2:
+            found = f"one identity ({self.train_identities[0]})" if self.train else "no image"
+            raise ReIDError(f"{self.name}: the train set has {found}; at least two identities are needed.")
 
     def check_test(self) -> None:
         """Refuse a test set on which nothing can be measured, before hours are spent on training."""
@@ -91,6 +115,17 @@ class ReIDDataset:
                 f"{self.camera_rule!r}). Put other images of the query people into the gallery, or, for data "
                 "without cameras, set DATASETS.CAMERA_RULE to 'none'."
             )
+
+    def _unfindable(self) -> list[str]:
+        """A note on the queries that the evaluation cannot score, if there are any."""
+        lost = [q for q, found in zip(self.query, self.findable(), strict=True) if not found]
+        if not lost:
+            return []
+        names = sorted({self.test_identities[q.pid] for q in lost})
+        return [
+            f"{len(lost)} of {len(self.query)} queries have no match in the gallery (camera rule "
+            f"{self.camera_rule!r}) and are not scored; identities: {some(names)}"
+        ]
 
     def findable(self) -> list[bool]:
         """For each query, whether the gallery holds a match that the camera rule does not remove."""
@@ -108,6 +143,12 @@ def _numbering(train: Iterable[int], test: Iterable[int]) -> dict[int, int]:
     return {label: i for i, label in enumerate([*first, *sorted(set(test) - set(first))])}
 
 
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first ``limit`` names, and how many more there are: for messages."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
 
 
@@ -116,6 +157,12 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(
         p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
     )
+
+
+def require_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raise :class:`ReIDError` naming the configuration ``key`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ReIDError(f"{key} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
 
 
 def require_folder(path: Path, hint: str) -> Path:

@@ -1,0 +1,160 @@
+"""Configuration: defaults, then a YAML file, then overrides; checked before any data is read, then frozen."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from configs.checks import check_config
+from configs.defaults import _C
+from configs.published import translate
+from utils.errors import ReIDError
+
+__all__ = ["get_defaults", "load_config"]
+
+BASE_KEY = "_BASE_"
+
+
+def get_defaults() -> CfgNode:
+    """A fresh, unfrozen copy of every key with its default value."""
+    return _C.clone()
+
+
+def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> tuple[CfgNode, list[str]]:
+    """Read, check and freeze a configuration.
+
+    Args:
+        file: a YAML file; its ``_BASE_`` key may name another one, relative to it, whose values it overrides.
+        overrides: ``[KEY, VALUE, KEY, VALUE, ...]`` as on the command line.
+
+    Returns:
+        The frozen configuration, and notes on published keys that have no effect here.
+
+    Raises:
+        ReIDError: an unreadable file, an unknown key, a wrong type or an impossible combination.
+    """
+    cfg = get_defaults()
+    notes: list[str] = []
+    if file is not None:
+        tree, notes = translate(_read_yaml(Path(file)))
+        for key, value in _leaves(tree):
+            _set(cfg, key, value, str(file))
+    if len(overrides) % 2:
+        raise ReIDError(
+            f"command line: {len(overrides)} words after the options; expected pairs KEY VALUE, e.g. "
+            "SOLVER.SEED 1. Is a value with blanks missing its quotes?"
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _set(cfg, key, value, "command line")
+    check_config(cfg)
+    cfg.freeze()
+    return cfg, notes
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """The mapping in ``path`` on top of the one its ``_BASE_`` names."""
+    if path.resolve() in seen:
+        raise ReIDError(f"{path}: {BASE_KEY} leads back to this file. Remove one of the links.")
+    if path.suffix.lower() not in (".yml", ".yaml"):
+        raise ReIDError(f"{path}: configurations are YAML files (.yml or .yaml), found {path.suffix or 'no'} suffix.")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
+        hint = f" Near it: {', '.join(near)}." if near else ""
+        raise ReIDError(f"{path}: no such configuration file.{hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ReIDError(f"{path}: not a readable YAML file: {error}") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ReIDError(f"{path}: expected a mapping of keys such as MODEL and SOLVER, found {type(tree).__name__}.")
+    base = tree.pop(BASE_KEY, None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ReIDError(f"{path}: {BASE_KEY} must be the name of one YAML file, found {base!r}.")
+    return _merge(_read_yaml(path.parent / base, (*seen, path.resolve())), tree)
+
+
+def _merge(base: dict, top: dict) -> dict:
+    """``top`` over ``base``, node by node; an empty node in ``top`` changes nothing."""
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _merge(base[key], value)
+        elif value is not None or key not in base:
+            merged[key] = value
+    return merged
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values; empty nodes, as the published YAML files have, yield nothing."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{name}.")
+        elif value is not None:
+            yield name, value
+
+
+def _known(cfg: CfgNode, prefix: str = "") -> list[str]:
+    return [key for key, _ in _leaves(cfg, prefix)]
+
+
+def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    """Set one dotted key after checking that it exists and that the value has its type."""
+    *path, leaf = key.split(".")
+    node: Any = cfg
+    for part in path:
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node:
+        known = _known(cfg)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+            k for k in known if k.split(".")[-1] == leaf
+        ]
+        hint = f" Did you mean {near[0]}?" if near else " configs/defaults.py lists every key."
+        raise ReIDError(f"{where}: unknown key {key}.{hint}")
+    if isinstance(node[leaf], CfgNode):
+        inside = ", ".join(node[leaf])
+        raise ReIDError(f"{where}: {key} is a group of keys ({inside}), found the single value {value!r}.")
+    node[leaf] = _typed(key, value, node[leaf], where)
+
+
+def _typed(key: str, value: Any, default: Any, where: str) -> Any:
+    """``value`` in the type of ``default``; text such as ``1e-4`` or ``(40, 70)`` is read as a Python literal."""
+    wanted = type(default)
+    read = value
+    if isinstance(value, str) and wanted is not str:
+        read = _literal(value)
+    elif isinstance(value, str) and value[:1] in "(\"'":
+        # The published files write NAMES: ('market1501'), which YAML takes for text.
+        literal = _literal(value)
+        read = literal if isinstance(literal, str) else value
+    if wanted is float and type(read) is int:
+        read = float(read)
+    if wanted is list and isinstance(read, tuple):
+        read = list(read)
+    if wanted is str and type(read) in (int, float):
+        read = str(value)
+    if type(read) is not wanted:
+        raise ReIDError(
+            f"{where}: {key} = {value!r} is of type {type(read).__name__}; expected {wanted.__name__}, "
+            f"for example {default!r}."
+        )
+    if wanted is list:
+        read = [_typed(f"{key}[{i}]", item, default[0], where) for i, item in enumerate(read)]
+    return read
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text

@@ -1,0 +1,179 @@
+"""What values the keys may take, alone and together."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from yacs.config import CfgNode
+
+from utils.errors import ReIDError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+YES_NO = ("yes", "no")
+
+CHOICES: dict[str, tuple] = {
+    "MODEL.METHOD": ("clipreid", "baseline"),
+    "MODEL.DEVICE": ("auto", "cuda", "mps", "cpu"),
+    "MODEL.PRETRAIN_CHOICE": ("imagenet", "random"),
+    "MODEL.ID_LOSS_TYPE": ("softmax", "arcface", "cosface", "amsoftmax", "circle"),
+    "MODEL.METRIC_LOSS_TYPE": ("triplet", "center", "triplet_center"),
+    "MODEL.IF_WITH_CENTER": YES_NO,
+    "MODEL.IF_LABELSMOOTH": ("on", "off"),
+    "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
+    "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
+    "DATASETS.CAMERA_RULE": ("auto", "market", "none"),
+    "DATASETS.ASPECT": ("dorsal right", "dorsal left", "palmar right", "palmar left", "all"),
+    "DATASETS.GALLERY": ("all", "aspect"),
+    "DATASETS.RUN": tuple(range(10)),
+    "DATASETS.TEST_SIZE": (800, 1600, 2400),
+    "DATASETS.BAD_IMAGES": ("error", "skip"),
+    "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet"),
+    "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
+    "SOLVER.STAGES": ([1], [2], [1, 2]),
+    "TEST.NECK_FEAT": ("before", "after"),
+    "TEST.FEAT_NORM": YES_NO,
+    "TEST.METRIC": ("euclidean", "cosine"),
+    "TEST.AP": ("standard", "trapezoid"),
+} | {
+    f"SOLVER.{stage}.{key}": choices
+    for stage in ("STAGE1", "STAGE2")
+    for key, choices in {
+        "OPTIMIZER_NAME": ("Adam", "AdamW", "SGD"),
+        "SCHEDULER": ("cosine", "multistep"),
+        "WARMUP_METHOD": ("linear", "constant"),
+    }.items()
+}
+
+_AT_LEAST_ONE = (
+    "IMS_PER_BATCH MAX_EPOCHS NUM_INSTANCE CHECKPOINT_PERIOD LOG_PERIOD EVAL_PERIOD RERANK_K1 RERANK_K2 "
+    "TRAIN_IDS TEST_IDS IMAGES_PER_ID SIZE STRIDE_SIZE SIZE_TRAIN SIZE_TEST"
+).split()
+_POSITIVE = ["BASE_LR", "PIXEL_STD", "COSINE_SCALE", "CENTER_LR"]
+_SHARES = ["PROB", "RE_PROB", "RERANK_LAMBDA", "GAMMA", "WARMUP_FACTOR"]
+_LENGTHS = {"SIZE_TRAIN": 2, "SIZE_TEST": 2, "STRIDE_SIZE": 2, "PIXEL_MEAN": 3, "PIXEL_STD": 3}
+_MAY_BE_NEGATIVE = ["PIXEL_MEAN", "SIE_COE"]
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse values and combinations that cannot work, naming the key, the value and a valid one.
+
+    Raises:
+        ReIDError: at the first such value.
+    """
+    for key, value in _flat(cfg):
+        _check_choice(key, value)
+        _check_range(key, value)
+    _check_input(cfg)
+    _check_batches(cfg)
+    _check_method(cfg)
+    _check_test(cfg)
+
+
+def _flat(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [(f"{prefix}{key}", value)]
+    return flat
+
+
+def _check_choice(key: str, value: Any) -> None:
+    choices = CHOICES.get(key)
+    if choices is None or value in choices:
+        return
+    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ReIDError(f"{key} = {value!r}: choose one of {', '.join(str(c) for c in choices)}.{hint}")
+
+
+def _check_range(key: str, value: Any) -> None:
+    leaf = key.split(".")[-1]
+    values = value if isinstance(value, list) else [value]
+    if leaf in _LENGTHS and len(values) != _LENGTHS[leaf]:
+        raise ReIDError(f"{key} = {value!r}: expected {_LENGTHS[leaf]} numbers, found {len(values)}.")
+    for number in values:
+        if isinstance(number, (bool, str)):
+            continue
+        if not math.isfinite(number):
+            raise ReIDError(f"{key} = {value!r}: expected a finite number.")
+        if leaf in _AT_LEAST_ONE and number < 1:
+            raise ReIDError(f"{key} = {value!r}: must be at least 1.")
+        if leaf in _POSITIVE and number <= 0:
+            raise ReIDError(f"{key} = {value!r}: must be greater than 0.")
+        if leaf in _SHARES and not 0 <= number <= 1:
+            raise ReIDError(f"{key} = {value!r}: must lie between 0 and 1.")
+        if leaf not in _MAY_BE_NEGATIVE and number < 0:
+            raise ReIDError(f"{key} = {value!r}: must not be negative.")
+
+
+def _check_input(cfg: CfgNode) -> None:
+    if cfg.INPUT.SIZE_TEST != cfg.INPUT.SIZE_TRAIN:
+        raise ReIDError(
+            f"INPUT.SIZE_TEST = {cfg.INPUT.SIZE_TEST} differs from INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN}: "
+            "the position embedding is learned for one size. Give both the same value."
+        )
+    if not cfg.DATASETS.NAMES:
+        raise ReIDError("DATASETS.NAMES is empty: name a data set, see docs/datasets.md.")
+    if not cfg.OUTPUT_DIR:
+        raise ReIDError("OUTPUT_DIR is empty: name the folder that a run may write to.")
+
+
+def _check_batches(cfg: CfgNode) -> None:
+    batch, instances = cfg.SOLVER.STAGE2.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    if cfg.DATALOADER.SAMPLER == "softmax":
+        if batch < 2 and 2 in cfg.SOLVER.STAGES:
+            raise ReIDError(
+                f"SOLVER.STAGE2.IMS_PER_BATCH = {batch}: batch normalisation needs at least 2 images in a batch."
+            )
+        return
+    if batch % instances:
+        raise ReIDError(
+            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} is no multiple of DATALOADER.NUM_INSTANCE = {instances}; "
+            f"the nearest that is: {max(2, round(batch / instances)) * instances}."
+        )
+    if batch // instances < 2:
+        raise ReIDError(
+            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} holds one identity of {instances} images (DATALOADER."
+            f"NUM_INSTANCE); the triplet loss needs two: set IMS_PER_BATCH to {2 * instances} or more."
+        )
+
+
+def _check_method(cfg: CfgNode) -> None:
+    model, stages = cfg.MODEL, cfg.SOLVER.STAGES
+    if model.METHOD == "baseline" and stages != [2]:
+        raise ReIDError(f"SOLVER.STAGES = {stages}: MODEL.METHOD baseline has no prompts to learn; set it to [2].")
+    if model.METHOD == "clipreid":
+        if stages == [2] and not model.STAGE1_WEIGHT:
+            raise ReIDError(
+                "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that nobody "
+                "learned. Name the checkpoint that stage 1 wrote, or run both stages."
+            )
+        if model.PROMPT and not 1 <= model.PROMPT.split().count("X") <= 60:
+            raise ReIDError(
+                f"MODEL.PROMPT = {model.PROMPT!r}: expected one X for each learnable token, 1 to 60 of them, "
+                "for example 'A photo of a X X X X hand.'"
+            )
+    if model.NAME.startswith("RN") and (model.SIE_CAMERA or model.SIE_VIEW):
+        raise ReIDError(
+            f"MODEL.SIE_CAMERA/SIE_VIEW with MODEL.NAME = {model.NAME}: side information is added to a ViT's class "
+            "token and a ResNet has none. Switch both off or take a ViT."
+        )
+    if model.ID_LOSS_TYPE != "softmax" and cfg.DATALOADER.SAMPLER == "triplet":
+        raise ReIDError(
+            f"MODEL.ID_LOSS_TYPE = {model.ID_LOSS_TYPE} with DATALOADER.SAMPLER = triplet, which trains no ID loss: "
+            "take softmax_triplet."
+        )
+
+
+def _check_test(cfg: CfgNode) -> None:
+    if cfg.TEST.RERANK_K2 > cfg.TEST.RERANK_K1:
+        raise ReIDError(
+            f"TEST.RERANK_K2 = {cfg.TEST.RERANK_K2} exceeds TEST.RERANK_K1 = {cfg.TEST.RERANK_K1}; "
+            "the published pairs are 50 and 15, 20 and 6."
+        )
+    if cfg.TEST.RE_RANKING and cfg.TEST.METRIC != "euclidean":
+        raise ReIDError(
+            f"TEST.RE_RANKING with TEST.METRIC = {cfg.TEST.METRIC}: re-ranking is defined on Euclidean distances "
+            "(the same order as cosine once TEST.FEAT_NORM is yes). Set TEST.METRIC to euclidean."
+        )

@@ -1,0 +1,133 @@
+"""Every configuration key with its default, meaning, unit and choices.
+
+Keys of the published CLIP-ReID code keep their names and meaning; those marked ``(ours)`` are new.
+"""
+
+from yacs.config import CfgNode
+
+_C = CfgNode()
+
+# ---------------------------------------------------------------------------------------------------- model
+_C.MODEL = CfgNode()
+_C.MODEL.METHOD = "clipreid"  # (ours) clipreid: prompts, then image encoder; baseline: image encoder without text
+_C.MODEL.DEVICE = "auto"  # auto | cuda | mps | cpu; auto takes the first of these that the machine has
+_C.MODEL.DEVICE_ID = "0"  # number of the GPU among the visible ones
+_C.MODEL.NAME = "ViT-B-16"  # architecture, see model/clip/model.py; its sizes are read from the weights if there are any
+_C.MODEL.PRETRAIN_PATH = ""  # file with CLIP weights; empty: look in the cache, then download with a SHA-256 check
+_C.MODEL.PRETRAIN_CHOICE = "imagenet"  # imagenet (the published word for pre-trained CLIP weights) | random
+_C.MODEL.STAGE1_WEIGHT = ""  # (ours) checkpoint whose learned prompts stage 2 starts from when stage 1 is not run
+_C.MODEL.PROMPT = ""  # (ours) sentence around the learnable tokens, one X each; empty: the data set's own with 4
+_C.MODEL.STRIDE_SIZE = [16, 16]  # step of the ViT's patches in pixels (rows, columns); [12, 12] overlaps them (OLP)
+_C.MODEL.SIE_CAMERA = False  # side information embedding of the camera (ViT)
+_C.MODEL.SIE_VIEW = False  # side information embedding of the view: vehicle side, hand aspect (ViT)
+_C.MODEL.SIE_COE = 3.0  # factor of the side information embedding; the paper's recipe is 1.0
+_C.MODEL.ID_LOSS_TYPE = "softmax"  # softmax | arcface | cosface | amsoftmax | circle
+_C.MODEL.ID_LOSS_WEIGHT = 1.0  # weight of the ID loss
+_C.MODEL.METRIC_LOSS_TYPE = "triplet"  # triplet | center | triplet_center
+_C.MODEL.TRIPLET_LOSS_WEIGHT = 1.0  # weight of the triplet loss
+_C.MODEL.I2T_LOSS_WEIGHT = 1.0  # weight of the image-to-text cross-entropy
+_C.MODEL.IF_WITH_CENTER = "no"  # yes adds the center loss to METRIC_LOSS_TYPE
+_C.MODEL.NO_MARGIN = False  # soft-margin triplet loss in place of SOLVER.MARGIN
+_C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
+
+# ---------------------------------------------------------------------------------------------------- input
+_C.INPUT = CfgNode()
+_C.INPUT.SIZE_TRAIN = [256, 128]  # height and width of the training images in pixels
+_C.INPUT.SIZE_TEST = [256, 128]  # height and width of the test images; must equal SIZE_TRAIN
+_C.INPUT.PROB = 0.5  # probability of a horizontal flip
+_C.INPUT.RE_PROB = 0.5  # probability of random erasing
+_C.INPUT.PADDING = 10  # black border added before the random crop, in pixels
+_C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # per channel, subtracted from the image in [0, 1]
+_C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # per channel, the image is divided by it
+_C.INPUT.INTERPOLATION_TRAIN = "bicubic"  # (ours) nearest | bilinear | bicubic | lanczos
+_C.INPUT.INTERPOLATION_TEST = "bilinear"  # (ours) likewise; used for stage 1's features too
+_C.INPUT.EXIF = False  # (ours) turn photos upright as their EXIF orientation says (phones write it)
+
+# ------------------------------------------------------------------------------------------------- datasets
+_C.DATASETS = CfgNode()
+_C.DATASETS.NAMES = "market1501"  # which data set, see docs/datasets.md
+_C.DATASETS.ROOT_DIR = "data"  # folder of the data set or the one above it
+_C.DATASETS.CAMERA_RULE = "auto"  # (ours) auto: the data set's own | market: same person, same camera ignored | none
+_C.DATASETS.LISTING = ""  # (ours) CSV or JSON file of the data set `listing`; empty: listing.csv in ROOT_DIR
+_C.DATASETS.ASPECT = "dorsal right"  # (ours) hand_11k: dorsal|palmar right|left, or all
+_C.DATASETS.GALLERY = "all"  # (ours) hand_11k, hand_hd: all (published, with distractors) | aspect (own images only)
+_C.DATASETS.RUN = 0  # (ours) which of the random query/gallery splits: 0..9 (hand_11k, hand_hd, vehicleid)
+_C.DATASETS.SPLIT_SEED = 0  # (ours) seed of those splits
+_C.DATASETS.HOLD_OUT = False  # (ours) hand_11k, hand_hd: keep the validation images out of training
+_C.DATASETS.TEST_SIZE = 800  # (ours) vehicleid: 800 | 1600 | 2400 test identities
+_C.DATASETS.CHECK_IMAGES = True  # (ours) decode every image once before training, so that a broken one shows at once
+_C.DATASETS.BAD_IMAGES = "error"  # (ours) error: stop at unreadable images | skip: leave them out, counted and named
+_C.DATASETS.SYNTHETIC = CfgNode()
+_C.DATASETS.SYNTHETIC.TRAIN_IDS = 64  # (ours) hands drawn for training
+_C.DATASETS.SYNTHETIC.TEST_IDS = 32  # (ours) hands drawn for the test
+_C.DATASETS.SYNTHETIC.IMAGES_PER_ID = 10  # (ours) pictures of each hand
+_C.DATASETS.SYNTHETIC.SIZE = 128  # (ours) side of the square pictures in pixels
+_C.DATASETS.SYNTHETIC.SEED = 0  # (ours) seed of the drawing
+
+# ----------------------------------------------------------------------------------------------- dataloader
+_C.DATALOADER = CfgNode()
+_C.DATALOADER.NUM_WORKERS = 8  # processes that read images; never more than the machine has cores
+_C.DATALOADER.SAMPLER = "softmax"  # softmax: shuffled, ID loss | softmax_triplet: PK, ID + triplet | triplet: PK, triplet
+_C.DATALOADER.NUM_INSTANCE = 4  # K: images of one identity in a PK batch
+
+# --------------------------------------------------------------------------------------------------- solver
+_C.SOLVER = CfgNode()
+_C.SOLVER.SEED = 1234  # of everything random
+_C.SOLVER.MARGIN = 0.3  # of the triplet loss
+_C.SOLVER.STAGES = [1, 2]  # (ours) which stages to run
+_C.SOLVER.PRECISION = "auto"  # (ours) auto (bf16 where the device computes in it) | fp32 | bf16 | fp16
+
+
+def _stage() -> CfgNode:
+    """The keys both stages have."""
+    stage = CfgNode()
+    stage.IMS_PER_BATCH = 64  # images per batch
+    stage.OPTIMIZER_NAME = "Adam"  # Adam | AdamW | SGD
+    stage.MAX_EPOCHS = 100  # how many epochs
+    stage.BASE_LR = 3e-4  # learning rate
+    stage.MOMENTUM = 0.9  # of SGD
+    stage.WEIGHT_DECAY = 5e-4  # of everything but biases
+    stage.SCHEDULER = "cosine"  # (ours) cosine | multistep
+    stage.WARMUP_EPOCHS = 5  # cosine: epochs of warm-up
+    stage.WARMUP_LR_INIT = 0.01  # cosine: learning rate that the warm-up starts from
+    stage.LR_MIN = 1.6e-5  # cosine: learning rate at the end
+    stage.STEPS = [40, 70]  # multistep: epochs at which the learning rate falls
+    stage.GAMMA = 0.1  # multistep: by this factor
+    stage.WARMUP_ITERS = 10  # multistep: epochs of warm-up (the published name says iterations, and means epochs)
+    stage.WARMUP_FACTOR = 0.01  # multistep: share of the learning rate that the warm-up starts from
+    stage.WARMUP_METHOD = "linear"  # multistep: linear | constant
+    stage.CHECKPOINT_PERIOD = 10  # save the model every so many epochs; it is always saved at the end
+    stage.LOG_PERIOD = 100  # log every so many iterations
+    return stage
+
+
+_C.SOLVER.STAGE1 = _stage()
+_C.SOLVER.STAGE2 = _stage()
+_C.SOLVER.STAGE2.SCHEDULER = "multistep"
+_C.SOLVER.STAGE2.WEIGHT_DECAY_BIAS = 5e-4  # of biases
+_C.SOLVER.STAGE2.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
+_C.SOLVER.STAGE2.LARGE_FC_LR = False  # twice the learning rate for the classifiers
+_C.SOLVER.STAGE2.CENTER_LR = 0.5  # learning rate of the centers of the center loss
+_C.SOLVER.STAGE2.CENTER_LOSS_WEIGHT = 5e-4  # weight of the center loss
+_C.SOLVER.STAGE2.COSINE_MARGIN = 0.5  # margin of the arcface, cosface, amsoftmax and circle losses
+_C.SOLVER.STAGE2.COSINE_SCALE = 30.0  # scale of those
+_C.SOLVER.STAGE2.EVAL_PERIOD = 10  # evaluate every so many epochs; the end is always evaluated
+
+# ----------------------------------------------------------------------------------------------------- test
+_C.TEST = CfgNode()
+_C.TEST.IMS_PER_BATCH = 128  # images per batch
+_C.TEST.WEIGHT = ""  # checkpoint that test_clipreid.py evaluates
+_C.TEST.NECK_FEAT = "after"  # before | after: features in front of or behind the BNNeck
+_C.TEST.FEAT_NORM = "yes"  # yes | no: L2-normalise the features
+_C.TEST.FLIP = False  # (ours) sum the features of the image and its mirror image (hand protocol)
+_C.TEST.METRIC = "euclidean"  # (ours) euclidean | cosine
+_C.TEST.AP = "standard"  # (ours) standard | trapezoid (the average precision of the hand papers)
+_C.TEST.RE_RANKING = False  # k-reciprocal re-ranking
+_C.TEST.RERANK_K1 = 50  # (ours) its k1; 20 in its own paper, 50 in the published code
+_C.TEST.RERANK_K2 = 15  # (ours) its k2; 6 in its own paper, 15 in the published code
+_C.TEST.RERANK_LAMBDA = 0.3  # (ours) share of the original distance
+_C.TEST.DIST_MAT = ""  # file of the query x gallery distances (.npy, relative to OUTPUT_DIR); empty: none
+_C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the model it starts from
+_C.TEST.PICTURES = True  # (ours) write ranking pictures into OUTPUT_DIR
+
+_C.OUTPUT_DIR = "output/run"  # folder of everything a run writes

@@ -1,0 +1,52 @@
+"""How YAML files of the published code are read: keys that have no effect there, and its baselines' flat solver."""
+
+RETIRED = {
+    "MODEL.LAST_STRIDE": "the last stage of ResNets always has stride 1",
+    "MODEL.NECK": "the BNNeck is always there",
+    "MODEL.DIST_TRAIN": "torchrun decides",
+    "MODEL.COS_LAYER": "use MODEL.ID_LOSS_TYPE",
+    "MODEL.DROP_PATH": "CLIP has none",
+    "MODEL.DROP_OUT": "CLIP has none",
+    "MODEL.ATT_DROP_RATE": "CLIP has none",
+    "MODEL.TRANSFORMER_TYPE": "use MODEL.NAME",
+    "SOLVER.STAGE1.WEIGHT_DECAY_BIAS": "stage 1 trains no bias",
+    "SOLVER.STAGE1.COSINE_MARGIN": "stage 1 has no ID loss",
+    "SOLVER.STAGE1.COSINE_SCALE": "stage 1 has no ID loss",
+    "SOLVER.STAGE1.EVAL_PERIOD": "stage 1 does not change the image features",
+    "TEST.EVAL": "the test always evaluates",
+}
+"""Keys that published YAML files may hold and that change nothing, each with the reason."""
+
+
+def translate(tree: dict) -> tuple[dict, list[str]]:
+    """Turn a published configuration into ours.
+
+    Retired keys are dropped. The published baselines keep their one stage's settings directly under ``SOLVER``;
+    those move to ``SOLVER.STAGE2``, the method becomes ``baseline`` and only stage 2 runs.
+
+    Args:
+        tree: the nested mapping of one YAML file.
+
+    Returns:
+        A new nested mapping and one note for each thing that was dropped or moved.
+    """
+    notes: list[str] = []
+
+    def without_retired(node: dict, prefix: str) -> dict:
+        kept = {}
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if name in RETIRED:
+                notes.append(f"{name} has no effect: {RETIRED[name]}.")
+            else:
+                kept[key] = without_retired(value, f"{name}.") if isinstance(value, dict) else value
+        return kept
+
+    solver = tree.get("SOLVER")
+    if isinstance(solver, dict) and "STAGE1" not in solver and "STAGE2" not in solver and "BASE_LR" in solver:
+        ours = {key: value for key, value in solver.items() if key in ("SEED", "MARGIN", "PRECISION")}
+        stage = {key: value for key, value in solver.items() if key not in ours}
+        model = {"METHOD": "baseline", **(tree.get("MODEL") or {})}
+        tree = {**tree, "MODEL": model, "SOLVER": {**ours, "STAGES": [2], "STAGE2": stage}}
+        notes.append("SOLVER has no stages: read as the published baseline (MODEL.METHOD baseline).")
+    return without_retired(tree, ""), notes

@@ -1,0 +1,75 @@
+"""Reading image folders quickly and accounting for every file in them. No image is opened."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.bases import IMAGE_SUFFIXES, some
+from utils.errors import ReIDError
+
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+"""Files and folders, in lower case, that operating systems leave among photographs."""
+
+
+class FolderContent(NamedTuple):
+    """What lies directly in one folder; names only, each list sorted."""
+
+    images: list[str]
+    folders: list[str]
+    others: list[str]
+
+
+def scan(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> FolderContent:
+    """Names directly in ``folder``; hidden ones and the litter of operating systems are left out.
+
+    Args:
+        suffixes: what makes a file an image, in lower case; the files' own case does not matter.
+    """
+    content = FolderContent([], [], [])
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name.lower() in _LITTER:
+                continue
+            if entry.is_dir():
+                content.folders.append(name)
+            elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 (a Path each is slow)
+                content.images.append(name)
+            else:
+                content.others.append(name)
+    for names in content:
+        names.sort()
+    return content
+
+
+def note_others(others: Iterable[str], where: str) -> list[str]:
+    """A note on the files that are not images, by kind, if there are any."""
+    kinds = Counter(Path(name).suffix.lower() or "no ending" for name in others)
+    if not kinds:
+        return []
+    listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    return [f"{where}: {sum(kinds.values())} files are not images and were left out ({listed})"]
+
+
+def find_root(root: str | Path, marker: str, names: Sequence[str], tree: str) -> Path:
+    """The folder that holds ``marker``: ``root`` itself or one of its children called ``names``.
+
+    Args:
+        marker: file or folder, relative, by which the data set is known.
+        tree: the expected folder tree and where the data comes from, for the message.
+
+    Raises:
+        ReIDError: ``marker`` is in none of them.
+    """
+    root = Path(root)
+    candidates = [root, *(root / name for name in names)]
+    for folder in candidates:
+        if (folder / marker).exists():
+            return folder
+    holds = some(sorted(p.name for p in root.iterdir()), 8) if root.is_dir() else ""
+    found = f"it holds: {holds or 'nothing'}" if root.is_dir() else "there is no such folder"
+    raise ReIDError(f"{root}: has no {marker!r} ({found}). Set DATASETS.ROOT_DIR. {tree}")

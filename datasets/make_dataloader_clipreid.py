@@ -1,0 +1,150 @@
+"""From the configuration to checked data and the three loaders of a run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from datasets.bases import ReIDDataset
+from datasets.images import ImageDataset, find_unreadable
+from datasets.preprocessing import test_transform, train_transform
+from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
+from utils.errors import ReIDError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+class Loaders(NamedTuple):
+    """What the two stages and the evaluation read from.
+
+    Every batch is ``(images [B, 3, H, W], pids [B], camids [B], viewids [B], indices [B])``.
+
+    Attributes:
+        stage1: all training images once, in order, without augmentation.
+        stage2: augmented training batches; its batch sampler's ``set_epoch`` plans an epoch.
+        test: the query images, then the gallery images.
+    """
+
+    stage1: DataLoader | None
+    stage2: DataLoader | None
+    test: DataLoader
+
+
+def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
+    """Build the loaders of ``dataset``; without training images the first two are None."""
+    size, mean, std = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    plain = test_transform(size, mean, std, interpolation=cfg.INPUT.INTERPOLATION_TEST)
+    workers = num_workers(cfg)
+
+    def loader(images: ImageDataset, **how: object) -> DataLoader:
+        return DataLoader(
+            images,
+            num_workers=workers,
+            persistent_workers=workers > 0 and "batch_sampler" in how,
+            pin_memory=torch.cuda.is_available(),
+            **how,
+        )
+
+    test = ImageDataset([*dataset.query, *dataset.gallery], plain, cfg.INPUT.EXIF)
+    test_loader = loader(test, batch_size=cfg.TEST.IMS_PER_BATCH)
+    if not dataset.train:
+        return Loaders(None, None, test_loader)
+    augmented = train_transform(
+        size,
+        mean,
+        std,
+        interpolation=cfg.INPUT.INTERPOLATION_TRAIN,
+        flip=cfg.INPUT.PROB,
+        padding=cfg.INPUT.PADDING,
+        erasing=cfg.INPUT.RE_PROB,
+    )
+    return Loaders(
+        loader(ImageDataset(dataset.train, plain, cfg.INPUT.EXIF), batch_size=cfg.TEST.IMS_PER_BATCH),
+        loader(ImageDataset(dataset.train, augmented, cfg.INPUT.EXIF), batch_sampler=make_sampler(cfg, dataset)),
+        test_loader,
+    )
+
+
+def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
+    """The batch sampler that ``DATALOADER.SAMPLER`` names."""
+    batch_size = cfg.SOLVER.STAGE2.IMS_PER_BATCH
+    if cfg.DATALOADER.SAMPLER == "softmax":
+        return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED)
+    pids = [record.pid for record in dataset.train]
+    return IdentityBatches(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED)
+
+
+def num_workers(cfg: CfgNode) -> int:
+    """``DATALOADER.NUM_WORKERS``, at most one for each core."""
+    return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+
+
+def check_data(cfg: CfgNode, dataset: ReIDDataset, progress: bool = False) -> None:
+    """Find out before training what would break it later; what a run can live with goes into ``dataset.notes``.
+
+    Raises:
+        ReIDError: unreadable images (unless ``DATASETS.BAD_IMAGES`` is ``skip``), fewer identities than a batch
+            needs, cameras or views in the test set that the side information has never seen.
+    """
+    if cfg.DATASETS.CHECK_IMAGES:
+        _check_images(cfg, dataset, progress)
+    if dataset.train:
+        _check_batches(cfg, dataset)
+        _check_side_information(cfg, dataset)
+    if len(dataset.gallery) < 50:
+        dataset.notes.append(
+            f"the gallery has {len(dataset.gallery)} images: CMC keeps its last value up to rank 50"
+        )
+
+
+def _check_images(cfg: CfgNode, dataset: ReIDDataset, progress: bool) -> None:
+    paths = [record.path for record in (*dataset.train, *dataset.query, *dataset.gallery)]
+    broken = find_unreadable(paths, num_workers(cfg), progress)
+    if not broken:
+        return
+    listed = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:5])
+    more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+    found = f"{len(broken)} of {len(set(paths))} images cannot be read: {listed}{more}"
+    if cfg.DATASETS.BAD_IMAGES == "error":
+        raise ReIDError(
+            f"{dataset.name}: {found}. Repair or remove them, or set DATASETS.BAD_IMAGES to skip to go on without them."
+        )
+    dataset.leave_out(broken)
+    dataset.notes.append(f"{found}; left out")
+
+
+def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
+    """PK batches need P identities; those with fewer than K images are drawn with replacement."""
+    if cfg.DATALOADER.SAMPLER == "softmax" or 2 not in cfg.SOLVER.STAGES:
+        return
+    batch, instances = cfg.SOLVER.STAGE2.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    if dataset.num_train_pids < batch // instances:
+        raise ReIDError(
+            f"{dataset.name}: the train set has {dataset.num_train_pids} identities; a batch of {batch} images "
+            f"(SOLVER.STAGE2.IMS_PER_BATCH) with {instances} each (DATALOADER.NUM_INSTANCE) needs {batch // instances}. "
+            f"Set SOLVER.STAGE2.IMS_PER_BATCH to {dataset.num_train_pids * instances} or less."
+        )
+    counts = torch.bincount(torch.tensor([record.pid for record in dataset.train]))
+    few = int((counts < instances).sum())
+    if few:
+        dataset.notes.append(
+            f"{few} of {dataset.num_train_pids} training identities have fewer than {instances} images "
+            f"({int((counts == 1).sum())} have one): their images are repeated within a batch"
+        )
+
+
+def _check_side_information(cfg: CfgNode, dataset: ReIDDataset) -> None:
+    test = [*dataset.query, *dataset.gallery]
+    for key, word, seen, highest in (
+        ("MODEL.SIE_CAMERA", "cameras", dataset.num_train_cams, max(r.camid for r in test)),
+        ("MODEL.SIE_VIEW", "views", dataset.num_train_views, max(r.viewid for r in test)),
+    ):
+        if cfg.MODEL[key.split(".")[1]] and highest >= seen:
+            raise ReIDError(
+                f"{key} is on, but the test set of {dataset.name} has {word} that no training image shows "
+                f"(training: {seen}). Switch it off, or train with images of every one of the {word}."
+            )

@@ -1,0 +1,63 @@
+"""Image transforms of CLIP-ReID: bicubic with augmentation for training, bilinear without for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision import transforms
+
+Transform = Callable[[Image.Image], Tensor]
+"""An RGB picture to a normalised tensor [3, H, W]."""
+
+
+def train_transform(
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    interpolation: str = "bicubic",
+    flip: float = 0.5,
+    padding: int = 10,
+    erasing: float = 0.5,
+) -> Transform:
+    """Resize, flip, pad, crop, normalise, erase, in the published order.
+
+    Args:
+        size: height and width in pixels.
+        mean, std: per channel, of images in [0, 1].
+        interpolation: name of a Pillow filter.
+        flip: probability of the mirror image.
+        padding: black border in pixels in front of the random crop.
+        erasing: probability that one rectangle is filled with noise (Zhong et al., arXiv 1708.04896).
+    """
+    return transforms.Compose(
+        [
+            transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation)),
+            transforms.RandomHorizontalFlip(flip),
+            transforms.Pad(padding),
+            transforms.RandomCrop(tuple(size)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+            # Behind the normalisation, so that the noise has the statistics of the images.
+            RandomErasing(probability=erasing, mode="pixel", max_count=1, device="cpu"),
+        ]
+    )
+
+
+def test_transform(
+    size: Sequence[int], mean: Sequence[float], std: Sequence[float], *, interpolation: str = "bilinear"
+) -> Transform:
+    """Resize and normalise; stage 1 takes its image features from these too."""
+    return transforms.Compose(
+        [
+            transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+
+
+test_transform.__test__ = False  # pytest would take it for a test

@@ -1,0 +1,96 @@
+"""Which images make up a batch: shuffled, or P identities with K images each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class Draw(NamedTuple):
+    """One image of a batch and the seed of its augmentation.
+
+    The seed makes a batch independent of the number of worker processes and of everything drawn before it.
+    """
+
+    index: int
+    seed: int
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Batches that are a pure function of seed and epoch; :meth:`set_epoch` chooses the epoch (1-based)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Plan the batches of ``epoch``."""
+        rng = np.random.default_rng((self.seed, epoch))
+        batches = self.plan(rng)
+        count = sum(len(batch) for batch in batches)
+        seeds = iter(rng.integers(2**62, size=count).tolist())
+        self.batches = [[Draw(int(index), next(seeds)) for index in batch] for batch in batches]
+
+    def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
+        """Indices of one epoch, batch by batch."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class ShuffledBatches(EpochBatches):
+    """All images once an epoch, in random order. A last batch of one image is left out: BatchNorm needs two."""
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        super().__init__(seed)
+
+    def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
+        order = rng.permutation(self.num_images)
+        batches = [order[i : i + self.batch_size] for i in range(0, self.num_images, self.batch_size)]
+        return [batch for batch in batches if len(batch) > 1]
+
+
+class IdentityBatches(EpochBatches):
+    """PK batches: P = batch_size / K identities with K images each (Hermans et al., arXiv 1703.07737).
+
+    Each identity's images are shuffled and cut into groups of K; the incomplete rest is dropped, and an identity with
+    fewer than K images is filled up by drawing with replacement. Batches are formed from random identities while at
+    least P of them have a group left, so every batch is full.
+
+    Args:
+        pids: identity of each image [N].
+        batch_size: images in a batch, a multiple of ``num_instances``.
+        num_instances: K.
+        seed: of everything drawn.
+    """
+
+    def __init__(self, pids: Sequence[int], batch_size: int, num_instances: int, seed: int) -> None:
+        self.images_of = [np.flatnonzero(np.asarray(pids) == pid) for pid in sorted(set(pids))]
+        self.identities_per_batch = batch_size // num_instances
+        self.num_instances = num_instances
+        super().__init__(seed)
+
+    def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
+        groups = [self._groups(images, rng) for images in self.images_of]
+        available = [pid for pid, own in enumerate(groups) if own]
+        batches = []
+        while len(available) >= self.identities_per_batch:
+            chosen = rng.choice(available, self.identities_per_batch, replace=False)
+            batches.append(np.concatenate([groups[pid].pop() for pid in chosen]))
+            available = [pid for pid in available if groups[pid]]
+        return batches
+
+    def _groups(self, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        if len(images) < self.num_instances:
+            return [rng.choice(images, self.num_instances, replace=True)]
+        whole = len(images) // self.num_instances
+        return np.split(rng.permutation(images)[: whole * self.num_instances], whole)

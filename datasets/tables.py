@@ -1,0 +1,104 @@
+"""Small tables that users write, CSV or JSON, read so that each mistake is named by line and column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import ReIDError
+
+
+class Row(NamedTuple):
+    """One row: where it stands (``line 7`` of a CSV, ``entry 6`` of a JSON list) and its stripped cells."""
+
+    place: str
+    cells: Mapping[str, str]
+
+
+class Table(NamedTuple):
+    """Rows of a table and the names of its columns."""
+
+    columns: list[str]
+    rows: list[Row]
+
+
+def read_table(path: str | Path, required: Sequence[str]) -> Table:
+    """Read a CSV file with a header line, or a JSON list of objects; which one, the suffix ``.json`` tells.
+
+    Column names and cells lose the blanks around them.
+
+    Raises:
+        ReIDError: no such file, not UTF-8, no rows, a ``required`` column is missing, a row of the wrong
+        length.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ReIDError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ReIDError(f"{path}: is not UTF-8 text ({error}). Save the table as UTF-8.") from error
+    table = (_from_json if path.suffix.lower() == ".json" else _from_csv)(path, text)
+    missing = [c for c in required if c not in table.columns]
+    if missing:
+        raise ReIDError(
+            f"{path}: column {', '.join(map(repr, missing))} is missing; found {', '.join(table.columns)}. "
+            f"The columns {','.join(required)} are needed, comma-separated in a CSV file."
+        )
+    if not table.rows:
+        raise ReIDError(f"{path}: the table has no rows.")
+    return table
+
+
+def label_numbers(labels: Iterable[str]) -> dict[str, int]:
+    """Numbers 0, 1, ... for labels in sorted order; labels that are all whole numbers sort by value."""
+    distinct = set(labels)
+    by_value = all(label.isdecimal() for label in distinct)
+    ordered = sorted(distinct, key=lambda label: (int(label) if by_value else 0, label))
+    return {label: number for number, label in enumerate(ordered)}
+
+
+def _from_csv(path: Path, text: str) -> Table:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] = []
+    rows = []
+    try:
+        for values in reader:
+            cells = [value.strip() for value in values]
+            if not any(cells):
+                continue
+            if not columns:
+                columns = cells
+                if len(set(columns)) < len(columns):
+                    raise ReIDError(f"{path}: the header names a column twice: {','.join(columns)}.")
+                continue
+            if len(cells) != len(columns):
+                raise ReIDError(
+                    f"{path}: line {reader.line_num} has {len(cells)} cells, the header {len(columns)}. "
+                    'Put a cell that contains a comma in "quotes".'
+                )
+            rows.append(Row(f"line {reader.line_num}", dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        raise ReIDError(f"{path}: line {reader.line_num} is not CSV ({error}).") from error
+    return Table(columns, rows)
+
+
+def _from_json(path: Path, text: str) -> Table:
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ReIDError(f"{path}: is not JSON ({error}).") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ReIDError(
+            f'{path}: must be a JSON list of objects, such as [{{"path": "a.jpg", "identity": "7"}}].'
+        )
+    rows = [
+        Row(f"entry {i}", {key.strip(): "" if v is None else str(v).strip() for key, v in entry.items()})
+        for i, entry in enumerate(entries, start=1)
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row.cells))
+    return Table(columns, [Row(place, {c: cells.get(c, "") for c in columns}) for place, cells in rows])

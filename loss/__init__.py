@@ -1,0 +1,27 @@
+"""Losses of both training stages; each takes features or scores and labels, and knows nothing of models."""
+
+from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
+from loss.center_loss import CenterLoss
+from loss.make_loss import Stage1Loss, Stage2Loss, make_loss
+from loss.softmax_loss import CrossEntropyLabelSmooth
+from loss.supcontrast import SupConLoss, SupContrast
+from loss.triplet_loss import TripletLoss, cosine_dist, euclidean_dist, hard_example_mining
+
+__all__ = [
+    "MARGIN_HEADS",
+    "AMSoftmax",
+    "ArcFace",
+    "CenterLoss",
+    "CircleLoss",
+    "CosFace",
+    "CrossEntropyLabelSmooth",
+    "Stage1Loss",
+    "Stage2Loss",
+    "SupConLoss",
+    "SupContrast",
+    "TripletLoss",
+    "cosine_dist",
+    "euclidean_dist",
+    "hard_example_mining",
+    "make_loss",
+]

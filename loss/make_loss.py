@@ -1,0 +1,166 @@
+"""The losses of the two training stages, put together from their terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from loss.arcface import MARGIN_HEADS, MarginHead
+from loss.center_loss import CenterLoss
+from loss.softmax_loss import CrossEntropyLabelSmooth
+from loss.supcontrast import SupConLoss
+from loss.triplet_loss import TripletLoss
+from utils.errors import ReIDError
+
+LossAndParts = tuple[Tensor, dict[str, Tensor]]
+"""The total, to be differentiated, and its weighted, detached terms by name, which add up to it."""
+
+
+class Stage1Loss(nn.Module):
+    r"""Contrastive loss of stage 1 in both directions, :math:`L_{i2t} + L_{t2i}` (arXiv 2211.13977).
+
+    Shape:
+        image_features [B, E], text_features [B, E], labels [B], which belong to both; parts ``i2t`` and
+        ``t2i``.
+
+    Args:
+        temperature: of both directions; 1 in CLIP-ReID.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.contrast = SupConLoss(temperature)
+
+    def forward(self, image_features: Tensor, text_features: Tensor, labels: Tensor) -> LossAndParts:
+        return _total(
+            {
+                "i2t": self.contrast(image_features, text_features, labels, labels),
+                "t2i": self.contrast(text_features, image_features, labels, labels),
+            }
+        )
+
+
+class Stage2Loss(nn.Module):
+    r"""Loss of stage 2, :math:`w_{id} L_{id} + w_{tri} L_{tri} + w_{i2t} L_{i2tce}` (arXiv 2211.13977).
+
+    :math:`L_{id}` is the sum over the scores, :math:`L_{tri}` the sum over the features, not their means. A
+    term of weight 0 is left out.
+
+    Args:
+        id_weight, triplet_weight, i2t_weight, center_weight: factor of each term.
+        label_smoothing: of the ID and the image-to-text cross-entropy; 0 for none.
+        margin: of the triplet loss; None for its soft margin.
+        id_type: ``"softmax"`` takes the scores as logits; a name in :data:`~loss.arcface.MARGIN_HEADS` takes
+            them as cosines and applies that head.
+        cosine_scale, cosine_margin: of that head.
+        center: center loss on the final feature, the second one; None for none.
+
+    Shape:
+        scores: tensors [B, C]; features: block 11, final, projected, [B, D] each; labels [B]; i2t_logits [B,
+        C], or None for a model without text. Parts ``id``, ``triplet``, ``i2t``, ``center``, as far as they
+        are on.
+
+    Raises:
+        ReIDError: ``id_type`` is unknown, or no term is on.
+    """
+
+    def __init__(
+        self,
+        *,
+        id_weight: float = 1.0,
+        triplet_weight: float = 1.0,
+        i2t_weight: float = 1.0,
+        label_smoothing: float = 0.1,
+        margin: float | None = 0.3,
+        id_type: str = "softmax",
+        cosine_scale: float = 30.0,
+        cosine_margin: float = 0.5,
+        center: CenterLoss | None = None,
+        center_weight: float = 5e-4,
+    ) -> None:
+        super().__init__()
+        self.id_weight = id_weight
+        self.triplet_weight = triplet_weight
+        self.i2t_weight = i2t_weight
+        self.center_weight = center_weight
+        self.margin_head = _margin_head(id_type, cosine_scale, cosine_margin)
+        self.cross_entropy = CrossEntropyLabelSmooth(label_smoothing)
+        self.triplet = TripletLoss(margin)
+        self.center = center
+
+    def forward(
+        self,
+        scores: Sequence[Tensor],
+        features: Sequence[Tensor],
+        labels: Tensor,
+        i2t_logits: Tensor | None = None,
+    ) -> LossAndParts:
+        parts = {}
+        if self.id_weight:
+            parts["id"] = self.id_weight * _sum(self._identity(score, labels) for score in scores)
+        if self.triplet_weight:
+            parts["triplet"] = self.triplet_weight * _sum(self.triplet(f, labels) for f in features)
+        if self.i2t_weight and i2t_logits is not None:
+            parts["i2t"] = self.i2t_weight * self.cross_entropy(i2t_logits, labels)
+        if self.center_weight and self.center is not None:
+            parts["center"] = self.center_weight * self.center(features[1], labels)
+        if not parts:
+            raise ReIDError(
+                "Stage 2 has no loss term that is on; give at least one loss weight a value above 0."
+            )
+        return _total(parts)
+
+    def _identity(self, score: Tensor, labels: Tensor) -> Tensor:
+        logits = score if self.margin_head is None else self.margin_head(score, labels)
+        return self.cross_entropy(logits, labels)
+
+
+def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Stage2Loss:
+    """The loss of stage 2 as the configuration asks for it.
+
+    DATALOADER.SAMPLER chooses the terms: ``softmax`` has no triplet loss, since a shuffled batch may hold no
+    pairs; ``triplet`` has no ID loss. The center loss is on if MODEL.METRIC_LOSS_TYPE names it or
+    MODEL.IF_WITH_CENTER is yes, under any sampler.
+
+    Args:
+        cfg: the whole configuration.
+        num_classes: C, training identities.
+        feat_dim: D, width of the final feature, on which the center loss acts.
+    """
+    model, stage, sampler = cfg.MODEL, cfg.SOLVER.STAGE2, cfg.DATALOADER.SAMPLER
+    with_id = sampler != "triplet"
+    with_triplet = sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE
+    with_center = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
+    return Stage2Loss(
+        id_weight=model.ID_LOSS_WEIGHT if with_id else 0.0,
+        triplet_weight=model.TRIPLET_LOSS_WEIGHT if with_triplet else 0.0,
+        i2t_weight=model.I2T_LOSS_WEIGHT,
+        label_smoothing=0.1 if model.IF_LABELSMOOTH == "on" else 0.0,
+        margin=None if model.NO_MARGIN else cfg.SOLVER.MARGIN,
+        id_type=model.ID_LOSS_TYPE,
+        cosine_scale=stage.COSINE_SCALE,
+        cosine_margin=stage.COSINE_MARGIN,
+        center=CenterLoss(num_classes, feat_dim) if with_center else None,
+        center_weight=stage.CENTER_LOSS_WEIGHT,
+    )
+
+
+def _margin_head(id_type: str, scale: float, margin: float) -> MarginHead | None:
+    if id_type == "softmax":
+        return None
+    if id_type not in MARGIN_HEADS:
+        raise ReIDError(
+            f"MODEL.ID_LOSS_TYPE = {id_type!r}: choose one of {', '.join(['softmax', *MARGIN_HEADS])}."
+        )
+    return MARGIN_HEADS[id_type](scale, margin)
+
+
+def _sum(losses: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).sum()
+
+
+def _total(parts: dict[str, Tensor]) -> LossAndParts:
+    return _sum(parts.values()), {name: part.detach() for name, part in parts.items()}

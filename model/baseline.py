@@ -1,0 +1,131 @@
+"""The image half of CLIP-ReID, which is also the paper's baseline: encoder, BNNecks, classifiers, side information."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.clip.model import ImageFeatures, make_image_encoder
+from model.clip.shapes import CLIPShape
+from utils.errors import ReIDError
+
+
+class TrainOutput(NamedTuple):
+    """What one training step of stage 2 needs: two scores [B, C] and the three raw features."""
+
+    scores: list[Tensor]
+    features: ImageFeatures
+
+
+class SideInformation(NamedTuple):
+    """Side information embedding (SIE, CLIP-ReID section 3.4): how many labels of each kind, and its factor.
+
+    ``cameras`` or ``views`` is 0 where that kind is switched off.
+    """
+
+    cameras: int
+    views: int
+    coefficient: float
+
+    @property
+    def rows(self) -> int:
+        """One embedding for each combination."""
+        return max(self.cameras, 1) * max(self.views, 1)
+
+
+class ImageReID(nn.Module):
+    """Re-identification from images alone (the baselines of CLIP-ReID, Table 1).
+
+    Letters in shapes: B images, C identities, D image width, E width of the shared space.
+
+    Args:
+        shape: sizes of the CLIP network.
+        num_classes: C, the training identities.
+        image_size: height and width in pixels.
+        stride: step between a ViT's patches; None for the patch itself.
+        side_information: camera/view embedding, None for none.
+        cosine_head: classifiers score the cosine, as margin losses want it, in place of the inner product.
+        neck_feat: ``before`` or ``after`` the BNNeck, for :meth:`embed`.
+    """
+
+    def __init__(
+        self,
+        shape: CLIPShape,
+        num_classes: int,
+        image_size: tuple[int, int],
+        stride: tuple[int, int] | None = None,
+        *,
+        side_information: SideInformation | None = None,
+        cosine_head: bool = False,
+        neck_feat: str = "before",
+    ) -> None:
+        super().__init__()
+        image_encoder = make_image_encoder(shape, image_size, stride)
+        widths = image_encoder.widths
+        self.side_information = side_information
+        self.cosine_head = cosine_head
+        self.neck_feat = neck_feat
+        self.feature_width = widths.feature
+        if side_information is not None:
+            self.cv_embed = nn.Parameter(torch.zeros(side_information.rows, widths.feature))
+            nn.init.trunc_normal_(self.cv_embed, std=0.02)
+        self.classifier = nn.Linear(widths.feature, num_classes, bias=False)
+        self.classifier_proj = nn.Linear(widths.projected, num_classes, bias=False)
+        self.bottleneck = nn.BatchNorm1d(widths.feature)
+        self.bottleneck_proj = nn.BatchNorm1d(widths.projected)
+        self.image_encoder = image_encoder
+        for classifier in (self.classifier, self.classifier_proj):
+            nn.init.normal_(classifier.weight, std=0.001)
+        for neck in (self.bottleneck, self.bottleneck_proj):
+            neck.bias.requires_grad_(False)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the identities the classifiers know."""
+        return self.classifier.out_features
+
+    def encode_image(
+        self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None
+    ) -> ImageFeatures:
+        """Images [B, 3, H, W] -> raw features; with camera or view labels [B] the side information joins in."""
+        return self.image_encoder(images, self._side_vector(camids, viewids))
+
+    def forward(self, images: Tensor, camids: Tensor, viewids: Tensor) -> TrainOutput:
+        """One training step's scores and features; the heads always compute in float32."""
+        features = self.encode_image(images, camids, viewids)
+        with torch.autocast(images.device.type, enabled=False):
+            features = ImageFeatures(*(f.float() for f in features))
+            scores = [
+                self._score(self.bottleneck(features.feature), self.classifier),
+                self._score(self.bottleneck_proj(features.projected), self.classifier_proj),
+            ]
+        return TrainOutput(scores, features)
+
+    def embed(self, images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
+        """The test feature [B, D + E]: image and projected feature side by side, not normalised."""
+        features = self.encode_image(images, camids, viewids)
+        parts = [features.feature.float(), features.projected.float()]
+        if self.neck_feat == "after":
+            parts = [self.bottleneck(parts[0]), self.bottleneck_proj(parts[1])]
+        return torch.cat(parts, dim=1)
+
+    def _score(self, feature: Tensor, classifier: nn.Linear) -> Tensor:
+        if self.cosine_head:
+            return F.linear(F.normalize(feature), F.normalize(classifier.weight))
+        return classifier(feature)
+
+    def _side_vector(self, camids: Tensor | None, viewids: Tensor | None) -> Tensor | None:
+        """Rows of the side information table [B, D], times its factor; None without labels or without a table."""
+        side = self.side_information
+        if side is None or (camids is None and viewids is None):
+            return None
+        row: Tensor | int = 0
+        for labels, count in ((camids, side.cameras), (viewids, side.views)):
+            if count:
+                if labels is None:
+                    raise ReIDError("The model has side information (SIE); give both cameras and views of the images.")
+                row = row * count + labels
+        return side.coefficient * self.cv_embed[row]

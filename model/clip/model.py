@@ -1,0 +1,309 @@
+"""The CLIP network (Radford et al., arXiv 2103.00020) as CLIP-ReID uses it.
+
+Two changes to the original, both from CLIP-ReID (arXiv 2211.13977): patches may overlap (OLP) and a camera/view vector
+may be added to the ViT's class token (SIE); the last stage of the ResNet keeps its resolution. Parameter names are
+OpenAI's. Letters in shapes: B images, L tokens, D width of the tower, E width of the shared space.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.clip.shapes import HEAD_WIDTH, CLIPShape, ResNetShape, TextShape, ViTShape
+
+
+class ImageFeatures(NamedTuple):
+    """The three features CLIP-ReID trains on.
+
+    Attributes:
+        penultimate: class token after the last but one block [B, D], or mean of stage 3 [B, D/2] for ResNets.
+        feature: class token after the last block and its norm [B, D], or mean of stage 4 [B, D].
+        projected: the same in the space shared with text [B, E].
+    """
+
+    penultimate: Tensor
+    feature: Tensor
+    projected: Tensor
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation OpenAI trained CLIP with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameter names of ``nn.MultiheadAttention``."""
+
+    def __init__(self, width: int, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        """[B, L, D] -> [B, L, D], or [B, 1, D] when only the first token asks."""
+        width = x.shape[-1]
+        if first_only:
+            weights, biases = self.in_proj_weight.split((width, 2 * width)), self.in_proj_bias.split((width, 2 * width))
+            query = F.linear(x[:, :1], weights[0], biases[0])
+            key, value = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
+        else:
+            query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        query, key, value = (t.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for t in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear maps with QuickGELU between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.gelu = QuickGELU()
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
+class ResidualAttentionBlock(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, causal: bool) -> None:
+        super().__init__()
+        self.attn = Attention(width, causal)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        mixed = self.attn(self.ln_1(x), first_only)
+        x = (x[:, :1] if first_only else x) + mixed
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks."""
+
+    def __init__(self, width: int, layers: int, causal: bool = False) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, causal) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """CLIP's ViT for images of one size.
+
+    Args:
+        shape: sizes of the network.
+        embed_dim: E.
+        image_size: height and width in pixels.
+        stride: step between patches in pixels (rows, columns); smaller than the patch for OLP.
+    """
+
+    def __init__(
+        self, shape: ViTShape, embed_dim: int, image_size: tuple[int, int], stride: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__()
+        stride = stride or (shape.patch, shape.patch)
+        rows, columns = ((side - shape.patch) // step + 1 for side, step in zip(image_size, stride, strict=True))
+        scale = shape.width**-0.5
+        self.grid = (rows, columns)
+        self.widths = ImageWidths(shape.width, shape.width, embed_dim)
+        self.class_embedding = nn.Parameter(scale * torch.randn(shape.width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(rows * columns + 1, shape.width))
+        self.proj = nn.Parameter(scale * torch.randn(shape.width, embed_dim))
+        self.conv1 = nn.Conv2d(3, shape.width, shape.patch, stride, bias=False)
+        self.ln_pre = nn.LayerNorm(shape.width)
+        self.transformer = Transformer(shape.width, shape.layers)
+        self.ln_post = nn.LayerNorm(shape.width)
+
+    def embed(self, images: Tensor, cv_emb: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] -> tokens [B, L, D] in front of the first block; ``cv_emb`` [B, D] joins the class token."""
+        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        first = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        if cv_emb is not None:
+            first = first + cv_emb.unsqueeze(1)
+        return self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding.to(patches.dtype))
+
+    def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:
+        """Images [B, 3, H, W] and an optional camera/view vector [B, D] -> features of the class token."""
+        x = self.embed(images, cv_emb)
+        *blocks, last = self.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        # Nothing reads the patches behind the last block, so only the class token goes through it.
+        feature = self.ln_post(last(x, first_only=True)[:, 0])
+        return ImageFeatures(x[:, 0], feature, feature @ self.proj)
+
+    def forward_tokens(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:
+        """As :meth:`forward`, with all tokens in each of the three: [B, L, D], [B, L, D], [B, L, E]."""
+        x = self.embed(images, cv_emb)
+        *blocks, last = self.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        feature = self.ln_post(last(x))
+        return ImageFeatures(x, feature, feature @ self.proj)
+
+
+class Bottleneck(nn.Module):
+    """Residual block whose strides are 2x2 average pools in front of 1x1 convolutions."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.downsample: nn.Sequential | None = None
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential()
+            self.downsample.add_module("-1", nn.AvgPool2d(stride) if stride > 1 else nn.Identity())
+            self.downsample.add_module("0", nn.Conv2d(inputs, outputs, 1, bias=False))
+            self.downsample.add_module("1", nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.pool(F.relu(self.bn2(self.conv2(out))))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.bn3(self.conv3(out)) + shortcut)
+
+
+class AttentionPool2d(nn.Module):
+    """Attention over [spatial mean, all positions]; the answer at the mean is the projected image feature."""
+
+    def __init__(self, positions: int, width: int, heads: int, output: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(positions + 1, width) / width**0.5)
+        self.k_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, output)
+        for layer in (self.k_proj, self.q_proj, self.v_proj, self.c_proj):
+            nn.init.normal_(layer.weight, std=width**-0.5)
+
+    def forward(self, x: Tensor, first_only: bool = True) -> Tensor:
+        """Feature map [B, D, H, W] -> [B, 1, E], or [B, 1 + HW, E] when every position asks."""
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        x = x + self.positional_embedding.to(x.dtype)
+        queries = x[:, :1] if first_only else x
+        query, key, value = (
+            projection(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection, tokens in ((self.q_proj, queries), (self.k_proj, x), (self.v_proj, x))
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.c_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class ModifiedResNet(nn.Module):
+    """CLIP's ResNet: three-convolution stem, pooled strides, attention pooling; its last stage has stride 1.
+
+    Args:
+        shape: sizes of the network.
+        embed_dim: E.
+        image_size: height and width in pixels.
+    """
+
+    def __init__(self, shape: ResNetShape, embed_dim: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        width = shape.width
+        rows, columns = (((side + 1) // 2) // 8 for side in image_size)
+        self.grid = (rows, columns)
+        self.widths = ImageWidths(16 * width, 32 * width, embed_dim)
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.avgpool = nn.AvgPool2d(2)
+        stages, inputs = [], width
+        for planes, blocks, stride in zip((1, 2, 4, 8), shape.layers, (1, 2, 2, 1), strict=True):
+            stages.append(self._stage(inputs, planes * width, blocks, stride))
+            inputs = planes * width * Bottleneck.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.attnpool = AttentionPool2d(rows * columns, inputs, inputs // HEAD_WIDTH, embed_dim)
+
+    @staticmethod
+    def _stage(inputs: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
+        rest = (Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(blocks - 1))
+        return nn.Sequential(Bottleneck(inputs, planes, stride), *rest)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, H, W] -> feature maps of stage 3 [B, D/2, H/16, W/16] and stage 4 [B, D, H/16, W/16]."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
+        third = self.layer3(self.layer2(self.layer1(x)))
+        return third, self.layer4(third)
+
+    def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:
+        """Images [B, 3, H, W] -> pooled features; a ResNet has no token that ``cv_emb`` could join."""
+        third, fourth = self.maps(images)
+        projected = self.attnpool(fourth)[:, 0]
+        return ImageFeatures(third.mean(dim=(2, 3)), fourth.mean(dim=(2, 3)), projected)
+
+
+class ImageWidths(NamedTuple):
+    """Channels of the three :class:`ImageFeatures`."""
+
+    penultimate: int
+    feature: int
+    projected: int
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text tower from embedded tokens on (its token embedding lies with the prompts)."""
+
+    def __init__(self, shape: TextShape, embed_dim: int) -> None:
+        super().__init__()
+        width, layers = shape.width, shape.layers
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(shape.context, width))
+        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.transformer = Transformer(width, layers, causal=True)
+        self.ln_final = nn.LayerNorm(width)
+        for block in self.transformer.resblocks:
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+
+    def forward(self, prompts: Tensor, end: int) -> Tensor:
+        """Embedded tokens [B, L, D] whose end-of-text token stands at ``end`` -> features [B, E], not normalised.
+
+        Attention is causal, so what follows the end-of-text token cannot matter: callers may cut it off (L = end + 1).
+        """
+        x = prompts + self.positional_embedding[: prompts.shape[1]].to(prompts.dtype)
+        x = self.transformer(x)
+        return self.ln_final(x[:, end]) @ self.text_projection
+
+
+def make_image_encoder(
+    shape: CLIPShape, image_size: tuple[int, int], stride: tuple[int, int] | None = None
+) -> VisionTransformer | ModifiedResNet:
+    """The image tower for images of one size."""
+    if isinstance(shape.image, ViTShape):
+        return VisionTransformer(shape.image, shape.embed_dim, image_size, stride)
+    return ModifiedResNet(shape.image, shape.embed_dim, image_size)

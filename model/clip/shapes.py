@@ -1,0 +1,126 @@
+"""Sizes of CLIP networks: by name for random starts, read from the weights otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from utils.errors import ReIDError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+HEAD_WIDTH = 64
+"""Every attention head of every CLIP is 64 channels wide."""
+
+
+@dataclass(frozen=True)
+class ViTShape:
+    """A vision transformer: channels, blocks, patch side in pixels."""
+
+    width: int
+    layers: int
+    patch: int
+
+
+@dataclass(frozen=True)
+class ResNetShape:
+    """A ModifiedResNet: channels of the stem, blocks in each of the four stages."""
+
+    width: int
+    layers: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The text transformer: channels, blocks, tokens it can read, size of the vocabulary."""
+
+    width: int
+    layers: int
+    context: int = 77
+    vocabulary: int = 49408
+
+
+@dataclass(frozen=True)
+class CLIPShape:
+    """Both towers and the width of the space they share; ``text`` is None where only images matter."""
+
+    image: ViTShape | ResNetShape
+    text: TextShape | None
+    embed_dim: int
+
+
+ARCHITECTURES: dict[str, CLIPShape] = {
+    "RN50": CLIPShape(ResNetShape(64, (3, 4, 6, 3)), TextShape(512, 12), 1024),
+    "RN101": CLIPShape(ResNetShape(64, (3, 4, 23, 3)), TextShape(512, 12), 512),
+    "RN50x4": CLIPShape(ResNetShape(80, (4, 6, 10, 6)), TextShape(640, 12), 640),
+    "ViT-B-32": CLIPShape(ViTShape(768, 12, 32), TextShape(512, 12), 512),
+    "ViT-B-16": CLIPShape(ViTShape(768, 12, 16), TextShape(512, 12), 512),
+    "ViT-L-14": CLIPShape(ViTShape(1024, 24, 14), TextShape(768, 12), 768),
+    "ViT-L-14-336": CLIPShape(ViTShape(1024, 24, 14), TextShape(768, 12), 768),
+    # Ours, for tests and from-scratch runs on a CPU; no pre-trained weights exist for them.
+    "ViT-Tiny-16": CLIPShape(ViTShape(64, 3, 16), TextShape(64, 2), 32),
+    "ViT-Small-8": CLIPShape(ViTShape(192, 6, 8), TextShape(128, 3), 128),
+    "RN-Tiny": CLIPShape(ResNetShape(8, (1, 1, 1, 1)), TextShape(64, 2), 32),
+    "RN-Small": CLIPShape(ResNetShape(32, (2, 2, 2, 2)), TextShape(128, 3), 256),
+}
+"""Sizes by ``MODEL.NAME``."""
+
+
+def named_shape(name: str) -> CLIPShape:
+    """Sizes of the architecture ``name``; ``ViT-B/16`` and ``ViT-B-16`` are the same.
+
+    Raises:
+        ReIDError: there is no such architecture.
+    """
+    shape = ARCHITECTURES.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))
+    if shape is None:
+        raise ReIDError(f"MODEL.NAME = {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
+    return shape
+
+
+def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
+    """Sizes read from tensors under OpenAI's names (``visual.*``, ``transformer.*``).
+
+    Raises:
+        ReIDError: a tensor is missing that every CLIP has.
+    """
+    try:
+        return CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1])
+    except (KeyError, IndexError) as error:
+        raise ReIDError(f"These are no CLIP weights: the tensor {error} is missing.") from None
+
+
+def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
+    """Sizes of the image tower in a CLIP-ReID checkpoint (``image_encoder.*``).
+
+    Raises:
+        ReIDError: a tensor is missing that every image tower has.
+    """
+    image = {f"visual.{n.removeprefix('image_encoder.')}": t for n, t in state.items() if n.startswith("image_encoder.")}
+    try:
+        last = image["visual.proj"].T if "visual.proj" in image else image["visual.attnpool.c_proj.weight"]
+        return CLIPShape(_image_shape(image), None, len(last))
+    except (KeyError, IndexError) as error:
+        raise ReIDError(f"This is no CLIP-ReID checkpoint: the tensor {error} is missing.") from None
+
+
+def _image_shape(weights: Mapping[str, Tensor]) -> ViTShape | ResNetShape:
+    if "visual.proj" in weights:
+        width, _, patch, _ = weights["visual.conv1.weight"].shape
+        return ViTShape(width, _count(weights, "visual.transformer.resblocks."), patch)
+    stages = [_count(weights, f"visual.layer{i}.") for i in (1, 2, 3, 4)]
+    return ResNetShape(weights["visual.layer1.0.conv1.weight"].shape[0], (stages[0], stages[1], stages[2], stages[3]))
+
+
+def _text_shape(weights: Mapping[str, Tensor]) -> TextShape:
+    vocabulary = weights["token_embedding.weight"].shape[0] if "token_embedding.weight" in weights else 49408
+    context, width = weights["positional_embedding"].shape
+    return TextShape(width, _count(weights, "transformer.resblocks."), context, vocabulary)
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules there are under ``prefix``."""
+    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})

@@ -1,0 +1,103 @@
+"""From a model and test images to features, and from features to the published numbers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from processor.run import Run
+from utils.logger import LOGGER, on_terminal
+from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
+from utils.reranking import k_reciprocal
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from model.baseline import ImageReID
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of one evaluation.
+
+    Attributes:
+        metrics: mAP and CMC.
+        query, gallery: features as they were compared, for pictures.
+        seconds: of extraction and ranking together.
+    """
+
+    metrics: RankingMetrics
+    query: Features
+    gallery: Features
+    seconds: float
+
+    def summary(self) -> dict[str, float]:
+        """The published numbers in percent."""
+        ranks = {f"Rank-{k}": 100 * self.metrics.rank(k) for k in (1, 5, 10)}
+        return {"mAP": 100 * self.metrics.mAP, **ranks}
+
+
+@torch.no_grad()
+def extract_features(model: ImageReID, loader: DataLoader, device: torch.device, *, flip: bool = False) -> Features:
+    """Test features of all images of ``loader`` [N, D + E] in float32, on the CPU.
+
+    Args:
+        model: put into eval mode.
+        loader: batches of images and labels.
+        device: where the model is.
+        flip: add the feature of the mirror image, as the hand papers do.
+    """
+    model.eval()
+    features, pids, camids = [], [], []
+    for images, batch_pids, batch_camids, viewids, _ in tqdm(
+        loader, desc="test features", leave=False, disable=not on_terminal()
+    ):
+        images, labels = images.to(device), (batch_camids.to(device), viewids.to(device))
+        feature = model.embed(images, *labels)
+        if flip:
+            feature = feature + model.embed(images.flip(-1), *labels)
+        features.append(feature.cpu())
+        pids.append(batch_pids)
+        camids.append(batch_camids)
+    return Features(torch.cat(features), torch.cat(pids), torch.cat(camids))
+
+
+def evaluate_model(
+    cfg: CfgNode, model: ImageReID, loader: DataLoader, num_query: int, camera_rule: str, run: Run
+) -> Evaluation:
+    """Extract, compare and rank as ``cfg.TEST`` asks.
+
+    Args:
+        cfg: ``TEST.*`` is read.
+        model: on ``run.device``.
+        loader: the query images, then the gallery images.
+        num_query: how many are query images.
+        camera_rule: ``market`` or ``none``.
+        run: device and output folder.
+    """
+    start = time.perf_counter()
+    query, gallery = _split(extract_features(model, loader, run.device, flip=cfg.TEST.FLIP), num_query)
+    if cfg.TEST.FEAT_NORM == "yes":
+        query, gallery = (part._replace(features=F.normalize(part.features)) for part in (query, gallery))
+    rules = {"camera_rule": camera_rule, "average_precision": cfg.TEST.AP}
+    if cfg.TEST.RE_RANKING:
+        distances = k_reciprocal(
+            query.features, gallery.features, cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
+        )
+        metrics = evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids, **rules)
+    else:
+        metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
+    return Evaluation(metrics, query, gallery, time.perf_counter() - start)
+
+
+def _split(features: Features, num_query: int) -> tuple[Features, Features]:
+    return Features(*(part[:num_query] for part in features)), Features(*(part[num_query:] for part in features))

@@ -1,0 +1,101 @@
+"""Stage 1 of CLIP-ReID: learn one prompt per identity with both encoders frozen (arXiv 2211.13977, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from loss.make_loss import Stage1Loss
+from processor.run import Run
+from processor.training_loop import Scheduler, StepResult, due, train_epochs
+from utils.checkpoint import save_model
+from utils.logger import LOGGER, on_terminal
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from model.make_model_clipreid import CLIPReID
+
+Order = Callable[[int], Tensor]
+"""From the epoch (1-based) to the order in which the images are visited [N]."""
+
+
+def do_train_stage1(
+    cfg: CfgNode,
+    model: CLIPReID,
+    loader: DataLoader,
+    optimizer: Optimizer,
+    scheduler: Scheduler,
+    run: Run,
+    order: Order | None = None,
+) -> None:
+    """Train the prompts against the image features of the training set.
+
+    Neither images nor image encoder change, so each image's feature is computed once, in eval mode and without side
+    information, and kept on the device. The text encoder sees each distinct identity of a batch once.
+
+    Args:
+        cfg: ``SOLVER.STAGE1``, ``SOLVER.SEED`` and ``MODEL.NAME`` are read.
+        model: with its image and text encoders; only the prompts may require gradients.
+        loader: all training images once, without augmentation.
+        optimizer, scheduler: of the prompts.
+        run: device, precision, output folder.
+        order: visiting order, random from ``SOLVER.SEED`` when None.
+    """
+    stage = cfg.SOLVER.STAGE1
+    features, labels = collect_image_features(model, loader, run)
+    order = order or _random_order(len(labels), cfg.SOLVER.SEED)
+    criterion = Stage1Loss()
+    model.train()
+
+    def batches(epoch: int) -> list[Tensor]:
+        return list(order(epoch).to(run.device).split(stage.IMS_PER_BATCH))
+
+    def step(batch: Tensor) -> StepResult:
+        identities, position = labels[batch].unique(return_inverse=True)
+        text = model.encode_text(identities)[position]
+        total, parts = criterion(features[batch], text, labels[batch])
+        return StepResult(total, parts, len(batch))
+
+    def after_epoch(epoch: int) -> None:
+        if due(epoch, stage.CHECKPOINT_PERIOD, stage.MAX_EPOCHS):
+            save_model(model, run.output_dir / f"{cfg.MODEL.NAME}_stage1_{epoch}.pth")
+
+    train_epochs(
+        1,
+        run=run,
+        epochs=stage.MAX_EPOCHS,
+        log_period=stage.LOG_PERIOD,
+        batches=batches,
+        step=step,
+        optimizers=[optimizer],
+        scheduler=scheduler,
+        after_epoch=after_epoch,
+    )
+
+
+@torch.no_grad()
+def collect_image_features(model: CLIPReID, loader: DataLoader, run: Run) -> tuple[Tensor, Tensor]:
+    """Projected features [N, E] and labels [N] of all training images, in the loader's order."""
+    model.eval()
+    LOGGER.info("stage 1: computing the image features of %d images", len(loader.dataset))
+    features, labels = [], []
+    for images, pids, *_ in tqdm(loader, desc="image features", leave=False, disable=not on_terminal()):
+        with run.precision.autocast():
+            features.append(model.encode_image(images.to(run.device)).projected.float())
+        labels.append(pids.to(run.device))
+    return torch.cat(features), torch.cat(labels)
+
+
+def _random_order(count: int, seed: int) -> Order:
+    def order(epoch: int) -> Tensor:
+        return torch.from_numpy(np.random.default_rng((seed, 1, epoch)).permutation(count))
+
+    return order

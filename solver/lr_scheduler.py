@@ -1,0 +1,130 @@
+"""Learning rates as functions of the epoch, and the scheduler that applies them.
+
+Epochs count from 1; a scheduler is stepped at the start of each. Epoch 0 is the state before the first one.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+
+from utils.errors import ReIDError
+
+
+def cosine_lr(
+    epoch: int, base: float, *, num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int
+) -> float:
+    """Learning rate of one epoch: linear warm-up, then half a cosine down to ``lr_min``.
+
+    The cosine is not shifted by the warm-up, and from epoch ``num_epochs`` on, the last one included, the
+    rate is ``lr_min`` exactly: stage 1 of the published CLIP-ReID.
+
+    Args:
+        epoch: e.
+        base: peak rate.
+        num_epochs: E; the cosine's phase is pi e / E.
+        lr_min: rate at the end.
+        warmup_lr_init: rate at epoch 0.
+        warmup_t: epochs of warm-up; 0 for none.
+    """
+    if epoch < warmup_t:
+        return warmup_lr_init + epoch * (base - warmup_lr_init) / warmup_t
+    if epoch >= num_epochs:
+        return lr_min
+    return lr_min + (base - lr_min) / 2 * (1 + math.cos(math.pi * epoch / num_epochs))
+
+
+def multistep_factor(
+    epoch: int,
+    *,
+    milestones: Sequence[int],
+    gamma: float,
+    warmup_factor: float,
+    warmup_iters: int,
+    warmup_method: str,
+) -> float:
+    """Factor on the base rate in one epoch: warm-up times ``gamma`` for every milestone reached.
+
+    Args:
+        epoch: e; a milestone equal to it has been reached.
+        milestones: epochs at which the rate falls.
+        gamma: by this factor.
+        warmup_factor: factor at epoch 0.
+        warmup_iters: epochs of warm-up; the full rate is reached in this epoch.
+        warmup_method: ``"linear"`` rises to 1; ``"constant"`` stays at ``warmup_factor``.
+
+    Raises:
+        ReIDError: ``warmup_method`` is neither.
+    """
+    if warmup_method not in ("linear", "constant"):
+        raise ReIDError(f"WARMUP_METHOD = {warmup_method!r}: choose one of linear, constant.")
+    warmup = 1.0
+    if epoch < warmup_iters:
+        done = epoch / warmup_iters if warmup_method == "linear" else 0.0
+        warmup = warmup_factor * (1 - done) + done
+    return warmup * gamma ** bisect_right(sorted(milestones), epoch)
+
+
+class EpochScheduler:
+    """Sets the learning rate of every parameter group from the group's own base rate, once an epoch.
+
+    The base rate is the group's ``initial_lr``, or its ``lr`` where there is none. Building a scheduler sets
+    the rates of epoch 0; call :meth:`step` at the start of each epoch.
+
+    Args:
+        optimizer: whose rates are set.
+        schedule: (epoch, base rate) -> rate.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Callable[[int, float], float]) -> None:
+        self.optimizer = optimizer
+        self.schedule = schedule
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.step(0)
+
+    def step(self, epoch: int) -> None:
+        """Set the rates of ``epoch``, counted from 1."""
+        self.epoch = epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(epoch, group["initial_lr"])
+
+    def get_lr(self) -> list[float]:
+        """The current rate of each parameter group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch; everything else is configuration."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the epoch in ``state``."""
+        self.step(state["epoch"])
+
+
+class WarmupMultiStepLR(EpochScheduler):
+    """The base rate times :func:`multistep_factor`, whose arguments it takes, for every parameter group."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        milestones: Sequence[int],
+        gamma: float = 0.1,
+        warmup_factor: float = 0.01,
+        warmup_iters: int = 10,
+        warmup_method: str = "linear",
+    ) -> None:
+        factor = partial(
+            multistep_factor,
+            milestones=milestones,
+            gamma=gamma,
+            warmup_factor=warmup_factor,
+            warmup_iters=warmup_iters,
+            warmup_method=warmup_method,
+        )
+        super().__init__(optimizer, lambda epoch, base: base * factor(epoch))

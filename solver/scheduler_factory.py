@@ -1,0 +1,57 @@
+"""From a stage's configuration to its scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch.optim import Optimizer
+from yacs.config import CfgNode
+
+from solver.lr_scheduler import EpochScheduler, WarmupMultiStepLR, cosine_lr
+from utils.errors import ReIDError
+
+
+def create_scheduler(
+    optimizer: Optimizer, num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int
+) -> EpochScheduler:
+    """Cosine with warm-up: :func:`~solver.lr_scheduler.cosine_lr`, whose arguments it takes."""
+    schedule = partial(
+        cosine_lr, num_epochs=num_epochs, lr_min=lr_min, warmup_lr_init=warmup_lr_init, warmup_t=warmup_t
+    )
+    return EpochScheduler(optimizer, schedule)
+
+
+def _cosine(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:
+    return create_scheduler(
+        optimizer, stage.MAX_EPOCHS, stage.LR_MIN, stage.WARMUP_LR_INIT, stage.WARMUP_EPOCHS
+    )
+
+
+def _multistep(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:
+    return WarmupMultiStepLR(
+        optimizer,
+        stage.STEPS,
+        stage.GAMMA,
+        stage.WARMUP_FACTOR,
+        stage.WARMUP_ITERS,
+        stage.WARMUP_METHOD,
+    )
+
+
+SCHEDULERS: dict[str, Callable[[CfgNode, Optimizer], EpochScheduler]] = {
+    "cosine": _cosine,
+    "multistep": _multistep,
+}
+"""From the name in SOLVER.STAGE1.SCHEDULER and SOLVER.STAGE2.SCHEDULER to what builds it."""
+
+
+def make_scheduler(stage_cfg: CfgNode, optimizer: Optimizer) -> EpochScheduler:
+    """The scheduler that one stage, cfg.SOLVER.STAGE1 or cfg.SOLVER.STAGE2, asks for.
+
+    Raises:
+        ReIDError: SCHEDULER names none.
+    """
+    if stage_cfg.SCHEDULER not in SCHEDULERS:
+        raise ReIDError(f"SCHEDULER = {stage_cfg.SCHEDULER!r}: choose one of {', '.join(SCHEDULERS)}.")
+    return SCHEDULERS[stage_cfg.SCHEDULER](stage_cfg, optimizer)

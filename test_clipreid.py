@@ -1,0 +1,37 @@
+"""Evaluate a trained model on the query and gallery images of a data set."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from configs import load_config
+from datasets import check_data, make_dataloader, make_dataset
+from model import make_test_model
+from processor import do_inference, finish_run, start_run
+from utils.command_line import parse_arguments, run_script
+
+EXAMPLE = (
+    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/ViT-Small-8_20.pth"
+)
+
+
+def test(config_file: str, overrides: Sequence[str]) -> None:
+    """Load ``TEST.WEIGHT`` and evaluate it; no training images are needed."""
+    cfg, notes = load_config(config_file, overrides)
+    run = start_run(cfg, notes)
+    dataset = make_dataset(cfg, require_train=False)
+    check_data(cfg, dataset)
+    loaders = make_dataloader(cfg, dataset)
+    model = make_test_model(cfg, dataset.num_views).to(run.device)
+    evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
+    finish_run(cfg, run, dataset, {"test": evaluation})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = parse_arguments(__doc__, EXAMPLE, argv)
+    return run_script(partial(test, arguments.config_file, arguments.opts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""A model of bare parameters under the published names, and the two published configurations."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+PARITY = Path(__file__).parents[1] / "parity"
+RATES = json.loads((PARITY / "08_optimizers.json").read_text())
+CURVES = dict(np.load(PARITY / "09_lr_curves.npz"))
+
+_STAGE1 = {
+    "OPTIMIZER_NAME": "Adam",
+    "BASE_LR": 3.5e-4,
+    "MOMENTUM": 0.9,
+    "WEIGHT_DECAY": 1e-4,
+    "SCHEDULER": "cosine",
+    "LR_MIN": 1e-6,
+    "WARMUP_LR_INIT": 1e-5,
+    "WARMUP_EPOCHS": 5,
+}
+_STAGE2 = {
+    "OPTIMIZER_NAME": "Adam",
+    "MOMENTUM": 0.9,
+    "BIAS_LR_FACTOR": 2,
+    "LARGE_FC_LR": False,
+    "CENTER_LR": 0.5,
+    "SCHEDULER": "multistep",
+    "GAMMA": 0.1,
+    "WARMUP_ITERS": 10,
+    "WARMUP_METHOD": "linear",
+}
+_VIT = {
+    "BASE_LR": 5e-6,
+    "WEIGHT_DECAY": 1e-4,
+    "WEIGHT_DECAY_BIAS": 1e-4,
+    "STEPS": [30, 50],
+    "WARMUP_FACTOR": 0.1,
+}
+_CNN = {
+    "BASE_LR": 3.5e-4,
+    "WEIGHT_DECAY": 5e-4,
+    "WEIGHT_DECAY_BIAS": 5e-4,
+    "STEPS": [40, 70],
+    "WARMUP_FACTOR": 0.01,
+}
+RECIPES = {
+    "vit": CfgNode({"SOLVER": {"STAGE1": {**_STAGE1, "MAX_EPOCHS": 120}, "STAGE2": {**_STAGE2, **_VIT}}}),
+    "cnn": CfgNode({"SOLVER": {"STAGE1": {**_STAGE1, "MAX_EPOCHS": 60}, "STAGE2": {**_STAGE2, **_CNN}}}),
+}
+
+
+@pytest.fixture
+def vit():
+    return RECIPES["vit"].clone()
+
+
+def named_model(*names: str) -> nn.Module:
+    """A module whose parameters of two numbers have these dotted names, in this order."""
+    model = nn.Module()
+    for name in names:
+        *path, leaf = name.split(".")
+        module = model
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+        module.register_parameter(leaf, nn.Parameter(torch.ones(2)))
+    return model
+
+
+def small_model() -> nn.Module:
+    return named_model(
+        "cv_embed",
+        "prompt_learner.cls_ctx",
+        "text_encoder.ln_final.bias",
+        "classifier.weight",
+        "classifier_proj.weight",
+        "bottleneck.weight",
+        "bottleneck.bias",
+        "bottleneck_proj.weight",
+        "bottleneck_proj.bias",
+        "image_encoder.proj",
+        "image_encoder.ln_post.bias",
+    )

@@ -1,0 +1,56 @@
+"""Train CLIP-ReID: stage 1 learns a prompt for each identity, stage 2 fine-tunes the image encoder."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from configs import load_config
+from datasets import check_data, make_dataloader, make_dataset
+from loss import make_loss
+from model import load_prompts, make_model
+from processor import do_inference, do_train_stage1, do_train_stage2, finish_run, start_run
+from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
+from utils.command_line import parse_arguments, run_script
+
+EXAMPLE = "python train_clipreid.py --config_file configs/hand/demo.yml OUTPUT_DIR output/demo"
+
+
+def train(config_file: str, overrides: Sequence[str]) -> None:
+    """Run the stages that the configuration names, then evaluate."""
+    cfg, notes = load_config(config_file, overrides)
+    run = start_run(cfg, notes)
+    dataset = make_dataset(cfg)
+    check_data(cfg, dataset)
+    loaders = make_dataloader(cfg, dataset)
+    model = make_model(
+        cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt
+    ).to(run.device)
+    evaluate = partial(do_inference, cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
+    evaluations = {"untrained": evaluate()} if cfg.TEST.BEFORE_TRAINING else {}
+
+    if 1 in cfg.SOLVER.STAGES:
+        optimizer = make_optimizer_1stage(cfg, model)
+        scheduler = make_scheduler(cfg.SOLVER.STAGE1, optimizer)
+        do_train_stage1(cfg, model, loaders.stage1, optimizer, scheduler, run)
+    elif cfg.MODEL.STAGE1_WEIGHT:
+        load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
+
+    if 2 in cfg.SOLVER.STAGES:
+        criterion = make_loss(cfg, model.num_classes, model.feature_width).to(run.device)
+        optimizer, center_optimizer = make_optimizer_2stage(cfg, model, criterion.center)
+        scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
+        optimizers = [o for o in (optimizer, center_optimizer) if o is not None]
+        trained = do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate)
+    else:
+        trained = evaluate()
+    finish_run(cfg, run, dataset, {**evaluations, "trained": trained})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = parse_arguments(__doc__, EXAMPLE, argv)
+    return run_script(partial(train, arguments.config_file, arguments.opts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Files of a run, written so that an interruption never leaves half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+
+from utils.errors import ReIDError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then give it that name.
+
+    Raises:
+        ReIDError: the folder cannot be written to or the disk is full; an older file under ``path`` stays as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a full disk into a RuntimeError.
+        raise ReIDError(f"{path}: cannot be written ({error}). Check OUTPUT_DIR, its permissions and the disk.") from error
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write the model's state dict under the published names; read it with ``weights_only=True``."""
+    write_atomically(path, lambda file: torch.save(model.state_dict(), file))
+
+
+def save_json(content: Any, path: Path) -> None:
+    """Write ``content`` as indented JSON."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

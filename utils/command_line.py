@@ -1,0 +1,50 @@
+"""What both scripts share: arguments, and an end without a traceback when the user can mend the cause."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from utils.errors import EXIT_STATUS, ReIDError
+from utils.logger import LOGGER, close_logger
+
+
+def parse_arguments(description: str, example: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments ``--config_file FILE [KEY VALUE ...]`` as ``config_file`` and ``opts``."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config_file", metavar="FILE", required=True, help="YAML file, for example configs/hand/demo.yml"
+    )
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="pairs that override the file, for example OUTPUT_DIR output/mine SOLVER.SEED 1",
+    )
+    return parser.parse_args(argv)
+
+
+def run_script(script: Callable[[], None]) -> int:
+    """Run ``script`` and return its exit status; a :class:`ReIDError` becomes one message and status 2."""
+    try:
+        script()
+    except ReIDError as error:
+        message = f"error: {_without_worker_traceback(str(error))}"
+        if LOGGER.handlers:
+            LOGGER.error("%s", message)
+        else:
+            sys.stderr.write(message + "\n")
+        return EXIT_STATUS
+    finally:
+        close_logger()
+    return 0
+
+
+def _without_worker_traceback(message: str) -> str:
+    """A loader process hands its error over with the traceback as text; the last line is the message."""
+    if not message.startswith("Caught ReIDError"):
+        return message
+    return message.strip().splitlines()[-1].removeprefix("utils.errors.ReIDError: ")

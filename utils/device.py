@@ -1,0 +1,73 @@
+"""Which device computes, and in which number format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from utils.errors import ReIDError
+
+
+def choose_device(name: str, number: str = "0") -> torch.device:
+    """The device that ``MODEL.DEVICE`` and ``MODEL.DEVICE_ID`` ask for.
+
+    Args:
+        name: ``auto`` (the first of the following that exists), ``cuda``, ``mps`` or ``cpu``.
+        number: which of the visible GPUs.
+
+    Raises:
+        ReIDError: this machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(name, False):
+        have = ", ".join(kind for kind, there in available.items() if there)
+        raise ReIDError(f"MODEL.DEVICE = {name!r}: not on this machine, which has {have}. Set it to one of these.")
+    if name != "cuda":
+        return torch.device(name)
+    if not number.isdecimal() or int(number) >= torch.cuda.device_count():
+        raise ReIDError(
+            f"MODEL.DEVICE_ID = {number!r}: expected the number of one of the {torch.cuda.device_count()} visible "
+            "GPUs, counted from 0."
+        )
+    return torch.device(name, int(number))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of the forward pass: ``dtype`` is float32 for none reduced."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Context in which matrix products run in :attr:`dtype`."""
+        reduced = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, at work for float16 only."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """The format that ``SOLVER.PRECISION`` asks for: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    ``auto`` is bfloat16 where the device computes in it natively and float32 elsewhere.
+    """
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name == "auto":
+        name = "bf16" if _native_bfloat16(device) else "fp32"
+    return Precision(device, formats[name])
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        # torch tells these only through private functions; a release without them gets float32.
+        tests = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("amx_tile", "avx512_bf16"))
+        return any(test() for test in tests if test is not None)
+    return False

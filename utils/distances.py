@@ -1,0 +1,210 @@
+"""Features with their labels, and the distances between them, one block of rows at a time."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.errors import ReIDError
+
+METRICS = ("euclidean", "cosine")
+
+_CHUNK_ELEMENTS = {"cpu": 2**23, "other": 2**26}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one split with the labels of their images.
+
+    Attributes:
+        features: [N, D], a tensor or a numpy array; ``np.load(file, mmap_mode="r")`` keeps a large one on disk.
+            float32 or float16; all arithmetic is done in float32 or better.
+        pids: [N] identities; -1 marks junk, which is neither right nor wrong.
+        camids: [N] cameras.
+
+    Raises:
+        ReIDError: the three do not have the same length.
+    """
+
+    features: Tensor | np.ndarray
+    pids: Tensor | np.ndarray
+    camids: Tensor | np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pids", labels(self.pids))
+        object.__setattr__(self, "camids", labels(self.camids))
+        shapes = tuple(self.features.shape), tuple(self.pids.shape), tuple(self.camids.shape)
+        if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or shapes[2] != shapes[0][:1]:
+            raise ReIDError(
+                f"features, pids and camids have the shapes {shapes}; expected (N, D), (N,) and (N,). "
+                "Give one identity and one camera per feature row."
+            )
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+
+def labels(values: Tensor | np.ndarray | Iterable[int]) -> Tensor:
+    """Labels of any integer kind as an int64 tensor [N] on the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().long()
+    array = values if isinstance(values, np.ndarray) else list(values)
+    return torch.from_numpy(np.array(array, dtype=np.int64))
+
+
+def device_of(features: Tensor | np.ndarray, device: torch.device | str | None = None) -> torch.device:
+    """Where to compute: ``device`` if given, else where the features are; numpy arrays are on the CPU."""
+    if device is not None:
+        return torch.device(device)
+    return features.device if isinstance(features, Tensor) else torch.device("cpu")
+
+
+def rows(
+    features: Tensor | np.ndarray, index: slice | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The rows ``index`` of ``features`` as a tensor [n, D] on ``device``; a view where nothing must change."""
+    if isinstance(features, Tensor):
+        place = index.to(features.device) if isinstance(index, Tensor) else index
+        return features.detach()[place].to(device=device, dtype=dtype)
+    place = index.cpu().numpy() if isinstance(index, Tensor) else index
+    return torch.from_numpy(np.array(features[place])).to(device=device, dtype=dtype)
+
+
+def release(features: Tensor | np.ndarray) -> None:
+    """Let the system take back the pages of a memory-mapped file, which else count as memory of this process."""
+    mapping = getattr(features, "_mmap", None)
+    # Copy-on-write maps ("c") would lose their changes.
+    if mapping is not None and getattr(features, "mode", "c") in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def check_metric(metric: str) -> None:
+    """Raise :class:`ReIDError` unless ``metric`` is one of :data:`METRICS`."""
+    if metric not in METRICS:
+        raise ReIDError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}.")
+
+
+def check_widths(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> None:
+    """Raise :class:`ReIDError` unless both are [N, D] of the same D and neither is empty."""
+    if len(query) == 0 or len(gallery) == 0 or query.shape[1:] != gallery.shape[1:]:
+        raise ReIDError(
+            f"query features have the shape {tuple(query.shape)} and gallery features {tuple(gallery.shape)}; "
+            "expected two non-empty sets of the same width. Were they extracted with the same model?"
+        )
+
+
+def squared_norms(features: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """Squared lengths of the rows, float32 [N], read in blocks.
+
+    Raises:
+        ReIDError: a row holds NaN or infinity.
+    """
+    parts = []
+    for start in range(0, len(features), 2**12):
+        part = rows(features, slice(start, start + 2**12), device)
+        parts.append(torch.linalg.vecdot(part, part))
+        release(features)
+    norms = torch.cat(parts)
+    broken = (~torch.isfinite(norms)).nonzero()[:, 0]
+    if len(broken):
+        raise ReIDError(
+            f"{len(broken)} of {len(norms)} features hold NaN, infinite or far too large values (the first is row "
+            f"{int(broken[0])}). The model has diverged: look at its training loss, or use an earlier checkpoint."
+        )
+    return norms
+
+
+def rows_per_chunk(columns: int, device: torch.device, chunk_size: int | None = None) -> int:
+    """How many rows of ``columns`` float32 numbers to hold at once: ``chunk_size``, or what fits 32 MB (CPU)."""
+    if chunk_size is not None:
+        return max(1, chunk_size)
+    budget = _CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "other"]
+    return max(1, budget // max(1, columns))
+
+
+def distance_chunks(
+    query: Tensor | np.ndarray,
+    gallery: Tensor | np.ndarray,
+    *,
+    metric: str = "euclidean",
+    chunk_size: int | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[Tensor]:
+    """Distances of all queries [Q, D] to all gallery items [G, D], in blocks [q, G] of float32, in order.
+
+    ``euclidean`` is the *squared* Euclidean distance |q|^2 + |g|^2 - 2 q.g (what the published code ranks by),
+    ``cosine`` is 1 - q.g / (|q| |g|). The gallery may be memory-mapped; it is read once per block.
+
+    Args:
+        chunk_size: queries per block; by default what fits 32 MB (256 MB on an accelerator).
+        device: where to compute; by default where the queries are.
+
+    Raises:
+        ReIDError: unknown metric, different widths, NaN features.
+    """
+    check_metric(metric)
+    check_widths(query, gallery)
+    where = device_of(query, device)
+    step = rows_per_chunk(len(gallery), where, chunk_size)
+    g_norms = squared_norms(gallery, where)
+    q_norms = squared_norms(query, where)
+    for start in range(0, len(query), step):
+        part = rows(query, slice(start, start + step), where)
+        norms = q_norms[start : start + step, None]
+        yield _distances(part, norms, gallery, g_norms, metric)
+
+
+def _distances(
+    query: Tensor, q_norms: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, metric: str
+) -> Tensor:
+    """One block of :func:`distance_chunks`: [q, D] to all of the gallery."""
+    out = torch.empty(len(query), len(gallery), device=query.device)
+    step = 2**14
+    for start in range(0, len(gallery), step):
+        part = rows(gallery, slice(start, start + step), query.device)
+        torch.mm(query, part.T, out=out[:, start : start + step])
+        release(gallery)
+    if metric == "euclidean":
+        return out.mul_(-2).add_(q_norms).add_(g_norms).clamp_(min=0)
+    tiny = torch.finfo(torch.float32).tiny
+    return out.mul_(q_norms.clamp(min=tiny).rsqrt()).mul_(-g_norms.clamp(min=tiny).rsqrt()).add_(1)
+
+
+def save_distances(path: str | os.PathLike[str], chunks: Iterable[Tensor], shape: tuple[int, int]) -> Path:
+    """Write blocks of rows, from :func:`distance_chunks` or from re-ranking, to a ``.npy`` file [Q, G] of float32.
+
+    The file is written through a memory map, so it may be larger than the memory, and appears under its name only
+    when complete. Read it with ``np.load(path, mmap_mode="r")``.
+
+    Raises:
+        ReIDError: the blocks do not add up to ``shape``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    target = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+    start = 0
+    for chunk in chunks:
+        if chunk.shape[1] != shape[1] or start + len(chunk) > shape[0]:
+            break
+        target[start : start + len(chunk)] = chunk.detach().float().cpu().numpy()
+        start += len(chunk)
+        target.flush()
+        release(target)
+    else:
+        if start == shape[0]:
+            del target
+            unfinished.replace(path)
+            return path
+    unfinished.unlink()
+    raise ReIDError(
+        f"{path}: the distance blocks do not fill a matrix of {shape[0]} x {shape[1]}; row {start} is where it "
+        "stopped. Give the shape (queries, gallery items) of the distances."
+    )

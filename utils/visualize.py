@@ -1,0 +1,79 @@
+"""Pictures of results, drawn with Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
+"""Frame colours; right and wrong are told apart by a tick or cross in the caption as well."""
+
+_GAP, _FRAME, _CAPTION, _TITLE = 10, 4, 34, 30
+
+
+class Answer(NamedTuple):
+    """One picture of a ranking: its file, identity, distance to the query, and whether it shows the query's person."""
+
+    path: str
+    identity: str
+    distance: float
+    correct: bool
+
+
+class Ranking(NamedTuple):
+    """A query and its nearest gallery images, nearest first."""
+
+    path: str
+    identity: str
+    average_precision: float
+    answers: Sequence[Answer]
+
+
+def ranking_sheet(rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128)) -> Image.Image:
+    """A row for each ranking: the query, then its nearest images framed green (right) or red (wrong).
+
+    Args:
+        rankings: rows, of any number of answers.
+        title: one line above.
+        cell: width and height of a picture in pixels.
+    """
+    columns = 1 + max((len(r.answers) for r in rankings), default=0)
+    width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + 3 * _GAP, len(rankings) * height + _TITLE + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
+    for row, ranking in enumerate(rankings):
+        top = _TITLE + row * height
+        caption = f"query {ranking.identity}\nAP {100 * ranking.average_precision:.0f} %"
+        _paste(sheet, (_GAP, top), ranking.path, QUERY, caption, cell)
+        for column, answer in enumerate(ranking.answers, 1):
+            mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
+            caption = f"{column}: {answer.identity}\n{mark}, {answer.distance:.3f}"
+            _paste(sheet, (2 * _GAP + column * width, top), answer.path, colour, caption, cell)
+    return sheet
+
+
+def _paste(
+    sheet: Image.Image, corner: tuple[int, int], path: str, colour: tuple[int, int, int], caption: str, cell: tuple
+) -> None:
+    with Image.open(Path(path)) as file:
+        picture = ImageOps.contain(file.convert("RGB"), cell)
+    framed = ImageOps.expand(picture, _FRAME, colour)
+    sheet.paste(framed, corner)
+    font = ImageFont.load_default(12)
+    text = "\n".join(_shortened(line, font, cell[0] + 2 * _FRAME) for line in caption.split("\n"))
+    at = (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2)
+    ImageDraw.Draw(sheet).multiline_text(at, text, fill=colour, font=font, spacing=2)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """``text``, its middle left out where it is wider than ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    keep = len(text) - 1
+    while keep > 4 and font.getlength(text[: keep // 2] + "…" + text[-(keep // 2) :]) > width:
+        keep -= 1
+    return text[: keep // 2] + "…" + text[-(keep // 2) :]
