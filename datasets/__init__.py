@@ -1,1 +1,91 @@
-"""Data sets."""
+"""Data sets by ``DATASETS.NAMES``, and the way from the configuration to one of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets.bases import ReIDDataset
+from datasets.dukemtmcreid import DukeMTMCreID
+from datasets.hand_11k import Hand11k
+from datasets.hand_fkp import PolyUFKP
+from datasets.hand_folder import HandFolder
+from datasets.hand_hd import HandHD
+from datasets.listing import Listing
+from datasets.make_dataloader_clipreid import Loaders, check_data, make_dataloader
+from datasets.market1501 import Market1501
+from datasets.msmt17 import MSMT17
+from datasets.occ_duke import OccludedDuke
+from datasets.synthetic_hand import SyntheticHand
+from datasets.vehicleid import VehicleID
+from datasets.veri import VeRi
+from utils.errors import ReIDError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+__all__ = ["DATASETS", "Loaders", "check_data", "make_dataloader", "make_dataset"]
+
+DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
+    "market1501": lambda keys: (Market1501, {}),
+    "dukemtmc": lambda keys: (DukeMTMCreID, {}),
+    "msmt17": lambda keys: (MSMT17, {}),
+    "occ_duke": lambda keys: (OccludedDuke, {}),
+    "veri": lambda keys: (VeRi, {}),
+    "vehicleid": lambda keys: (VehicleID, {"test_size": keys.TEST_SIZE, **_split(keys)}),
+    "hand": lambda keys: (HandFolder, _rule(keys)),
+    "listing": lambda keys: (Listing, {"file": keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv", **_rule(keys)}),
+    "hand_11k": lambda keys: (Hand11k, {"aspect": keys.ASPECT, **_hand_split(keys)}),
+    "hand_hd": lambda keys: (HandHD, _hand_split(keys)),
+    "hand_fkp": lambda keys: (PolyUFKP, _rule(keys)),
+    "synthetic_hand": lambda keys: (SyntheticHand, _drawing(keys.SYNTHETIC)),
+}
+"""From ``DATASETS.NAMES`` to the class and what it takes besides root and require_train."""
+
+
+def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
+    """The data set that ``cfg.DATASETS`` names.
+
+    Args:
+        cfg: the configuration.
+        require_train: False where only the test images are wanted.
+
+    Raises:
+        ReIDError: there is no such data set, or its files are missing or unfit.
+    """
+    keys = cfg.DATASETS
+    name = keys.NAMES.lower()
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ReIDError(f"DATASETS.NAMES = {keys.NAMES!r}: choose one of {', '.join(DATASETS)}.{hint}")
+    kind, options = DATASETS[name](keys)
+    dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
+    if keys.CAMERA_RULE != "auto" and keys.CAMERA_RULE != dataset.camera_rule:
+        dataset.camera_rule = keys.CAMERA_RULE
+        dataset.check_test()
+    return dataset
+
+
+def _rule(keys: CfgNode) -> dict:
+    return {} if keys.CAMERA_RULE == "auto" else {"camera_rule": keys.CAMERA_RULE}
+
+
+def _split(keys: CfgNode) -> dict:
+    return {"run": keys.RUN, "seed": keys.SPLIT_SEED}
+
+
+def _hand_split(keys: CfgNode) -> dict:
+    return {"gallery": keys.GALLERY, "part": "train" if keys.HOLD_OUT else "train_all", **_split(keys)}
+
+
+def _drawing(keys: CfgNode) -> dict:
+    return {
+        "train_identities": keys.TRAIN_IDS,
+        "test_identities": keys.TEST_IDS,
+        "images_per_identity": keys.IMAGES_PER_ID,
+        "size": keys.SIZE,
+        "seed": keys.SEED,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -96,6 +96,34 @@ class ReIDDataset:
             self.check_train()
         self.check_test()
         self.notes += self._unfindable()
+
+    def leave_out(self, paths: Container[str]) -> None:
+        """Go on without the images in ``paths``, numbering anew: people may vanish with their last image.
+
+        Raises:
+            ReIDError: what is left cannot be trained on or tested.
+        """
+        stale = self._unfindable()
+
+        def photos(records: Sequence[Record], names: Sequence[str]) -> list[Photo]:
+            return [Photo(r.path, names[r.pid], r.camid, r.viewid) for r in records if r.path not in paths]
+
+        ReIDDataset.__init__(
+            self,
+            photos(self.train, self.train_identities),
+            photos(self.query, self.test_identities),
+            photos(self.gallery, self.test_identities),
+            name=self.name,
+            camera_rule=self.camera_rule,
+            val=photos(self.val, self.val_identities),
+            require_train=bool(self.train),
+            notes=[note for note in self.notes if note not in stale],
+        )
+
+    @property
+    def num_views(self) -> int:
+        """Views in all splits together."""
+        return len({r.viewid for r in (*self.train, *self.query, *self.gallery)})
 
     def check_train(self) -> None:
         """Refuse a train set from which nothing can be learned: telling people apart takes two of them."""

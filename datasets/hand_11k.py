@@ -109,12 +109,19 @@ class Hand11k(SplitDataset):
         root = find_root(root, TABLE, ("11k_hands", "11k"), TREE)
         hands, notes = read_hands(root / TABLE)
         hands = _present(hands, root, notes)
-        used = ASPECTS if "all" in (aspect, gallery) else (aspect,)
-        notes += [note for a in used for note in _count_notes(hands, a)]
+        notes += _count_notes(hands, aspect, gallery == "all")
         rows = split_11k(
             hands, aspect, run=run, seed=seed, distractors=gallery == "all", hold_out=part == "train"
         )
-        super().__init__(rows, root, name=f"hand_11k ({aspect})", require_train=require_train, notes=notes)
+        untrained = aspect == "all" and not any(row.split == "train" for row in rows)
+        super().__init__(
+            rows,
+            root,
+            name=f"hand_11k ({aspect})",
+            absent=[SplitRow("", "", "train", view=view) for view in ASPECTS] if untrained else [],
+            require_train=require_train,
+            notes=notes,
+        )
 
 
 class Hand(NamedTuple):
@@ -233,13 +240,16 @@ def _present(hands: Sequence[Hand], root: Path, notes: list[str]) -> list[Hand]:
     return present
 
 
-def _count_notes(hands: Iterable[Hand], aspect: str) -> list[str]:
-    """Notes on numbers of people and images that differ from the published ones."""
-    mine = [hand for hand in hands if hand.aspect == aspect]
+def _count_notes(hands: Sequence[Hand], aspect: str, distractors: bool) -> list[str]:
+    """Notes on numbers of people and images that differ from the published ones, of the parts in use."""
+    tested = ASPECTS if aspect == "all" or distractors else (aspect,)
+    trained = ASPECTS if aspect == "all" else (aspect,)
     notes = []
-    for part, trains, expected in zip(("train", "test"), (True, False), PUBLISHED[aspect], strict=True):
-        people = [hand.person for hand in mine if hand.trains == trains]
-        found = Size(len(set(people)), len(people))
-        if found != expected:
-            notes.append(f"11k Hands, {aspect}, {part}: expected {expected}, found {found}")
+    for part, used, trains in (("train", trained, True), ("test", tested, False)):
+        for name in used:
+            people = [hand.person for hand in hands if hand.aspect == name and hand.trains == trains]
+            expected = PUBLISHED[name][0 if trains else 1]
+            found = Size(len(set(people)), len(people))
+            if found != expected:
+                notes.append(f"11k Hands, {name}, {part}: expected {expected}, found {found}")
     return notes

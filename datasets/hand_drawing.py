@@ -1,59 +1,42 @@
-"""Draws a hand: signed distances give its outline, a height map gives its shading, ellipses and curves its details.
+"""Draws a hand: signed distances give its outline, a height map its shading, ellipses and curves its details.
 
-Every step on pixels is an addition, multiplication, division, square root or comparison of float32 numbers, which
-IEEE 754 fixes to the last bit: the same seed gives the same picture on any machine.
+Every step on pixels is an addition, multiplication, division, square root or comparison of float32 numbers,
+which IEEE 754 fixes to the last bit: the same seed gives the same picture on any machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from datasets.hand_anatomy import LITTLE, MIDDLE, THUMB, Curve, Floats, Hand, Mark, Pose, make_pose
-
-Pixels = npt.NDArray[np.float32]
+from datasets.hand_scene import Pixels, expose, light_scene, make_light, make_table
 
 _SUPERSAMPLING = 2
-_LIGHT_HEIGHT = 0.75  # of the light over the table, as the z of its unit direction
-_TABLES = np.array(
-    [
-        [0.93, 0.92, 0.90],
-        [0.72, 0.72, 0.72],
-        [0.45, 0.46, 0.48],
-        [0.17, 0.17, 0.19],
-        [0.66, 0.48, 0.32],
-        [0.42, 0.27, 0.18],
-        [0.80, 0.70, 0.55],
-        [0.35, 0.45, 0.60],
-        [0.38, 0.52, 0.42],
-        [0.60, 0.36, 0.34],
-    ]
-)
 
 
 def draw_hand(hand: Hand, aspect: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
     """One photograph [size, size, 3] of ``hand``; pose, light, table and noise come from ``rng``."""
     pose = make_pose(rng, hand, aspect)
-    light = _make_light(rng)
+    light = make_light(rng)
     fine = size * _SUPERSAMPLING
     canvas = _Canvas(hand, aspect, pose, fine)
     canvas.draw_details()
-    table = _table(rng, fine)
-    picture = _light_scene(canvas, table, light)
+    table = make_table(rng, fine)
+    picture = light_scene(canvas.distance, canvas.height, canvas.colour, canvas.unit, table, light)
     picture = (
         picture[:, 0::2, 0::2] + picture[:, 1::2, 0::2] + picture[:, 0::2, 1::2] + picture[:, 1::2, 1::2]
     ) * np.float32(0.25)
-    return _expose(picture, light, rng)
+    return expose(picture, light, rng)
 
 
 class _Canvas:
     """Outline, height and colour of a hand on a square grid of pixels.
 
-    ``distance`` [N, N] is negative inside the outline, in pixels; ``height`` [N, N] is in pixels over the table;
-    ``colour`` [3, N, N] is the skin under white light.
+    ``distance`` [N, N] is negative inside the outline, in pixels; ``height`` [N, N] is in pixels over
+    the table; ``colour`` [3, N, N] is the skin under white light.
     """
 
     def __init__(self, hand: Hand, aspect: str, pose: Pose, size: int) -> None:
@@ -73,7 +56,7 @@ class _Canvas:
         if self.aspect == "dorsal":
             return skin
         pale = np.array([0.93, 0.72, 0.62])
-        return (skin + (pale - skin) * 0.38) * self.hand.palm_tint
+        return (skin + (pale - skin) * 0.14) * self.hand.palm_tint
 
     def _box(self, points: Floats, margin: float) -> tuple[slice, slice]:
         """Rows and columns of the pixels within ``margin`` of the box around ``points`` [..., 2]."""
@@ -83,7 +66,7 @@ class _Canvas:
         return slice(low[1], high[1]), slice(low[0], high[0])
 
     def _model(self) -> None:
-        """Outline and height: palm and forearm first, then the fingers, melted into the palm but not together."""
+        """Outline and height: palm and forearm first, then fingers, melted into the palm, not together."""
         unit, radii = self.unit, self.hand.radii * self.unit
         palm = self._palm()
         self.distance, self.height = palm.copy(), _dome(palm, 0.24 * unit) * np.float32(0.62)
@@ -108,11 +91,15 @@ class _Canvas:
         palm = None
         for finger in range(1, LITTLE + 1):
             radius = float(hand.radii[finger, 0]) * unit
-            bone = _cone(self.x, self.y, base[finger - 1], roots[finger], 0.62 * hand.wrist * unit, 1.12 * radius)
+            bone = _cone(
+                self.x, self.y, base[finger - 1], roots[finger], 0.62 * hand.wrist * unit, 1.12 * radius
+            )
             palm = bone if palm is None else _melt(palm, bone, 0.12 * unit)
         thumb = self.joints[THUMB]
         ball = _cone(self.x, self.y, roots[THUMB], thumb[1], *(1.05 * hand.radii[THUMB, :2] * unit).tolist())
-        web = _cone(self.x, self.y, roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit)
+        web = _cone(
+            self.x, self.y, roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit
+        )
         ends = self.pose.to_picture([[0.0, -0.62], [0.0, -3.0]], self.size)
         forearm = _cone(self.x, self.y, ends[0], ends[1], hand.wrist * unit, hand.wrist * 1.35 * unit)
         palm = _melt(_melt(palm, ball, 0.16 * unit), web, 0.14 * unit)
@@ -178,7 +165,9 @@ class _Canvas:
         side = np.array([-axis[1], axis[0]])
         middle = chain[joint] + axis * along
         sag = axis * (-0.02 if along <= 0 else 0.02)
-        return Curve(np.stack([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength)
+        return Curve(
+            np.stack([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength
+        )
 
     def _bulge(self, place: Floats, radius: float, height: float, redness: float) -> None:
         box, inside = self._ellipse(place, np.array([0.0, 1.0]), (radius, radius))
@@ -200,8 +189,14 @@ class _Canvas:
         box, plate = self._ellipse(centre, axis, (half, across), sharp=6.0)
         self._tint(box, plate, (1.39, 1.61, 1.67))
         self._tint(box, plate, tint)
-        self._tint(*self._ellipse(centre - axis * half * 0.7, axis, (half * 0.3, across * 0.6), 3.0, moon), (1.1, 1.2, 1.2))
-        self._tint(*self._ellipse(centre + axis * half * 0.9, axis, (half * 0.18, across * 0.8), 3.0, 0.7), (1.1, 1.2, 1.2))
+        self._tint(
+            *self._ellipse(centre - axis * half * 0.7, axis, (half * 0.3, across * 0.6), 3.0, moon),
+            (1.1, 1.2, 1.2),
+        )
+        self._tint(
+            *self._ellipse(centre + axis * half * 0.9, axis, (half * 0.18, across * 0.8), 3.0, 0.7),
+            (1.1, 1.2, 1.2),
+        )
 
     def _draw_mark(self, mark: Mark) -> None:
         axis = np.array([np.cos(mark.angle), np.sin(mark.angle)])
@@ -224,9 +219,14 @@ class _Canvas:
             channel[box] *= 1 + amount * np.float32(factor - 1)
 
     def _ellipse(
-        self, centre: Floats, axis: Floats, radii: tuple[float, float], sharp: float = 1.0, amount: float = 1.0
+        self,
+        centre: Floats,
+        axis: Floats,
+        radii: tuple[float, float],
+        sharp: float = 1.0,
+        amount: float = 1.0,
     ) -> tuple[tuple[slice, slice], Pixels]:
-        """``amount`` inside an ellipse (hand's frame; ``radii`` along and across ``axis``), fading to 0 at its rim.
+        """``amount`` inside an ellipse (hand's frame, ``radii`` along and across ``axis``), 0 at its rim.
 
         ``sharp`` is the slope of the fade: 1 is a soft hill, 6 a plate with a clear rim.
         """
@@ -286,123 +286,3 @@ def _dome(distance: Pixels, radius: float) -> Pixels:
     """Height of a rounded body: a quarter circle from the outline inwards, then flat."""
     inner = np.clip(distance * np.float32(-1 / radius), 0, 1)
     return np.sqrt(inner * (2 - inner)) * np.float32(radius)
-
-
-@dataclass(frozen=True)
-class _Light:
-    direction: tuple[float, float]
-    ambient: float
-    gains: Floats
-    slope: tuple[float, float]
-    shine: float
-    shadow: tuple[float, float]
-    blur: float
-    noise: float
-
-
-def _make_light(rng: np.random.Generator) -> _Light:
-    """A lamp, a camera's exposure and white balance, its focus and its noise."""
-    side = rng.uniform(-1, 1, 2) + [0.0, -0.4]
-    side = side / max(float(np.sqrt((side * side).sum())), 0.5)
-    exposure, warmth, green = rng.uniform(0.88, 1.10), rng.uniform(-0.05, 0.04), rng.uniform(0.985, 1.015)
-    return _Light(
-        direction=(float(side[0]), float(side[1])),
-        ambient=float(rng.uniform(0.45, 0.65)),
-        gains=exposure * np.array([1 + warmth, green, 1 - warmth]),
-        slope=(float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.12, 0.12))),
-        shine=float(rng.uniform(0.0, 0.16)),
-        shadow=(float(rng.uniform(0.02, 0.07)), float(rng.uniform(0.2, 0.55))),
-        blur=float(rng.uniform(0.0, 0.9)),
-        noise=float(rng.uniform(0.004, 0.018)),
-    )
-
-
-def _table(rng: np.random.Generator, size: int) -> Pixels:
-    """What the hand lies on [3, size, size]: a plain, grained, speckled or two-part surface of any colour."""
-    kind = int(rng.integers(0, 4))
-    base = _TABLES[int(rng.integers(0, len(_TABLES)))] * rng.uniform(0.85, 1.12) + rng.uniform(-0.04, 0.04, 3)
-    rows, columns = [(3, 4), (3, 40), (70, 70), (9, 9)][kind]
-    if rng.random() < 0.5:
-        rows, columns = columns, rows
-    texture = _clouds(rng, size, rows, columns) * np.float32(0.6)
-    texture += _clouds(rng, size, 2 * rows + 1, 2 * columns + 1) * np.float32(0.4)
-    strength = rng.uniform(0.03, 0.2)
-    tone = 1 + texture * np.float32(strength) + _clouds(rng, size, 2, 2) * np.float32(0.12)
-    table = tone[None] * base.astype(np.float32)[:, None, None]
-    if rng.random() < 0.15:  # the edge of a cloth or of the table
-        other = _TABLES[int(rng.integers(0, len(_TABLES)))].astype(np.float32)
-        slant, start = float(rng.uniform(-0.4, 0.4)), float(rng.uniform(0.1, 0.9)) * size
-        grid = np.arange(size, dtype=np.float32)
-        beyond = np.clip(grid[None, :] + np.float32(slant) * grid[:, None] - np.float32(start), 0, 1)
-        beyond = beyond if rng.random() < 0.5 else np.ascontiguousarray(beyond.T)
-        table += (other[:, None, None] * tone - table) * beyond
-    return table
-
-
-def _clouds(rng: np.random.Generator, size: int, rows: int, columns: int) -> Pixels:
-    """Smooth noise in -1..1 [size, size] with about ``rows`` x ``columns`` lumps."""
-    knots = rng.random((rows + 1, columns + 1), dtype=np.float32) * 2 - 1
-
-    def weights(cells: int) -> tuple[npt.NDArray[np.intp], Pixels]:
-        at = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(cells / size)
-        cell = np.minimum(np.floor(at).astype(np.intp), cells - 1)
-        part = at - cell.astype(np.float32)
-        return cell, part * part * (3 - 2 * part)
-
-    cell, part = weights(rows)
-    tall = knots[cell] + (knots[cell + 1] - knots[cell]) * part[:, None]
-    cell, part = weights(columns)
-    return tall[:, cell] + (tall[:, cell + 1] - tall[:, cell]) * part
-
-
-def _light_scene(canvas: _Canvas, table: Pixels, light: _Light) -> Pixels:
-    """The lit hand with its shadow on the table [3, N, N]."""
-    lx, ly = light.direction
-    height, unit = canvas.height, canvas.unit
-    slope_x, slope_y = np.zeros_like(height), np.zeros_like(height)
-    slope_x[:, 1:-1] = (height[:, 2:] - height[:, :-2]) * np.float32(0.5)
-    slope_y[1:-1] = (height[2:] - height[:-2]) * np.float32(0.5)
-    flat = 1 / np.sqrt(slope_x * slope_x + slope_y * slope_y + 1)
-    toward = -(slope_x * np.float32(lx) + slope_y * np.float32(ly))
-    facing = np.clip((np.float32(_LIGHT_HEIGHT) + np.float32(0.6) * toward) * flat, 0, 1.2)
-    edge = np.clip(canvas.distance * np.float32(-1 / (0.05 * unit)), 0, 1)
-    shade = np.float32(light.ambient) + np.float32((1 - light.ambient) / _LIGHT_HEIGHT) * facing
-    shade *= np.float32(0.72) + np.float32(0.28) * edge
-    gloss = np.clip(facing * np.float32(1.1) - np.float32(0.2), 0, 1)
-    gloss = gloss * gloss
-    gloss = gloss * gloss * np.float32(light.shine)
-
-    # A soft shadow: the outline again, moved away from the light.
-    reach, depth = light.shadow
-    rows, columns = (
-        np.clip(np.arange(canvas.size) + round(side * reach * unit * 2), 0, canvas.size - 1) for side in (ly, lx)
-    )
-    moved = canvas.distance[rows[:, None], columns]
-    shadow = np.clip(np.float32(0.6) - moved * np.float32(1 / (2.5 * reach * unit)), 0, 1)
-    table = table * (1 - np.float32(depth) * shadow * shadow * (3 - 2 * shadow))
-
-    alpha = np.clip(np.float32(0.5) - canvas.distance, 0, 1)
-    # Light that wanders through skin comes out red: shadows keep more red than blue.
-    red = np.array([0.12, 0.03, 0.0], np.float32)[:, None, None]
-    skin = canvas.colour * (shade + (1 - shade) * red) + gloss
-    return table + (skin - table) * alpha
-
-
-def _expose(picture: Pixels, light: _Light, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """What the camera makes of the scene [3, N, N]: uneven light, white balance, focus, noise, 8 bits [N, N, 3]."""
-    size = picture.shape[1]
-    grid = np.arange(size, dtype=np.float32) * np.float32(2 / size) - 1
-    fall = 1 + np.float32(light.slope[0]) * grid[None, :] + np.float32(light.slope[1]) * grid[:, None]
-    picture = picture * (fall * light.gains.astype(np.float32)[:, None, None])
-    soft = _soften(_soften(picture, 1), 2)
-    picture = picture + (soft - picture) * np.float32(min(light.blur, 1.0))
-    noise = rng.random(picture.shape, dtype=np.float32) + rng.random(picture.shape, dtype=np.float32) - 1
-    picture = picture + noise * np.float32(2.4 * light.noise)
-    return np.ascontiguousarray(np.clip(np.floor(picture * 255 + np.float32(0.5)), 0, 255).astype(np.uint8).transpose(1, 2, 0))
-
-
-def _soften(picture: Pixels, axis: int) -> Pixels:
-    """Weights 1-2-1 along ``axis``."""
-    ahead = np.take(picture, np.clip(np.arange(1, picture.shape[axis] + 1), 0, picture.shape[axis] - 1), axis)
-    behind = np.take(picture, np.clip(np.arange(-1, picture.shape[axis] - 1), 0, None), axis)
-    return (ahead + behind + picture + picture) * np.float32(0.25)

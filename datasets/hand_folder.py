@@ -16,6 +16,9 @@ TREE = (
     "Expected: train/<identity>/*.jpg, test/query/<identity>/*.jpg and test/gallery/<identity>/*.jpg "
     "(or query/ and gallery/ beside train/), or <identity>_<anything>.jpg directly in a split's folder."
 )
+UNSPLIT = (
+    "For photos not split yet, <identity>/*.jpg, python -m datasets.inspect --root DIR proposes a split."
+)
 
 
 class HandFolder(SplitDataset):
@@ -78,7 +81,8 @@ class HandFolder(SplitDataset):
 def _read(root: Path, folder: str, split: str, notes: list[str]) -> list[SplitRow]:
     """The images of one split; what is left out is added to ``notes``."""
     if not (root / folder).is_dir():
-        raise ReIDError(f"{root / folder}: no such folder. {TREE}")
+        holds = some(scan(root).folders) or "no folders"
+        raise ReIDError(f"{root / folder}: no such folder; {root} holds: {holds}. {TREE} {UNSPLIT}")
     content = scan(root / folder)
     if content.images and content.folders:
         raise ReIDError(

@@ -16,6 +16,7 @@ TREE = (
     "Expected: 'Original Images/1-501/<id>_<number>.jpg' and 'Original Images/502-712/<id>_<number>.jpg'. "
     "HD is given out by the Hong Kong Polytechnic University, www4.comp.polyu.edu.hk/~csajaykr/knuckleV2.htm."
 )
+WITHOUT = "With DATASETS.GALLERY 'aspect' the second folder is not needed."
 PEOPLE, STRANGERS = "Original Images/1-501", "Original Images/502-712"
 LAST_TRAIN_ID = 447
 STRANGER_OFFSET = 1000
@@ -114,9 +115,7 @@ def split_hd(
 
 def _read(root: Path, folder: str, notes: list[str]) -> dict[int, list[str]]:
     """Image paths, relative to ``root``, by id in ascending order."""
-    content = scan(
-        require_folder(root / folder, f"{TREE} DATASETS.GALLERY aspect needs no 502-712."), {".jpg"}
-    )
+    content = scan(require_folder(root / folder, f"{TREE} {WITHOUT}"), {".jpg"})
     people: dict[int, list[str]] = {}
     unnamed = []
     for name in content.images:

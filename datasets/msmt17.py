@@ -77,8 +77,10 @@ class MSMT17(PublishedDataset):
             for split, lists in sources.items()
         }
         require_images([photo for photos in splits.values() for photo in photos], self.hint())
-        notes += self.count_notes(splits, self.sizes, self.cameras)
-        super().__init__(**splits, name=f"{self.title} {version}", require_train=require_train, notes=notes)
+        notes += self.count_notes(splits, self.sizes)
+        super().__init__(
+            splits, folder, name=f"{self.title} {version}", require_train=require_train, notes=notes
+        )
 
     @classmethod
     def _layout(cls, folder: Path) -> tuple[str, str, str]:

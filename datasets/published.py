@@ -30,7 +30,16 @@ Splits = dict[str, list[Photo]]
 
 
 class PublishedDataset(ReIDDataset):
-    """A set that others collected: it has a home page, known folder names and known counts."""
+    """A set that others collected: it has a home page, known folder names and known counts.
+
+    Where the train images are absent, cameras and views are numbered as in the published train sets, which
+    hold all of them, so that a trained model's camera and view embeddings still fit.
+
+    Args:
+        splits: what the reader found.
+        root: the set's own folder.
+        name, camera_rule, require_train, notes: as for :class:`ReIDDataset`.
+    """
 
     title: ClassVar[str]
     """Name in messages."""
@@ -40,6 +49,29 @@ class PublishedDataset(ReIDDataset):
     """Names, relative to the root, under which the set is looked for; the first is the published code's."""
     marker: ClassVar[str]
     """File or folder that every copy has."""
+    cameras: ClassVar[int] = 1
+    views: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        splits: Splits,
+        root: Path,
+        *,
+        name: str,
+        camera_rule: str = "market",
+        require_train: bool,
+        notes: Sequence[str],
+    ) -> None:
+        labels = [*((c, 0) for c in range(self.cameras)), *((0, v) for v in range(self.views))]
+        super().__init__(
+            **splits,
+            name=name,
+            camera_rule=camera_rule,
+            absent=[] if splits["train"] else [Photo("", "", *label) for label in labels],
+            require_train=require_train,
+            notes=notes,
+        )
+        self.root = root
 
     @classmethod
     def hint(cls) -> str:
@@ -59,7 +91,7 @@ class PublishedDataset(ReIDDataset):
         return find_root(root, cls.marker, cls.folders, f"Tried {tried}. {cls.hint()}")
 
     @classmethod
-    def count_notes(cls, splits: Splits, sizes: Sequence[Size], cameras: int | None = None) -> list[str]:
+    def count_notes(cls, splits: Splits, sizes: Sequence[Size]) -> list[str]:
         """One note for each split whose counts differ from the published ones, and one for the cameras.
 
         Splits that were not read (no train images where only a test is wanted) are not compared.
@@ -71,8 +103,8 @@ class PublishedDataset(ReIDDataset):
             if photos and found != size:
                 notes.append(f"{cls.title} {split}: expected {size}, found {found}")
         seen = len({p.camera for photos in splits.values() for p in photos})
-        if cameras is not None and splits["train"] and seen != cameras:
-            notes.append(f"{cls.title}: expected {cameras} cameras, found {seen}")
+        if splits["train"] and seen != cls.cameras:
+            notes.append(f"{cls.title}: expected {cls.cameras} cameras, found {seen}")
         return notes
 
     @classmethod
@@ -80,10 +112,7 @@ class PublishedDataset(ReIDDataset):
         """Whether the train split can be done without because it is absent and only a test is wanted."""
         if require_train or train.exists():
             return False
-        notes.append(
-            f"{train} is absent, so only a test is possible; cameras and views are numbered by the test "
-            "images alone, perhaps otherwise than for the training of a model with SIE"
-        )
+        notes.append(f"{train} is absent, so only a test is possible")
         return True
 
 
@@ -102,7 +131,6 @@ class NamedPhotos(PublishedDataset):
     """Matches whole file names; groups ``identity`` and ``camera`` (from 1). Identity -1 is junk."""
     example: ClassVar[str]
     """A file name that matches."""
-    cameras: ClassVar[int]
     sizes: ClassVar[tuple[Size, Size, Size]]
     """Published counts in the order of :data:`SPLITS`, junk excluded."""
     split_folders: ClassVar[tuple[str, str, str]] = ("bounding_box_train", "query", "bounding_box_test")
@@ -110,8 +138,9 @@ class NamedPhotos(PublishedDataset):
 
     def __init__(self, root: str | Path, *, require_train: bool = True) -> None:
         notes: list[str] = []
-        splits = self.read_splits(self.locate(root), require_train, notes)
-        super().__init__(**splits, name=self.title, require_train=require_train, notes=notes)
+        folder = self.locate(root)
+        splits = self.read_splits(folder, require_train, notes)
+        super().__init__(splits, folder, name=self.title, require_train=require_train, notes=notes)
 
     @classmethod
     def read_splits(cls, folder: Path, require_train: bool, notes: list[str]) -> Splits:
@@ -120,7 +149,7 @@ class NamedPhotos(PublishedDataset):
         for split, name in zip(SPLITS, cls.split_folders, strict=True):
             skip = split == "train" and cls.may_skip(folder / name, require_train, notes)
             splits[split] = [] if skip else cls._read_folder(folder / name, notes)
-        notes += cls.count_notes(splits, cls.sizes, cls.cameras)
+        notes += cls.count_notes(splits, cls.sizes)
         return splits
 
     @classmethod

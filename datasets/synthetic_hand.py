@@ -10,35 +10,35 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.bases import Photo, ReIDDataset, list_images
 from datasets.hand_anatomy import ASPECTS, Hand, make_hand
 from datasets.hand_drawing import draw_hand
+from datasets.hand_folder import HandFolder
 from utils.errors import ReIDError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the drawing changes, so that pictures of two generators never mix."""
 
 FIRST_TEST_IDENTITY = 10_000
-"""Test hands are numbered from here, so that their look does not depend on how many hands there are to train on."""
+"""Test hands are numbered from here, so that their look does not depend on the number of training hands."""
 
 _QUERY_SHARE = 0.4
 _FEWEST_FOR_PROCESSES = 100  # pictures; fewer are drawn sooner than processes start
 
 
-class SyntheticHand(ReIDDataset):
+class SyntheticHand(HandFolder):
     """Drawn hands that differ in shape, skin, creases, veins, nails and marks.
 
     Reference: none; this project's own drawing (``datasets/hand_drawing.py``), free like the code.
 
-    Each identity is one hand, left or right, seen from both sides in turn. Its pictures differ in the spread and
-    bend of the fingers, place, light, table, focus and noise. As many of every kind of table and light fall on each
-    identity: the background says nothing about it, and the light changes the colour of the skin.
+    Each identity is one hand, left or right, seen from both sides in turn. Its pictures differ in the spread
+    and bend of the fingers, place, light, table, focus and noise, all independent of the identity: the table
+    says nothing about whose hand it is, and the light changes the colour of the skin.
 
     ======  ==========  =================================
     split   identities  images (default settings)
@@ -50,16 +50,17 @@ class SyntheticHand(ReIDDataset):
 
     The pictures are drawn once (10 to 15 s on two cores), the same on every machine, into::
 
-        <root>/synthetic_hand/v1_train64_test32_images10_size128_seed0/
+        <root>/synthetic_hand/v2_train64_test32_images10_size128_seed0/
             train/<identity>/<image>.png
             test/query/<identity>/<image>.png
             test/gallery/<identity>/<image>.png
             views.csv                              path,view
 
-    which the plain folder reader for hands can read as well. Views are those of 11k Hands: 0 dorsal right,
+    which :class:`HandFolder` reads. Views are those of 11k Hands: 0 dorsal right,
     1 dorsal left, 2 palmar right, 3 palmar left.
 
-    Protocol: every query is searched in the whole gallery, of both aspects; there are no cameras, nothing is ignored.
+    Protocol: every query is searched in the whole gallery, of both aspects; there are no cameras, and
+    nothing is ignored.
 
     Args:
         root: folder in which ``synthetic_hand/`` lies or is made.
@@ -68,13 +69,11 @@ class SyntheticHand(ReIDDataset):
         images_per_identity: pictures of each hand, at least 2; of a test hand 40 % are queries.
         size: side of the square pictures in pixels, at least 32.
         seed: another seed gives other hands.
-        require_train: whether ``train_identities`` must be at least 1.
+        require_train: whether ``train_identities`` must be at least 2.
 
     Raises:
-        ReIDError: a number is out of range, or somebody removed or added pictures in the folder.
+        ReIDError: a number is out of range, or pictures were removed from the folder or added to it.
     """
-
-    prompt: ClassVar[str] = "A photo of a {} hand."
 
     def __init__(
         self,
@@ -87,27 +86,26 @@ class SyntheticHand(ReIDDataset):
         seed: int = 0,
         require_train: bool = True,
     ) -> None:
-        _check("train_identities", train_identities, int(require_train), FIRST_TEST_IDENTITY)
+        _check("train_identities", train_identities, 2 if require_train else 0, FIRST_TEST_IDENTITY)
         _check("test_identities", test_identities, 1, FIRST_TEST_IDENTITY)
         _check("images_per_identity", images_per_identity, 2, 1000)
         _check("size", size, 32, 2048)
         _check("seed", seed, 0, 2**32 - 1)
-        name = f"v{VERSION}_train{train_identities}_test{test_identities}_images{images_per_identity}_size{size}_seed{seed}"
-        self.folder = Path(root) / "synthetic_hand" / name
-        if not self.folder.is_dir():
-            hands = _plan(train_identities, test_identities, images_per_identity)
-            _draw_all(self.folder, hands, size, seed)
-        views = _read_views(self.folder)
-        train, query, gallery = (
-            _read_split(self.folder, split, views) for split in ("train", "test/query", "test/gallery")
-        )
-        found = len(train) + len(query) + len(gallery)
-        if found != len(views):
+        counts = f"train{train_identities}_test{test_identities}_images{images_per_identity}"
+        name = f"v{VERSION}_{counts}_size{size}_seed{seed}"
+        folder = Path(root) / "synthetic_hand" / name
+        jobs = _plan(train_identities, test_identities, images_per_identity)
+        if not folder.is_dir():
+            _draw_all(folder, jobs, size, seed)
+        found = sum(1 for _ in folder.rglob("*.png"))
+        drawn = sum(len(job.images) for job in jobs)
+        if found != drawn:
             raise ReIDError(
-                f"{self.folder}: {found} pictures, but its views.csv lists {len(views)}. Delete the folder; it will "
-                "be drawn again."
+                f"{folder}: {found} pictures, but {drawn} were drawn. "
+                "Delete the folder; it will be drawn again."
             )
-        super().__init__(train, query, gallery, name="synthetic_hand", camera_rule="none")
+        super().__init__(folder, require_train=require_train)
+        self.name = "synthetic_hand"
 
 
 class _Job(NamedTuple):
@@ -201,25 +199,3 @@ def _draw_job(folder: Path, size: int, seed: int, job: _Job) -> list[tuple[str, 
         Image.fromarray(pixels).save(folder / path, compress_level=3)
         rows.append((path, 2 * aspect + (not hand.right)))
     return rows
-
-
-def _read_views(folder: Path) -> dict[str, int]:
-    file = folder / "views.csv"
-    if not file.is_file():
-        raise ReIDError(f"{file}: no such file. Delete the folder {folder}; it will be drawn again.")
-    with file.open(newline="", encoding="utf-8") as lines:
-        return {row["path"]: int(row["view"]) for row in csv.DictReader(lines)}
-
-
-def _read_split(folder: Path, split: str, views: dict[str, int]) -> list[Photo]:
-    """The pictures of one split that views.csv knows."""
-    place = folder / split
-    people = sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else []
-    photos = []
-    for person in people:
-        for path in list_images(person):
-            view = views.get(path.relative_to(folder).as_posix())
-            if view is None:
-                raise ReIDError(f"{path}: not a picture of this set (views.csv does not list it). Remove it.")
-            photos.append(Photo(str(path), person.name, view=view))
-    return photos

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import re
 from pathlib import Path
 
 from datasets.bases import Photo
 from datasets.published import PublishedDataset, Size, Splits, read_list, require_images
+from datasets.splits import pick, require_run
 from utils.errors import ReIDError
 
 LINE = re.compile(r"(?P<image>\d+)\s+(?P<identity>\d+)")
@@ -17,8 +17,6 @@ TRAIN = Size(13_164, 113_346)
 
 QUERY_IMAGES = {800: 5_693, 1600: 11_777, 2400: 17_377}
 """Images left for the query once each of the 800, 1600 or 2400 test vehicles gave one to the gallery."""
-
-RUNS = 10
 
 
 class VehicleID(PublishedDataset):
@@ -56,12 +54,12 @@ class VehicleID(PublishedDataset):
     Args:
         root: the set's own folder or the one above it.
         test_size: 800, 1600 or 2400 test vehicles.
-        run: which draw, 0 to 9.
+        run: which draw; the protocol's ten are 0 to 9.
         seed: another seed gives ten other draws.
         require_train: raise if the train list is absent; otherwise it may be.
 
     Raises:
-        ReIDError: an unknown size or run, or a list or a listed image is absent.
+        ReIDError: an unknown size, a negative run, or a list or a listed image is absent.
     """
 
     prompt = "A photo of a {} vehicle."
@@ -83,11 +81,9 @@ class VehicleID(PublishedDataset):
         require_train: bool = True,
     ) -> None:
         if test_size not in QUERY_IMAGES:
-            raise ReIDError(
-                f"DATASETS.TEST_SIZE is {test_size}; expected one of {', '.join(map(str, QUERY_IMAGES))}."
-            )
-        if run not in range(RUNS):
-            raise ReIDError(f"DATASETS.RUN is {run}; expected 0 to {RUNS - 1}.")
+            choices = ", ".join(map(str, QUERY_IMAGES))
+            raise ReIDError(f"DATASETS.TEST_SIZE is {test_size}; choose one of {choices}.")
+        require_run(run)
         folder = self.locate(root)
         notes: list[str] = []
         train_list = "train_list.txt"
@@ -100,7 +96,9 @@ class VehicleID(PublishedDataset):
         sizes = (TRAIN, Size(test_size, QUERY_IMAGES[test_size]), Size(test_size, test_size))
         notes += self.count_notes(splits, sizes)
         name = f"{self.title} {test_size} (run {run})"
-        super().__init__(**splits, name=name, camera_rule="none", require_train=require_train, notes=notes)
+        super().__init__(
+            splits, folder, name=name, camera_rule="none", require_train=require_train, notes=notes
+        )
 
     @classmethod
     def _read(cls, folder: Path, list_name: str, notes: list[str]) -> list[Photo]:
@@ -111,18 +109,11 @@ class VehicleID(PublishedDataset):
 
 
 def draw(test: list[Photo], *, seed: int, run: int) -> tuple[list[Photo], list[Photo]]:
-    """Query and gallery of one run: one random image of each identity is the gallery, the others are queries.
-
-    Neither the order of ``test`` nor Python's version or hash seed changes the draw.
-    """
-    photos_of: dict[str, list[Photo]] = {}
-    for photo in sorted(test):
-        photos_of.setdefault(photo.identity, []).append(photo)
-    generator = random.Random(f"VehicleID/{seed}/{run}")
-    query, gallery = [], []
-    for identity in sorted(photos_of):
-        photos = photos_of[identity]
-        chosen = generator.randrange(len(photos))
-        gallery.append(photos[chosen])
-        query += photos[:chosen] + photos[chosen + 1 :]
-    return query, gallery
+    """Query and gallery of one run, sorted: one random image of each identity is the gallery."""
+    test = sorted(test, key=lambda photo: (photo.identity, photo.path))
+    images_of: dict[str, list[str]] = {}
+    for photo in test:
+        images_of.setdefault(photo.identity, []).append(photo.path)
+    chosen = {pick(paths, seed, "vehicleid", run, identity) for identity, paths in images_of.items()}
+    query = [photo for photo in test if photo.path not in chosen]
+    return query, [photo for photo in test if photo.path in chosen]

@@ -59,6 +59,7 @@ class VeRi(NamedPhotos):
     grammar = re.compile(r"(?P<identity>-1|\d{4})_c(?P<camera>\d{3})_\d+_\d+\.\w+")
     example = "0001_c001_00016450_0.jpg"
     cameras = 20
+    views = len(VIEWS)
     sizes = (Size(576, 37_778), Size(200, 1_678), Size(200, 11_579))
 
     @classmethod

@@ -56,7 +56,8 @@ class Stage2Loss(nn.Module):
         id_type: ``"softmax"`` takes the scores as logits; a name in :data:`~loss.arcface.MARGIN_HEADS` takes
             them as cosines and applies that head.
         cosine_scale, cosine_margin: of that head.
-        center: center loss on the final feature, the second one; None for none.
+        center: center loss on the final feature, the second one; None for none. Its centers get the gradient
+            of the unweighted loss.
 
     Shape:
         scores: tensors [B, C]; features: block 11, final, projected, [B, D] each; labels [B]; i2t_logits [B,
@@ -106,7 +107,7 @@ class Stage2Loss(nn.Module):
         if self.i2t_weight and i2t_logits is not None:
             parts["i2t"] = self.i2t_weight * self.cross_entropy(i2t_logits, labels)
         if self.center_weight and self.center is not None:
-            parts["center"] = self.center_weight * self.center(features[1], labels)
+            parts["center"] = self._center(features[1], labels)
         if not parts:
             raise ReIDError(
                 "Stage 2 has no loss term that is on; give at least one loss weight a value above 0."
@@ -116,6 +117,15 @@ class Stage2Loss(nn.Module):
     def _identity(self, score: Tensor, labels: Tensor) -> Tensor:
         logits = score if self.margin_head is None else self.margin_head(score, labels)
         return self.cross_entropy(logits, labels)
+
+    def _center(self, feature: Tensor, labels: Tensor) -> Tensor:
+        """Weighted in value and for the feature; the centers get the gradient of the unweighted loss.
+
+        So the centers follow at their own rate, whatever the weight (Wen et al., ECCV 2016, algorithm 1).
+        """
+        weighted = self.center_weight * self.center(feature, labels)
+        following = self.center(feature.detach(), labels)
+        return weighted + (1 - self.center_weight) * (following - following.detach())
 
 
 def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Stage2Loss:
@@ -133,7 +143,9 @@ def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Stage2Loss:
     model, stage, sampler = cfg.MODEL, cfg.SOLVER.STAGE2, cfg.DATALOADER.SAMPLER
     with_id = sampler != "triplet"
     with_triplet = sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE
-    with_center = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
+    center_asked_for = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
+    # Without a weight its optimizer would never see a gradient.
+    with_center = center_asked_for and stage.CENTER_LOSS_WEIGHT > 0
     return Stage2Loss(
         id_weight=model.ID_LOSS_WEIGHT if with_id else 0.0,
         triplet_weight=model.TRIPLET_LOSS_WEIGHT if with_triplet else 0.0,

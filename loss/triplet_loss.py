@@ -51,7 +51,7 @@ def hard_example_mining(dist: Tensor, labels: Tensor) -> HardExamples:
 class TripletLoss(nn.Module):
     r"""Mean over anchors of :math:`\max(0, d_{ap} - d_{an} + m)`, or :math:`\log(1 + e^{d_{ap} - d_{an}})`.
 
-    Anchors without a negative do not count: a batch with a single identity gives 0, with gradient 0.
+    A batch with a single identity has no negatives: it gives 0, with gradient 0.
 
     Args:
         margin: m in units of the distance; None for the soft margin, the second formula.
@@ -73,9 +73,8 @@ class TripletLoss(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         dist_ap, dist_an = self.hardest_distances(features, labels)
         difference = dist_ap - dist_an
-        per_anchor = F.softplus(difference) if self.margin is None else F.relu(difference + self.margin)
-        # A difference of -inf (no negative) already costs nothing; it only has to leave the mean.
-        return per_anchor.sum() / dist_an.isfinite().sum().clamp(min=1)
+        # Without a negative the difference is -inf, which both formulas turn into 0.
+        return (F.softplus(difference) if self.margin is None else F.relu(difference + self.margin)).mean()
 
     @full_precision
     def hardest_distances(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,7 +85,7 @@ def evaluate_model(
     start = time.perf_counter()
     query, gallery = _split(extract_features(model, loader, run.device, flip=cfg.TEST.FLIP), num_query)
     if cfg.TEST.FEAT_NORM == "yes":
-        query, gallery = (part._replace(features=F.normalize(part.features)) for part in (query, gallery))
+        query, gallery = (replace(part, features=F.normalize(part.features)) for part in (query, gallery))
     rules = {"camera_rule": camera_rule, "average_precision": cfg.TEST.AP}
     if cfg.TEST.RE_RANKING:
         distances = k_reciprocal(
@@ -100,4 +98,5 @@ def evaluate_model(
 
 
 def _split(features: Features, num_query: int) -> tuple[Features, Features]:
-    return Features(*(part[:num_query] for part in features)), Features(*(part[num_query:] for part in features))
+    parts = (features.features, features.pids, features.camids)
+    return Features(*(p[:num_query] for p in parts)), Features(*(p[num_query:] for p in parts))

@@ -79,8 +79,7 @@ def make_optimizer_2stage(
         fused: update in one kernel; None: where the device has one.
 
     Returns:
-        The model's optimizer, and plain SGD at CENTER_LR for the centers or None. The centers' rate is meant
-        for the gradient of the unweighted center loss: divide it by CENTER_LOSS_WEIGHT before the step.
+        The model's optimizer, and plain SGD at CENTER_LR for the centers or None.
 
     Raises:
         ReIDError: OPTIMIZER_NAME is unknown.

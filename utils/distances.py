@@ -16,6 +16,7 @@ from utils.errors import ReIDError
 
 METRICS = ("euclidean", "cosine")
 
+_NORM_ROWS = 2**10
 _CHUNK_ELEMENTS = {"cpu": 2**23, "other": 2**26}
 
 
@@ -100,16 +101,18 @@ def check_widths(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> No
         )
 
 
-def squared_norms(features: Tensor | np.ndarray, device: torch.device) -> Tensor:
-    """Squared lengths of the rows, float32 [N], read in blocks.
+def squared_norms(
+    features: Tensor | np.ndarray, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Squared lengths [N] of the rows, which are read in blocks.
 
     Raises:
         ReIDError: a row holds NaN or infinity.
     """
     parts = []
-    for start in range(0, len(features), 2**12):
-        part = rows(features, slice(start, start + 2**12), device)
-        parts.append(torch.linalg.vecdot(part, part))
+    for start in range(0, len(features), _NORM_ROWS):
+        part = rows(features, slice(start, start + _NORM_ROWS), device, dtype)
+        parts.append((part * part).sum(1))
         release(features)
     norms = torch.cat(parts)
     broken = (~torch.isfinite(norms)).nonzero()[:, 0]
@@ -119,6 +122,19 @@ def squared_norms(features: Tensor | np.ndarray, device: torch.device) -> Tensor
             f"{int(broken[0])}). The model has diverged: look at its training loss, or use an earlier checkpoint."
         )
     return norms
+
+
+def product_error(device: torch.device, width: int) -> float:
+    """Bound on the error of a float32 matrix product of rows of ``width`` numbers, as a share of |a| |b|.
+
+    Eight rounding units cover plain float32 sums (three to nine half units are seen). A small product is also
+    compared with float64, so that a device told to multiply more coarsely (TF32) is noticed.
+    """
+    numbers = torch.sin(torch.arange(64 * width, dtype=torch.float64) ** 1.5).view(64, width).float()
+    exact = numbers.double() @ numbers.double().T
+    found = numbers.to(device) @ numbers.to(device).T
+    seen = (found.cpu().double() - exact).abs().max() / exact.diagonal().max()
+    return max(8 * torch.finfo(torch.float32).eps, 8 * float(seen))
 
 
 def rows_per_chunk(columns: int, device: torch.device, chunk_size: int | None = None) -> int:

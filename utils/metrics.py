@@ -23,6 +23,7 @@ from utils.distances import (
     device_of,
     distance_chunks,
     labels,
+    product_error,
     release,
     rows,
     save_distances,
@@ -48,7 +49,8 @@ JUNK = -1
 _GALLERY_ROWS = 2**14
 _TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
 _MATCH_ELEMENTS = 2**22
-_PAIR_ELEMENTS = 2**20
+_PAIR_ELEMENTS = 2**17
+_SLOT_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -229,13 +231,14 @@ class _FeatureKeys:
     ) -> None:
         self.query, self.gallery, self.metric, self.device = query, gallery, metric, device
         self.wide = _wide(device)
-        self.q_norms = squared_norms(query, device)
-        self.g_norms = squared_norms(gallery, device)
+        self.g_norms64 = squared_norms(gallery, self.wide, torch.float64)
+        self.g_norms = self.g_norms64.to(device, torch.float32)
         self.g_inverse = self.g_norms.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
         columns = min(len(gallery), _GALLERY_ROWS)
         self.step = chunk_size or max(1, _TILE_ELEMENTS["cpu" if device.type == "cpu" else "other"] // columns)
+        self.error = product_error(device, query.shape[1])
         # Size of the largest key of each query, [Q]: what its float32 rounding errors are proportional to.
-        length = self.q_norms.sqrt()
+        length = squared_norms(query, device).sqrt()
         largest = self.g_norms.max()
         self.scale = (largest + 2 * length * largest.sqrt()) if metric == "euclidean" else length
 
@@ -273,7 +276,7 @@ class _FeatureBlock:
             part = slice(i, i + step)
             q = rows(keys.query, row[part] + self.start, keys.wide, torch.float64)
             g = rows(keys.gallery, column[part], keys.wide, torch.float64)
-            out[part] = keys.settle((q * g).sum(1), (g * g).sum(1), scale[part])
+            out[part] = keys.settle((q * g).sum(1), keys.g_norms64[column[part]], scale[part])
         release(keys.gallery)
         return out
 
@@ -284,24 +287,9 @@ class _FeatureBlock:
             for row in range(self.start, self.stop, keys.step):
                 queries = slice(row, min(row + keys.step, self.stop))
                 query = rows(keys.query, queries, keys.device)
-                yield Tile(row - self.start, column, *self._tile(query, gallery, queries, column))
+                tolerance = keys.scale[queries, None] * keys.error
+                yield Tile(row - self.start, column, keys.tile(query, gallery, column), tolerance)
             release(keys.gallery)
-
-    def _tile(self, query: Tensor, gallery: Tensor, queries: slice, column: int) -> tuple[Tensor, Tensor]:
-        """Keys and their tolerance: a multiple of the float32 rounding unit that covers plain summation, or of the
-        error seen on a sample of pairs, should the device multiply more coarsely (TF32).
-        """
-        keys = self.keys.tile(query, gallery, column)
-        some_rows = torch.arange(0, len(query), -(-len(query) // 16), device=query.device)
-        some_columns = torch.arange(0, len(gallery), -(-len(gallery) // 64), device=query.device)
-        scale = self.keys.scale[queries]
-        wide = self.keys.wide
-        norm = (gallery[some_columns].to(wide, torch.float64) ** 2).sum(1)
-        dot = query[some_rows].to(wide, torch.float64) @ gallery[some_columns].to(wide, torch.float64).T
-        sample_scale = scale[some_rows, None].to(wide, torch.float64)
-        error = (self.keys.settle(dot, norm, sample_scale) - keys[some_rows][:, some_columns].to(wide)).abs()
-        seen = float((error / sample_scale.clamp(min=1e-300)).max())
-        return keys, scale[:, None] * max(8 * torch.finfo(torch.float32).eps, 4 * seen)
 
 
 def _wide(device: torch.device) -> torch.device:
@@ -447,7 +435,7 @@ def _count_slots(tile: Tile, block: Block, matches: _Matches) -> Tensor:
     counts = torch.bincount(bins.view(-1), minlength=num_rows * width).view(num_rows, width).to(keys.device)
     slots = torch.zeros_like(slot_after).scatter_add_(1, slot_after, counts[:, :-1:2])
     row, column = row.to(keys.device), column.to(keys.device)
-    step = max(1, _PAIR_ELEMENTS // keys.shape[1])
+    step = max(1, _SLOT_ELEMENTS // keys.shape[1])
     for i in range(0, len(row), step):
         r, c = row[i : i + step], column[i : i + step] + tile.column
         key = block.exact(r + tile.row, c)[:, None]

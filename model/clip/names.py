@@ -18,7 +18,8 @@ NOT_WEIGHTS = frozenset(
 
 _AFFINE = r"(weight|bias)"
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-_BLOCKS = rf"transformer\.resblocks\.\d+\.(attn\.in_proj_{_AFFINE}|(attn\.out_proj|ln_[12]|mlp\.c_(fc|proj))\.{_AFFINE})"
+_BLOCK = rf"attn\.in_proj_{_AFFINE}|(attn\.out_proj|ln_[12]|mlp\.c_(fc|proj))\.{_AFFINE}"
+_BLOCKS = rf"transformer\.resblocks\.\d+\.({_BLOCK})"
 _TEXT = (
     rf"token_embedding\.weight|positional_embedding|text_projection|logit_scale|ln_final\.{_AFFINE}|{_BLOCKS}"
 )
@@ -48,7 +49,9 @@ _NEEDED_RESNET = {"visual.attnpool.positional_embedding": 2, "visual.layer1.0.co
 
 
 def to_openai_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's tensors under OpenAI's names, from OpenAI's, open_clip's or Hugging Face's. May empty ``tensors``.
+    """CLIP's tensors under OpenAI's names, from OpenAI's, open_clip's or Hugging Face's.
+
+    May empty ``tensors``.
 
     Raises:
         ReIDError: the tensors are another model's, or some that every CLIP has are missing.
@@ -112,9 +115,9 @@ _HUGGING_FACE_LAYER = {
 
 
 def _from_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``CLIPModel``'s names -> OpenAI's: one matrix for queries, keys and values; projections multiply from the right.
+    """``CLIPModel``'s names -> OpenAI's; what has no counterpart keeps its name. Empties ``tensors``.
 
-    Empties ``tensors``. What has no counterpart keeps its name.
+    OpenAI has one matrix for queries, keys and values, and its projections multiply from the right (x P).
     """
     renamed = {}
     for name in list(tensors):
@@ -128,7 +131,8 @@ def _from_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             ours = ours.replace(part[0], "attn.in_proj_")
             renamed[ours] = _fused(tensors, [name.replace(part[0], f"self_attn.{x}_proj.") for x in "qkv"])
         elif theirs.endswith("projection.weight"):
-            renamed[ours] = tensors.pop(name).mT.contiguous()
+            tensor = tensors.pop(name)
+            renamed[ours] = tensor.T.contiguous() if tensor.dim() == 2 else tensor
         else:
             renamed[ours] = tensors.pop(name)
     return renamed
@@ -138,9 +142,7 @@ def _fused(tensors: dict[str, Tensor], parts: list[str]) -> Tensor:
     missing = [name for name in parts if name not in tensors]
     if missing:
         raise ReIDError(f"the tensor {missing[0]} is missing.")
-    shapes = {tensors[name].shape for name in parts}
-    if len(shapes) > 1 or not shapes.pop():
-        raise ReIDError(
-            f"{some_of(parts)} should have one shape, not {', '.join(str(list(s)) for s in shapes)}."
-        )
+    shapes = [list(tensors[name].shape) for name in parts]
+    if not shapes[0] or shapes != shapes[:1] * len(shapes):
+        raise ReIDError(f"{some_of(parts)} should have one shape, not {some_of(map(str, shapes))}.")
     return torch.cat([tensors.pop(name) for name in parts])

@@ -1,8 +1,9 @@
-"""CLIP's tokenizer: text -> numbers, by byte-level byte-pair encoding (BPE) over a vocabulary of 49408 tokens.
+"""CLIP's tokenizer: text -> numbers, by byte-level byte-pair encoding (BPE) with 49408 tokens.
 
-The vocabulary file lists pairs of tokens in the order in which they were merged when the vocabulary was learned
-(Sennrich et al., arXiv 1508.07909). Tokens are numbered: 256 bytes, 256 bytes that end a word, one token for each
-merge, start and end of text. Hence the number of a merged token is also its priority, and encoding needs no strings.
+The vocabulary file lists pairs of tokens in the order in which they were merged when the vocabulary was
+learned (Sennrich et al., arXiv 1508.07909). Tokens are numbered: 256 bytes, 256 bytes that end a word, one
+token for each merge, start and end of text. So the number of a merged token is its priority too, and
+encoding needs no strings.
 """
 
 from __future__ import annotations
@@ -141,8 +142,8 @@ def tokenize(
         if len(tokens) > context_length:
             if not truncate:
                 raise ReIDError(
-                    f"The sentence {_shortened(text)!r} takes {len(tokens)} tokens with start and end; the text "
-                    f"encoder reads {context_length}. Shorten it (for the prompt: MODEL.PROMPT)."
+                    f"The sentence {_shortened(text)!r} takes {len(tokens)} tokens with start and end; the "
+                    f"text encoder reads {context_length}. Shorten it (for the prompt: MODEL.PROMPT)."
                 )
             tokens = [*tokens[: context_length - 1], END_OF_TEXT]
         row[: len(tokens)] = torch.tensor(tokens)

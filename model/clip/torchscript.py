@@ -1,8 +1,8 @@
-"""Tensors out of a TorchScript archive, the form in which OpenAI published CLIP, without running any of its code.
+"""Tensors out of a TorchScript archive, in which OpenAI published CLIP, without running any of its code.
 
-An archive is a zip file: ``code/`` holds a program, which is never looked at; ``data.pkl`` holds the tree of modules as
-a pickle; ``data/<key>`` holds the numbers of one storage each. A pickle is a program too: whoever reads it decides what
-it may call. Here that is what a tree of tensors takes and nothing else.
+An archive is a zip file: ``code/`` holds a program, which is never looked at; ``data.pkl`` holds the tree
+of modules as a pickle; ``data/<key>`` holds the numbers of one storage each. A pickle is a program too:
+whoever reads it decides what it may call. Here that is what a tree of tensors takes and nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONTAINERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tens
 
 
 def is_torchscript(archive: zipfile.ZipFile) -> bool:
-    """Whether the zip file comes from ``torch.jit.save``: it has ``constants.pkl``, a ``torch.save`` file has not."""
+    """Whether ``torch.jit.save`` wrote the zip file: only then it has a ``constants.pkl``."""
     return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
@@ -102,7 +102,7 @@ class _TreeUnpickler(pickle.Unpickler):
 
 
 def _walk(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Placed]]:
-    """Depth first, as ``state_dict`` does; ``seen`` keeps a tree that contains itself from going on forever."""
+    """Depth first, as ``state_dict`` does; ``seen`` makes an end where a tree contains itself."""
     seen.add(id(module))
     for name, value in vars(module).items():
         if isinstance(value, _Placed):
@@ -118,7 +118,7 @@ def _read_tensor(archive: zipfile.ZipFile, root: str, placed: _Placed) -> Tensor
         raise pickle.UnpicklingError(f"{member.filename} has {member.file_size} bytes, not {count} x {dtype}")
     storage = torch.empty(count, dtype=dtype)
     with archive.open(member) as stream:
-        stream.readinto(storage.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        stream.readinto(storage.view(torch.uint8).numpy())
     return storage.as_strided(placed.size, placed.stride, placed.offset)
 
 

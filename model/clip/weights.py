@@ -28,10 +28,11 @@ REID_MARKS = frozenset({"image_encoder.conv1.weight", "prompt_learner.cls_ctx"})
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file: floating-point ones as float32, the others as they are, none shared with the file.
+    """The tensors of a file: floating-point ones as float32, none of them shared with the file.
 
-    Read are ``torch.save`` files of a state dict (also wrapped in ``{"state_dict": ...}`` or ``{"model": ...}``),
-    TorchScript archives and ``safetensors``. A prefix ``module.`` is taken off; entries that are no tensors are left.
+    Read are ``torch.save`` files of a state dict (also wrapped in ``{"state_dict": ...}`` or ``{"model":
+    ...}``), TorchScript archives and ``safetensors``. A prefix ``module.`` is taken off, entries that are
+    no tensors are left out.
 
     Raises:
         ReIDError: no such file, or not a file of plain tensors, or a damaged one.
@@ -48,7 +49,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             tensors = _own(_entries(torch.load(path, map_location="cpu", weights_only=True)))
         else:
             raise ReIDError(
-                f"{path}: this is no file of weights. Expected is what torch.save, torch.jit.save or safetensors wrote."
+                f"{path}: this is no file of weights (torch.save, torch.jit.save or safetensors)."
             )
     except ReIDError:
         raise
@@ -64,12 +65,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_clip_weights(path: str | Path) -> dict[str, Tensor]:
-    """CLIP's tensors, float32, under OpenAI's names: ``visual.*``, ``transformer.*``, ``token_embedding.weight``,
-    ``positional_embedding``, ``ln_final.*``, ``text_projection``, ``logit_scale``.
+    """CLIP's tensors, float32, under OpenAI's names.
 
-    Read are OpenAI's own archives and state dicts, open_clip's checkpoints and Hugging Face's ``CLIPModel``, as long
-    as both towers are OpenAI's designs. A file does not tell its activation: the network here uses QuickGELU, which
-    OpenAI's weights were trained with and most of open_clip's own (``laion2b_*``, ``datacomp_*``) were not.
+    They are ``visual.*``, ``transformer.*``, ``token_embedding.weight``, ``positional_embedding``,
+    ``ln_final.*``, ``text_projection`` and ``logit_scale``. Read are OpenAI's own archives and state dicts,
+    open_clip's checkpoints and Hugging Face's ``CLIPModel``, as long as both towers are OpenAI's designs. A
+    file does not tell its activation: the network here uses QuickGELU, which OpenAI's weights were trained
+    with and most of open_clip's own (``laion2b_*``, ``datacomp_*``) were not.
 
     Raises:
         ReIDError: see :func:`read_state_dict`; or the tensors are another model's.
@@ -107,6 +109,7 @@ def read_reid_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def is_reid_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of a CLIP-ReID model rather than of CLIP."""
     return not REID_MARKS.isdisjoint(tensors)
 
 
@@ -128,7 +131,7 @@ def _head(path: Path) -> bytes:
         )
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise ReIDError(
-            f"{path}: this is a web page, not weights; the download link led to a page (a login or a warning?). "
+            f"{path}: this is a web page, not weights; the download link led to a page (a login, a warning). "
             "Open the link in a browser and save the file it offers."
         )
     return head
@@ -141,12 +144,12 @@ def _what_went_wrong(error: Exception) -> str:
     asked = re.search(r"GLOBAL (\S+)|asks for (\S+)", str(error))
     if asked:
         return (
-            f"this file isn't plain tensors: loading it would run {(asked[1] or asked[2]).rstrip('.')}, which a file "
-            "of weights has no need of. Nothing was run. Save the state_dict alone (torch.save(model.state_dict(), ...))."
+            f"this file isn't plain tensors: loading it would run {(asked[1] or asked[2]).rstrip('.')}. "
+            "It was not run. Save the state dict alone: torch.save(model.state_dict(), ...)."
         )
-    reason = str(error).strip().splitlines()
-    detail = f" ({type(error).__name__}: {reason[-1][:120]})" if reason else f" ({type(error).__name__})"
-    return f"the file is damaged or cut short, or isn't one of weights. Download or copy it again.{detail}"
+    reason = str(error).strip().partition("\n")[0][:120]
+    detail = type(error).__name__ + (f": {reason}" if reason and "Weights only" not in reason else "")
+    return f"the file is damaged or cut short, or isn't one of weights ({detail}). Download or copy it again."
 
 
 def _read_zip(path: Path) -> dict[str, Tensor]:

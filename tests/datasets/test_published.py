@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from datasets.bases import Photo
 from datasets.dukemtmcreid import DukeMTMCreID
 from datasets.market1501 import Market1501
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
 from datasets.published import PublishedDataset, Size
-from datasets.vehicleid import VehicleID
+from datasets.vehicleid import VehicleID, draw
 from datasets.veri import VeRi
 from utils.errors import ReIDError
 
@@ -166,6 +167,22 @@ def test_train_images_are_needed_only_for_training(tmp_path: Path, dataset: type
     assert any("only a test is possible" in note for note in data.notes)
     # The counts of what was not read are not compared.
     assert not any(f"{data.title} train" in note or "cameras, found" in note for note in data.notes)
+
+
+def test_without_train_images_cameras_and_views_are_those_of_training(tmp_path: Path) -> None:
+    """A model with SIE embeds each camera by its number in training, which a test alone must not shift."""
+    folder = market(tmp_path / "market")
+    (folder / "bounding_box_train").rename(folder / "elsewhere")
+    data = Market1501(folder, require_train=False)
+    assert all(r.camid == int(Path(r.path).name.split("_c")[1][0]) - 1 for r in data.query + data.gallery)
+    folder = veri(tmp_path / "veri")
+    (folder / "image_train").rename(folder / "elsewhere")
+    labels = {"0002_c002_00030600_0.jpg": 7, "0002_c003_00030600_0.jpg": 2, "0005_c001_00030600_0.jpg": 4}
+    keypoints(folder / "keypoint_train.txt", {})
+    keypoints(folder / "keypoint_test.txt", labels)
+    data = VeRi(folder, require_train=False)
+    assert {Path(r.path).name: r.viewid for r in data.query + data.gallery} == labels
+    assert [r.camid for r in data.query + data.gallery] == [1, 2, 0]
 
 
 def test_train_images_that_are_there_are_read_even_for_a_test(tmp_path: Path) -> None:
@@ -462,7 +479,7 @@ def test_vehicleid_draws_are_frozen(tmp_path: Path) -> None:
     assert names(data.gallery) == FROZEN
 
 
-FROZEN = ["0001001.jpg", "0001011.jpg", "0001023.jpg", "0001031.jpg"]
+FROZEN = ["0001000.jpg", "0001012.jpg", "0001023.jpg", "0001033.jpg"]
 
 
 def test_vehicleid_runs_can_be_averaged(tmp_path: Path) -> None:
@@ -475,22 +492,20 @@ def test_vehicleid_runs_can_be_averaged(tmp_path: Path) -> None:
     assert all(s.train == sets[0].train and s.test_identities == sets[0].test_identities for s in sets)
 
 
-def test_vehicleid_draws_are_uniform(tmp_path: Path) -> None:
-    folder = vehicleid(tmp_path, test_ids=4)
-    drawn = Counter(
-        names(VehicleID(folder, seed=seed, run=run).gallery)[3] for seed in range(40) for run in range(10)
-    )
-    assert len(drawn) == 5  # the fourth vehicle has five images
+def test_vehicleid_draws_are_uniform() -> None:
+    photos = [Photo(f"{image}.jpg", "00200") for image in range(5)]
+    drawn = Counter(draw(photos, seed=seed, run=run)[1][0].path for seed in range(40) for run in range(10))
+    assert len(drawn) == 5
     # 400 draws over 5 images: 80 each with standard deviation 8.
     assert all(48 < count < 112 for count in drawn.values())
 
 
 def test_vehicleid_mistakes(tmp_path: Path) -> None:
     folder = vehicleid(tmp_path)
-    with pytest.raises(ReIDError, match=r"DATASETS\.TEST_SIZE is 801; expected one of 800, 1600, 2400"):
+    with pytest.raises(ReIDError, match=r"DATASETS\.TEST_SIZE is 801; choose one of 800, 1600, 2400"):
         VehicleID(folder, test_size=801)
-    with pytest.raises(ReIDError, match=r"DATASETS\.RUN is 10; expected 0 to 9"):
-        VehicleID(folder, run=10)
+    with pytest.raises(ReIDError, match=r"DATASETS\.RUN is -1"):
+        VehicleID(folder, run=-1)
     (folder / "image/1000.jpg").touch()
     (folder / "image/0000003.jpg").unlink()
     with pytest.raises(ReIDError, match=r"1 of 18 listed images are absent: .*0000003\.jpg"):

@@ -166,6 +166,25 @@ def test_the_center_loss_has_the_width_and_place_of_the_final_feature():
     assert make_loss(config(), 4, 6).center is None
 
 
+def test_centers_move_at_their_own_rate_whatever_the_weight():
+    scores, features, labels, _ = batch()
+    loss = Stage2Loss(id_weight=0, triplet_weight=0, center=CenterLoss(4, 6), center_weight=1e-3)
+    total, parts = loss(scores, features, labels)
+    plain = loss.center(features[1], labels)
+    torch.testing.assert_close(total, 1e-3 * plain)
+    assert parts["center"] == total
+    inputs = [features[1], loss.center.centers]
+    of_feature, of_centers = torch.autograd.grad(total, inputs)
+    expected_of_feature, expected_of_centers = torch.autograd.grad(plain, inputs)
+    torch.testing.assert_close(of_feature, 1e-3 * expected_of_feature)
+    torch.testing.assert_close(of_centers, expected_of_centers)
+
+
+def test_center_loss_of_weight_zero_is_not_built():
+    cfg = config(MODEL__IF_WITH_CENTER="yes", SOLVER__STAGE2__CENTER_LOSS_WEIGHT=0.0)
+    assert make_loss(cfg, 4, 6).center is None
+
+
 def test_stage2_under_autocast_is_computed_in_float32():
     scores, features, labels, i2t = batch()
     halves = [[t.detach().bfloat16() for t in group] for group in (scores, features, [i2t])]
