@@ -22,9 +22,9 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     dataset = make_dataset(cfg)
     check_data(cfg, dataset)
     loaders = make_dataloader(cfg, dataset)
-    model = make_model(
-        cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt
-    ).to(run.device)
+    model = make_model(cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt).to(
+        run.device
+    )
     evaluate = partial(do_inference, cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
     evaluations = {"untrained": evaluate()} if cfg.TEST.BEFORE_TRAINING else {}
 

@@ -116,9 +116,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         node = node.get(part) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or leaf not in node:
         known = _known(cfg)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-            k for k in known if k.split(".")[-1] == leaf
-        ]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [k for k in known if k.split(".")[-1] == leaf]
         hint = f" Did you mean {near[0]}?" if near else " configs/defaults.py lists every key."
         raise ReIDError(f"{where}: unknown key {key}.{hint}")
     if isinstance(node[leaf], CfgNode):

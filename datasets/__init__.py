@@ -63,9 +63,8 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
         raise ReIDError(f"DATASETS.NAMES = {keys.NAMES!r}: choose one of {', '.join(DATASETS)}.{hint}")
     kind, options = DATASETS[name](keys)
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
-    if keys.CAMERA_RULE != "auto" and keys.CAMERA_RULE != dataset.camera_rule:
-        dataset.camera_rule = keys.CAMERA_RULE
-        dataset.check_test()
+    if keys.CAMERA_RULE not in ("auto", dataset.camera_rule):
+        dataset.use_camera_rule(keys.CAMERA_RULE)
     return dataset
 
 

@@ -120,6 +120,17 @@ class ReIDDataset:
             notes=[note for note in self.notes if note not in stale],
         )
 
+    def use_camera_rule(self, rule: str) -> None:
+        """Judge the test by another camera rule than the data set's own.
+
+        Raises:
+            ReIDError: under it no query can be found.
+        """
+        stale = self._unfindable()
+        self.camera_rule = rule
+        self.check_test()
+        self.notes = [note for note in self.notes if note not in stale] + self._unfindable()
+
     @property
     def num_views(self) -> int:
         """Views in all splits together."""

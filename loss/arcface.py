@@ -41,9 +41,7 @@ class ArcFace(MarginHead):
         ls: share of the label that is spread evenly over all classes; it mixes margin and plain logits.
     """
 
-    def __init__(
-        self, scale: float = 30.0, margin: float = 0.5, easy_margin: bool = False, ls: float = 0.0
-    ) -> None:
+    def __init__(self, scale: float = 30.0, margin: float = 0.5, easy_margin: bool = False, ls: float = 0.0) -> None:
         super().__init__(scale, margin)
         self.easy_margin = easy_margin
         self.ls = ls

@@ -109,9 +109,7 @@ class Stage2Loss(nn.Module):
         if self.center_weight and self.center is not None:
             parts["center"] = self._center(features[1], labels)
         if not parts:
-            raise ReIDError(
-                "Stage 2 has no loss term that is on; give at least one loss weight a value above 0."
-            )
+            raise ReIDError("Stage 2 has no loss term that is on; give at least one loss weight a value above 0.")
         return _total(parts)
 
     def _identity(self, score: Tensor, labels: Tensor) -> Tensor:
@@ -164,9 +162,7 @@ def _margin_head(id_type: str, scale: float, margin: float) -> MarginHead | None
     if id_type == "softmax":
         return None
     if id_type not in MARGIN_HEADS:
-        raise ReIDError(
-            f"MODEL.ID_LOSS_TYPE = {id_type!r}: choose one of {', '.join(['softmax', *MARGIN_HEADS])}."
-        )
+        raise ReIDError(f"MODEL.ID_LOSS_TYPE = {id_type!r}: choose one of {', '.join(['softmax', *MARGIN_HEADS])}.")
     return MARGIN_HEADS[id_type](scale, margin)
 
 

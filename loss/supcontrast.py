@@ -38,9 +38,7 @@ class SupConLoss(nn.Module):
         self.temperature = temperature
 
     @full_precision
-    def forward(
-        self, anchors: Tensor, candidates: Tensor, anchor_labels: Tensor, candidate_labels: Tensor
-    ) -> Tensor:
+    def forward(self, anchors: Tensor, candidates: Tensor, anchor_labels: Tensor, candidate_labels: Tensor) -> Tensor:
         log_prob = torch.log_softmax(anchors @ candidates.t() / self.temperature, dim=1)
         positive = anchor_labels[:, None] == candidate_labels
         count = positive.sum(dim=1)

@@ -62,9 +62,7 @@ class TripletLoss(nn.Module):
         features [N, D], labels [N] -> scalar.
     """
 
-    def __init__(
-        self, margin: float | None = None, hard_factor: float = 0.0, normalize_feature: bool = False
-    ) -> None:
+    def __init__(self, margin: float | None = None, hard_factor: float = 0.0, normalize_feature: bool = False) -> None:
         super().__init__()
         self.margin = margin
         self.hard_factor = hard_factor

@@ -173,9 +173,7 @@ def make_test_model(cfg: CfgNode, num_views: int) -> ImageReID:
         return model
     side = _side_information(cfg, *_side_labels(cfg, state, num_views))
     num_classes = len(state["classifier.weight"])
-    model = ImageReID(
-        shape_of_checkpoint(state), num_classes, *_image_arguments(cfg), **_image_options(cfg, side)
-    )
+    model = ImageReID(shape_of_checkpoint(state), num_classes, *_image_arguments(cfg), **_image_options(cfg, side))
     image_state = {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_SIDE)}
     LOGGER.info("%s", load_reid_weights(model, image_state).table())
     return model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from processor.run import Run
-from utils.logger import LOGGER, on_terminal
+from utils.logger import on_terminal
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.reranking import k_reciprocal
 
@@ -87,14 +89,23 @@ def evaluate_model(
     if cfg.TEST.FEAT_NORM == "yes":
         query, gallery = (replace(part, features=F.normalize(part.features)) for part in (query, gallery))
     rules = {"camera_rule": camera_rule, "average_precision": cfg.TEST.AP}
-    if cfg.TEST.RE_RANKING:
-        distances = k_reciprocal(
-            query.features, gallery.features, cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
-        )
+    if cfg.TEST.RE_RANKING or cfg.TEST.DIST_MAT:
+        distances = _distances(cfg, query, gallery)
+        if cfg.TEST.DIST_MAT:
+            path = save_distances(run.output_dir / cfg.TEST.DIST_MAT, distances, (len(query), len(gallery)))
+            distances = np.load(path, mmap_mode="r")
         metrics = evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids, **rules)
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
     return Evaluation(metrics, query, gallery, time.perf_counter() - start)
+
+
+def _distances(cfg: CfgNode, query: Features, gallery: Features) -> Iterator[Tensor]:
+    """Blocks [q, G] of distances, re-ranked if the configuration asks for it."""
+    if not cfg.TEST.RE_RANKING:
+        return distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC)
+    k1, k2, share = cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
+    return k_reciprocal(query.features, gallery.features, k1, k2, share)
 
 
 def _split(features: Features, num_query: int) -> tuple[Features, Features]:

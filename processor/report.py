@@ -136,9 +136,7 @@ def _answers(
         distances[(gallery.pids == pid) & (gallery.camids == camid)] = torch.inf
     shown = distances.argsort(stable=True)[:SHOWN_ANSWERS].tolist()
     return [
-        Answer(
-            gallery_paths[i], identities[int(gallery.pids[i])], float(distances[i]), bool(gallery.pids[i] == pid)
-        )
+        Answer(gallery_paths[i], identities[int(gallery.pids[i])], float(distances[i]), bool(gallery.pids[i] == pid))
         for i in shown
         if torch.isfinite(distances[i])
     ]

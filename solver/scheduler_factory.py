@@ -23,9 +23,7 @@ def create_scheduler(
 
 
 def _cosine(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:
-    return create_scheduler(
-        optimizer, stage.MAX_EPOCHS, stage.LR_MIN, stage.WARMUP_LR_INIT, stage.WARMUP_EPOCHS
-    )
+    return create_scheduler(optimizer, stage.MAX_EPOCHS, stage.LR_MIN, stage.WARMUP_LR_INIT, stage.WARMUP_EPOCHS)
 
 
 def _multistep(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:

@@ -36,7 +36,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError.
-        raise ReIDError(f"{path}: cannot be written ({error}). Check OUTPUT_DIR, its permissions and the disk.") from error
+        raise ReIDError(
+            f"{path}: cannot be written ({error}). Check OUTPUT_DIR, its permissions and the disk."
+        ) from error
 
 
 def save_model(model: nn.Module, path: Path) -> None:

@@ -19,6 +19,7 @@ from utils.errors import ReIDError
 
 _SEARCH_ELEMENTS = 2**26
 _SCRATCH_ELEMENTS = 2**23
+_WORK = 2**17
 
 
 @dataclass(frozen=True)
@@ -241,9 +242,10 @@ def _sparse(counts: Tensor, column: Tensor, value: Tensor) -> _Sparse:
 def _take(matrix: _Sparse, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The entries of the given rows, one row after another: position in ``row``, column and value."""
     count = matrix.start[row + 1] - matrix.start[row]
-    owner = torch.repeat_interleave(torch.arange(len(row), device=row.device), count)
-    place = torch.arange(len(owner), device=row.device) + (matrix.start[row] - (count.cumsum(0) - count))[owner]
-    return owner, matrix.column[place], matrix.value[place]
+    owner = torch.repeat_interleave(count)
+    shift = matrix.start[row] - count.cumsum(0) + count
+    place = torch.index_select(shift, 0, owner).add_(torch.arange(len(owner), device=row.device))
+    return owner, torch.index_select(matrix.column, 0, place), torch.index_select(matrix.value, 0, place)
 
 
 def _average(encoding: _Sparse, nearest: Tensor) -> _Sparse:
@@ -277,14 +279,15 @@ def _shared_weight(encoding: _Sparse, inverted: _Sparse, start: int, stop: int, 
     entries = slice(int(encoding.start[start]), int(encoding.start[stop]))
     column, value = encoding.column[entries].long(), encoding.value[entries]
     count = encoding.start[start + 1 : stop + 1] - encoding.start[start:stop]
-    row = torch.repeat_interleave(torch.arange(stop - start, device=count.device), count)
+    target = torch.repeat_interleave(torch.arange(stop - start, device=count.device) * num_gallery, count)
     shared = torch.zeros((stop - start) * num_gallery, device=count.device)
     work = (inverted.start[column + 1] - inverted.start[column]).cumsum(0)
-    limits = torch.arange(_SCRATCH_ELEMENTS, int(work[-1]) + _SCRATCH_ELEMENTS, _SCRATCH_ELEMENTS, device=work.device)
+    limits = torch.arange(_WORK, int(work[-1]) + _WORK, _WORK, device=work.device)
     begin = 0
     for end in torch.searchsorted(work, limits).add_(1).clamp_(max=len(work)).tolist():
         owner, item, weight = _take(inverted, column[begin:end])
-        place = row[begin:end][owner].mul_(num_gallery).add_(item)
-        shared.index_add_(0, place, torch.minimum(value[begin:end][owner], weight))
+        place = torch.index_select(target[begin:end], 0, owner).add_(item)
+        weight = torch.minimum(torch.index_select(value[begin:end], 0, owner), weight)
+        shared.index_add_(0, place, weight)
         begin = end
     return shared.view(stop - start, num_gallery)

@@ -20,9 +20,7 @@ _AFFINE = r"(weight|bias)"
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _BLOCK = rf"attn\.in_proj_{_AFFINE}|(attn\.out_proj|ln_[12]|mlp\.c_(fc|proj))\.{_AFFINE}"
 _BLOCKS = rf"transformer\.resblocks\.\d+\.({_BLOCK})"
-_TEXT = (
-    rf"token_embedding\.weight|positional_embedding|text_projection|logit_scale|ln_final\.{_AFFINE}|{_BLOCKS}"
-)
+_TEXT = rf"token_embedding\.weight|positional_embedding|text_projection|logit_scale|ln_final\.{_AFFINE}|{_BLOCKS}"
 _VIT = rf"class_embedding|positional_embedding|proj|conv1\.weight|ln_(pre|post)\.{_AFFINE}|{_BLOCKS}"
 _RESNET = (
     rf"conv[123]\.weight|bn[123]\.{_NORM}|attnpool\.(positional_embedding|[qkvc]_proj\.{_AFFINE})"
@@ -79,9 +77,7 @@ def _check_clip(tensors: Mapping[str, Tensor]) -> None:
         raise ReIDError(f"these are not the weights of {design}: there is no {some_of(missing)}.")
     for name, dimensions in needed.items():
         if tensors[name].dim() != dimensions:
-            raise ReIDError(
-                f"{name} should have {dimensions} dimensions, not the shape {list(tensors[name].shape)}."
-            )
+            raise ReIDError(f"{name} should have {dimensions} dimensions, not the shape {list(tensors[name].shape)}.")
 
 
 def some_of(names: Iterable[str], limit: int = 3) -> str:

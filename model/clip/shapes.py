@@ -99,7 +99,9 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
     Raises:
         ReIDError: a tensor is missing that every image tower has.
     """
-    image = {f"visual.{n.removeprefix('image_encoder.')}": t for n, t in state.items() if n.startswith("image_encoder.")}
+    image = {
+        f"visual.{n.removeprefix('image_encoder.')}": t for n, t in state.items() if n.startswith("image_encoder.")
+    }
     try:
         last = image["visual.proj"].T if "visual.proj" in image else image["visual.attnpool.c_proj.weight"]
         return CLIPShape(_image_shape(image), None, len(last))

@@ -54,10 +54,7 @@ def _vocabulary() -> _Vocabulary:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     order = printable + sorted(set(range(256)) - set(printable))
     letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
-    ids = {
-        letter + ending: i
-        for i, (ending, letter) in enumerate(itertools.product(("", _END_OF_WORD), letters))
-    }
+    ids = {letter + ending: i for i, (ending, letter) in enumerate(itertools.product(("", _END_OF_WORD), letters))}
     spelled = [bytes([b]) for b in order] + [bytes([b]) + b" " for b in order]
     merges = {}
     with gzip.open(VOCABULARY_FILE, "rt", encoding="utf-8") as lines:
@@ -111,9 +108,7 @@ def decode(tokens: Iterable[int] | Tensor) -> str:
     numbers = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
     strange = [n for n in numbers if not 0 <= n < VOCABULARY_SIZE]
     if strange:
-        raise ReIDError(
-            f"Token {strange[0]} does not exist; CLIP's vocabulary has tokens 0 to {END_OF_TEXT}."
-        )
+        raise ReIDError(f"Token {strange[0]} does not exist; CLIP's vocabulary has tokens 0 to {END_OF_TEXT}.")
     return b"".join(_vocabulary().spelled[n] for n in numbers).decode(errors="replace")
 
 

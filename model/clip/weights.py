@@ -48,17 +48,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         elif head.startswith(b"\x80"):
             tensors = _own(_entries(torch.load(path, map_location="cpu", weights_only=True)))
         else:
-            raise ReIDError(
-                f"{path}: this is no file of weights (torch.save, torch.jit.save or safetensors)."
-            )
+            raise ReIDError(f"{path}: this is no file of weights (torch.save, torch.jit.save or safetensors).")
     except ReIDError:
         raise
     except Exception as error:  # readers of damaged files raise about anything
         raise ReIDError(f"{path}: {_what_went_wrong(error)}") from error
     if not tensors:
-        raise ReIDError(
-            f"{path}: there are no tensors in this file; a state dict (name -> tensor) was expected."
-        )
+        raise ReIDError(f"{path}: there are no tensors in this file; a state dict (name -> tensor) was expected.")
     if all(PREFIX.match(name) for name in tensors):
         tensors = {PREFIX.sub("", name, count=1): tensor for name, tensor in tensors.items()}
     return tensors
@@ -96,11 +92,7 @@ def read_reid_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     tensors = read_state_dict(path)
     if not is_reid_checkpoint(tensors):
-        kind = (
-            "CLIP's own weights, for MODEL.PRETRAIN_PATH"
-            if "visual.conv1.weight" in tensors
-            else "something else"
-        )
+        kind = "CLIP's own weights, for MODEL.PRETRAIN_PATH" if "visual.conv1.weight" in tensors else "something else"
         raise ReIDError(
             f"{path}: a CLIP-ReID checkpoint (image_encoder.*, classifier.*) was expected; "
             f"this is {kind}. It has {some_of(tensors)}."
@@ -126,9 +118,7 @@ def _head(path: Path) -> bytes:
     if not head:
         raise ReIDError(f"{path}: the file is empty. Download it again.")
     if head.startswith(b"version https://git-lfs"):
-        raise ReIDError(
-            f"{path}: this is a Git LFS pointer, not the file itself. Fetch that with 'git lfs pull'."
-        )
+        raise ReIDError(f"{path}: this is a Git LFS pointer, not the file itself. Fetch that with 'git lfs pull'.")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise ReIDError(
             f"{path}: this is a web page, not weights; the download link led to a page (a login, a warning). "
@@ -174,9 +164,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _entries(content: Any) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of a state dict, let go one by one, so that memory never holds it twice."""
-    while isinstance(content, dict) and (
-        key := next((k for k in WRAPPERS if isinstance(content.get(k), dict)), None)
-    ):
+    while isinstance(content, dict) and (key := next((k for k in WRAPPERS if isinstance(content.get(k), dict)), None)):
         content = content.pop(key)  # popped, so that a dict that contains itself ends too
     if not isinstance(content, dict):
         raise TypeError(f"the file holds a {type(content).__name__}, not a state dict")

@@ -189,9 +189,7 @@ def test_stage2_under_autocast_is_computed_in_float32():
     scores, features, labels, i2t = batch()
     halves = [[t.detach().bfloat16() for t in group] for group in (scores, features, [i2t])]
     loss = Stage2Loss(id_type="circle", center=CenterLoss(4, 6), center_weight=1.0)
-    expected, _ = loss(
-        [t.float() for t in halves[0]], [t.float() for t in halves[1]], labels, halves[2][0].float()
-    )
+    expected, _ = loss([t.float() for t in halves[0]], [t.float() for t in halves[1]], labels, halves[2][0].float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, _ = loss(halves[0], halves[1], labels, halves[2][0])
     assert total.dtype == torch.float32

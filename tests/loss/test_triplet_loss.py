@@ -19,9 +19,7 @@ def test_golden(golden, case):
     features, labels = golden.inputs("triplet.feat", "triplet.labels")
     triplet = TripletLoss(**CASES[case])
     golden.check_loss_and_gradients(case, triplet(features, labels), {"grad": features})
-    for name, distance in zip(
-        ("dist_ap", "dist_an"), triplet.hardest_distances(features, labels), strict=True
-    ):
+    for name, distance in zip(("dist_ap", "dist_an"), triplet.hardest_distances(features, labels), strict=True):
         golden.check(f"{case}.{name}", distance)
 
 
@@ -38,9 +36,7 @@ def slow_triplet(features, labels, margin):
     """Anchor by anchor with plain numbers; anchors without a negative are skipped."""
     rows, costs = features.double().tolist(), []
     for i, label in enumerate(labels.tolist()):
-        distances = [
-            (math.dist(rows[i], row), other == label) for row, other in zip(rows, labels, strict=True)
-        ]
+        distances = [(math.dist(rows[i], row), other == label) for row, other in zip(rows, labels, strict=True)]
         negatives = [d for d, same in distances if not same]
         if negatives:
             difference = max(d for d, same in distances if same) - min(negatives)

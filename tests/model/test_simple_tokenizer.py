@@ -35,9 +35,7 @@ def test_golden_rows():
 def test_golden_long_strings(case):
     assert tokenize(case["text"], truncate=True).tolist() == [case["row_with_truncate"]]
     if case["raises_without_truncate"]:
-        with pytest.raises(
-            ReIDError, match=rf"takes {case['n_tokens_with_sot_eot']} tokens.*reads 77.*MODEL.PROMPT"
-        ):
+        with pytest.raises(ReIDError, match=rf"takes {case['n_tokens_with_sot_eot']} tokens.*reads 77.*MODEL.PROMPT"):
             tokenize(case["text"])
     else:
         assert tokenize(case["text"]).tolist() == [case["row_with_truncate"]]

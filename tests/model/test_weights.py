@@ -95,9 +95,7 @@ def half(tensors):
 def archive(path, tensors, dtype=torch.float32, constants=False):
     """What OpenAI published: a traced CLIP, with the sizes as integer tensors."""
     if constants:
-        tensors = tensors | {
-            name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")
-        }
+        tensors = tensors | {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
     tree = Tree(tensors).to(dtype)
     with torch.no_grad():
         torch.jit.save(torch.jit.trace(tree, torch.ones(2, dtype=dtype)), path)
@@ -160,9 +158,7 @@ def test_result_does_not_depend_on_the_file(tmp_path):
 
 
 def test_open_clip_custom_text(tmp_path):
-    renamed = {
-        n if n.startswith("visual.") or n == "logit_scale" else f"text.{n}": t for n, t in CLIP.items()
-    }
+    renamed = {n if n.startswith("visual.") or n == "logit_scale" else f"text.{n}": t for n, t in CLIP.items()}
     torch.save({"state_dict": renamed | {"text.attn_mask": torch.zeros(7, 7)}}, tmp_path / "epoch_1.pt")
     assert_same(read_clip_weights(tmp_path / "epoch_1.pt"), CLIP)
 
@@ -210,9 +206,7 @@ def hugging_face(tensors):
         layer = f"{towers[visual]}encoder.layers.{number}."
         for kind in ("weight", "bias"):
             parts = tensors[f"{ours}attn.in_proj_{kind}"].split(WIDTH)
-            theirs |= {
-                f"{layer}self_attn.{x}_proj.{kind}": t.clone() for x, t in zip("qkv", parts, strict=True)
-            }
+            theirs |= {f"{layer}self_attn.{x}_proj.{kind}": t.clone() for x, t in zip("qkv", parts, strict=True)}
             theirs |= {f"{layer}{new}.{kind}": tensors[f"{ours}{old}.{kind}"] for old, new in layers.items()}
     return theirs
 
@@ -233,9 +227,7 @@ def test_hugging_face_attention_is_the_same_function(tmp_path):
         "vision_model.encoder.layers.1.self_attn.",
         nn.MultiheadAttention(8, 2),
     )
-    q, k, v = (
-        F.linear(x[:, 0], theirs[f"{layer}{n}_proj.weight"], theirs[f"{layer}{n}_proj.bias"]) for n in "qkv"
-    )
+    q, k, v = (F.linear(x[:, 0], theirs[f"{layer}{n}_proj.weight"], theirs[f"{layer}{n}_proj.bias"]) for n in "qkv")
     heads = [t.view(4, 2, 4).transpose(0, 1) for t in (q, k, v)]
     mixed = ((heads[0] @ heads[1].mT / 4**0.5).softmax(-1) @ heads[2]).transpose(0, 1).reshape(4, WIDTH)
     expected = F.linear(mixed, theirs[f"{layer}out_proj.weight"], theirs[f"{layer}out_proj.bias"])
@@ -507,9 +499,7 @@ def test_truncated_files(tmp_path, kind):
         assert read_or_refuse(tmp_path / "w", whole[:end]) is None
 
 
-RELAXED = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @RELAXED
