@@ -13,12 +13,15 @@ from yacs.config import CfgNode
 
 from configs.checks import check_config
 from configs.defaults import _C
-from configs.published import translate
+from configs.published import RETIRED, retired_note, translate
 from utils.errors import ReIDError
 
 __all__ = ["get_defaults", "load_config"]
 
 BASE_KEY = "_BASE_"
+DEPTH = 6
+"""Groups nest three deep; a few more levels let a misplaced key be named instead of its depth."""
+LARGEST = 2**63
 
 
 def get_defaults() -> CfgNode:
@@ -51,7 +54,10 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
             "SOLVER.SEED 1. Is a value with blanks missing its quotes?"
         )
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _set(cfg, key, value, "command line")
+        if key in RETIRED:
+            notes.append(retired_note(key))
+        else:
+            _set(cfg, key, value, "command line")
     check_config(cfg)
     cfg.freeze()
     return cfg, notes
@@ -59,28 +65,36 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """The mapping in ``path`` on top of the one its ``_BASE_`` names."""
-    if path.resolve() in seen:
-        raise ReIDError(f"{path}: {BASE_KEY} leads back to this file. Remove one of the links.")
     if path.suffix.lower() not in (".yml", ".yaml"):
         raise ReIDError(f"{path}: configurations are YAML files (.yml or .yaml), found {path.suffix or 'no'} suffix.")
     try:
+        here = path.resolve()
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f" Near it: {', '.join(near)}." if near else ""
         raise ReIDError(f"{path}: no such configuration file.{hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except Exception as error:  # besides its own errors, PyYAML lets through what Python says of odd values
         raise ReIDError(f"{path}: not a readable YAML file: {error}") from None
+    if here in seen:
+        raise ReIDError(f"{path}: {BASE_KEY} leads back to this file. Remove one of the links.")
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise ReIDError(f"{path}: expected a mapping of keys such as MODEL and SOLVER, found {type(tree).__name__}.")
+    if _deeper(tree, DEPTH):
+        raise ReIDError(f"{path}: more than {DEPTH} groups inside one another, or a group that holds itself.")
     base = tree.pop(BASE_KEY, None)
     if base is None:
         return tree
     if not isinstance(base, str):
         raise ReIDError(f"{path}: {BASE_KEY} must be the name of one YAML file, found {base!r}.")
-    return _merge(_read_yaml(path.parent / base, (*seen, path.resolve())), tree)
+    return _merge(_read_yaml(path.parent / base, (*seen, here)), tree)
+
+
+def _deeper(node: dict, levels: int) -> bool:
+    """Whether mappings nest more than ``levels`` deep; YAML's anchors can even make them endless."""
+    return not levels or any(_deeper(value, levels - 1) for value in node.values() if isinstance(value, dict))
 
 
 def _merge(base: dict, top: dict) -> dict:
@@ -95,12 +109,12 @@ def _merge(base: dict, top: dict) -> dict:
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; empty nodes, as the published YAML files have, yield nothing."""
+    """Dotted keys and values; an empty node is a leaf without a value."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(value, f"{name}.")
-        elif value is not None:
+        else:
             yield name, value
 
 
@@ -120,6 +134,8 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         hint = f" Did you mean {near[0]}?" if near else " configs/defaults.py lists every key."
         raise ReIDError(f"{where}: unknown key {key}.{hint}")
     if isinstance(node[leaf], CfgNode):
+        if value is None or value == {}:
+            return  # the published files have a DATASETS node with nothing but comments in it
         inside = ", ".join(node[leaf])
         raise ReIDError(f"{where}: {key} is a group of keys ({inside}), found the single value {value!r}.")
     node[leaf] = _typed(key, value, node[leaf], where)
@@ -135,6 +151,8 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         # The published files write NAMES: ('market1501'), which YAML takes for text.
         literal = _literal(value)
         read = literal if isinstance(literal, str) else value
+    if isinstance(read, int) and abs(read) >= LARGEST:
+        raise ReIDError(f"{where}: {key}: whole numbers end at 64 bits here.")
     if wanted is float and type(read) is int:
         read = float(read)
     if wanted is list and isinstance(read, tuple):
@@ -142,9 +160,12 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
     if wanted is str and type(read) in (int, float):
         read = str(value)
     if type(read) is not wanted:
+        quotes = ""
+        if isinstance(read, bool) and wanted is str:
+            quotes = " YAML takes on, off, yes and no for true or false: put them in quotes."
         raise ReIDError(
             f"{where}: {key} = {value!r} is of type {type(read).__name__}; expected {wanted.__name__}, "
-            f"for example {default!r}."
+            f"for example {default!r}.{quotes}"
         )
     if wanted is list:
         read = [_typed(f"{key}[{i}]", item, default[0], where) for i, item in enumerate(read)]
@@ -154,5 +175,5 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text

@@ -46,14 +46,28 @@ CHOICES: dict[str, tuple] = {
     }.items()
 }
 
-_AT_LEAST_ONE = (
-    "IMS_PER_BATCH MAX_EPOCHS NUM_INSTANCE CHECKPOINT_PERIOD LOG_PERIOD EVAL_PERIOD RERANK_K1 RERANK_K2 "
-    "TRAIN_IDS TEST_IDS IMAGES_PER_ID SIZE STRIDE_SIZE SIZE_TRAIN SIZE_TEST"
-).split()
+_AT_LEAST_ONE = [
+    "IMS_PER_BATCH",
+    "MAX_EPOCHS",
+    "NUM_INSTANCE",
+    "CHECKPOINT_PERIOD",
+    "LOG_PERIOD",
+    "EVAL_PERIOD",
+    "RERANK_K1",
+    "RERANK_K2",
+    "TRAIN_IDS",
+    "TEST_IDS",
+    "IMAGES_PER_ID",
+    "SIZE",
+    "STRIDE_SIZE",
+    "SIZE_TRAIN",
+    "SIZE_TEST",
+]
 _POSITIVE = ["BASE_LR", "PIXEL_STD", "COSINE_SCALE", "CENTER_LR"]
 _SHARES = ["PROB", "RE_PROB", "RERANK_LAMBDA", "GAMMA", "WARMUP_FACTOR"]
 _LENGTHS = {"SIZE_TRAIN": 2, "SIZE_TEST": 2, "STRIDE_SIZE": 2, "PIXEL_MEAN": 3, "PIXEL_STD": 3}
 _MAY_BE_NEGATIVE = ["PIXEL_MEAN", "SIE_COE"]
+_LARGEST_SEED = 2**32 - 1
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -68,6 +82,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_input(cfg)
     _check_batches(cfg)
     _check_method(cfg)
+    _check_losses(cfg)
     _check_test(cfg)
 
 
@@ -93,6 +108,8 @@ def _check_range(key: str, value: Any) -> None:
     if leaf in _LENGTHS and len(values) != _LENGTHS[leaf]:
         raise ReIDError(f"{key} = {value!r}: expected {_LENGTHS[leaf]} numbers, found {len(values)}.")
     for number in values:
+        if isinstance(number, str) and "\0" in number:
+            raise ReIDError(f"{key} = {value!r}: no name holds a null character.")
         if isinstance(number, (bool, str)):
             continue
         if not math.isfinite(number):
@@ -103,6 +120,8 @@ def _check_range(key: str, value: Any) -> None:
             raise ReIDError(f"{key} = {value!r}: must be greater than 0.")
         if leaf in _SHARES and not 0 <= number <= 1:
             raise ReIDError(f"{key} = {value!r}: must lie between 0 and 1.")
+        if key == "SOLVER.SEED" and number > _LARGEST_SEED:
+            raise ReIDError(f"{key} = {value!r}: NumPy takes seeds up to {_LARGEST_SEED}.")
         if leaf not in _MAY_BE_NEGATIVE and number < 0:
             raise ReIDError(f"{key} = {value!r}: must not be negative.")
 
@@ -149,9 +168,10 @@ def _check_method(cfg: CfgNode) -> None:
                 "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that nobody "
                 "learned. Name the checkpoint that stage 1 wrote, or run both stages."
             )
-        if model.PROMPT and not 1 <= model.PROMPT.split().count("X") <= 60:
+        learned = [i for i, word in enumerate(model.PROMPT.split()) if word == "X"]
+        if model.PROMPT and not (1 <= len(learned) <= 60 and learned[-1] - learned[0] == len(learned) - 1):
             raise ReIDError(
-                f"MODEL.PROMPT = {model.PROMPT!r}: expected one X for each learnable token, 1 to 60 of them, "
+                f"MODEL.PROMPT = {model.PROMPT!r}: expected one X for each learnable token, 1 to 60 side by side, "
                 "for example 'A photo of a X X X X hand.'"
             )
     if model.NAME.startswith("RN") and (model.SIE_CAMERA or model.SIE_VIEW):
@@ -163,6 +183,30 @@ def _check_method(cfg: CfgNode) -> None:
         raise ReIDError(
             f"MODEL.ID_LOSS_TYPE = {model.ID_LOSS_TYPE} with DATALOADER.SAMPLER = triplet, which trains no ID loss: "
             "take softmax_triplet."
+        )
+
+
+def _check_losses(cfg: CfgNode) -> None:
+    """Stage 2 needs a loss: which ones there are, sampler and method decide, see :func:`loss.make_loss.make_loss`."""
+    model, sampler = cfg.MODEL, cfg.DATALOADER.SAMPLER
+    terms = {
+        "MODEL.ID_LOSS_WEIGHT": (sampler != "triplet", model.ID_LOSS_WEIGHT),
+        "MODEL.TRIPLET_LOSS_WEIGHT": (
+            sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE,
+            model.TRIPLET_LOSS_WEIGHT,
+        ),
+        "MODEL.I2T_LOSS_WEIGHT": (model.METHOD == "clipreid", model.I2T_LOSS_WEIGHT),
+        "SOLVER.STAGE2.CENTER_LOSS_WEIGHT": (
+            "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes",
+            cfg.SOLVER.STAGE2.CENTER_LOSS_WEIGHT,
+        ),
+    }
+    possible = [key for key, (there, _) in terms.items() if there]
+    if 2 in cfg.SOLVER.STAGES and not any(there and weight for there, weight in terms.values()):
+        raise ReIDError(
+            f"{' = '.join(possible) or 'no weight'} = 0 leaves stage 2 without a loss (DATALOADER.SAMPLER = {sampler}, "
+            f"MODEL.METHOD = {model.METHOD}, MODEL.METRIC_LOSS_TYPE = {model.METRIC_LOSS_TYPE}). Give one of them a "
+            "weight above 0, or take DATALOADER.SAMPLER softmax_triplet."
         )
 
 

@@ -12,9 +12,7 @@ _C.MODEL = CfgNode()
 _C.MODEL.METHOD = "clipreid"  # (ours) clipreid: prompts, then image encoder; baseline: image encoder without text
 _C.MODEL.DEVICE = "auto"  # auto | cuda | mps | cpu; auto takes the first of these that the machine has
 _C.MODEL.DEVICE_ID = "0"  # number of the GPU among the visible ones
-_C.MODEL.NAME = (
-    "ViT-B-16"  # architecture, see model/clip/model.py; its sizes are read from the weights if there are any
-)
+_C.MODEL.NAME = "ViT-B-16"  # architecture, see model/clip/shapes.py; sizes are read from the weights if there are any
 _C.MODEL.PRETRAIN_PATH = ""  # file with CLIP weights; empty: look in the cache, then download with a SHA-256 check
 _C.MODEL.PRETRAIN_CHOICE = "imagenet"  # imagenet (the published word for pre-trained CLIP weights) | random
 _C.MODEL.STAGE1_WEIGHT = ""  # (ours) checkpoint whose learned prompts stage 2 starts from when stage 1 is not run
@@ -69,9 +67,7 @@ _C.DATASETS.SYNTHETIC.SEED = 0  # (ours) seed of the drawing
 # ----------------------------------------------------------------------------------------------- dataloader
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 8  # processes that read images; never more than the machine has cores
-_C.DATALOADER.SAMPLER = (
-    "softmax"  # softmax: shuffled, ID loss | softmax_triplet: PK, ID + triplet | triplet: PK, triplet
-)
+_C.DATALOADER.SAMPLER = "softmax"  # softmax: shuffled, ID loss | softmax_triplet: PK, + triplet | triplet: PK, no ID
 _C.DATALOADER.NUM_INSTANCE = 4  # K: images of one identity in a PK batch
 
 # --------------------------------------------------------------------------------------------------- solver

@@ -18,6 +18,11 @@ RETIRED = {
 """Keys that published YAML files may hold and that change nothing, each with the reason."""
 
 
+def retired_note(key: str) -> str:
+    """Why a key of :data:`RETIRED` has no effect."""
+    return f"{key} has no effect: {RETIRED[key]}."
+
+
 def translate(tree: dict) -> tuple[dict, list[str]]:
     """Turn a published configuration into ours.
 
@@ -37,16 +42,18 @@ def translate(tree: dict) -> tuple[dict, list[str]]:
         for key, value in node.items():
             name = f"{prefix}{key}"
             if name in RETIRED:
-                notes.append(f"{name} has no effect: {RETIRED[name]}.")
+                notes.append(retired_note(name))
             else:
                 kept[key] = without_retired(value, f"{name}.") if isinstance(value, dict) else value
         return kept
 
     solver = tree.get("SOLVER")
-    if isinstance(solver, dict) and "STAGE1" not in solver and "STAGE2" not in solver and "BASE_LR" in solver:
+    model = tree.get("MODEL") or {}
+    flat = isinstance(solver, dict) and "BASE_LR" in solver and not {"STAGE1", "STAGE2"} & solver.keys()
+    if flat and isinstance(model, dict):
         ours = {key: value for key, value in solver.items() if key in ("SEED", "MARGIN", "PRECISION")}
         stage = {key: value for key, value in solver.items() if key not in ours}
-        model = {"METHOD": "baseline", **(tree.get("MODEL") or {})}
+        model = {"METHOD": "baseline", **model}
         tree = {**tree, "MODEL": model, "SOLVER": {**ours, "STAGES": [2], "STAGE2": stage}}
         notes.append("SOLVER has no stages: read as the published baseline (MODEL.METHOD baseline).")
     return without_retired(tree, ""), notes

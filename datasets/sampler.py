@@ -74,19 +74,20 @@ class IdentityBatches(EpochBatches):
     """
 
     def __init__(self, pids: Sequence[int], batch_size: int, num_instances: int, seed: int) -> None:
-        self.images_of = [np.flatnonzero(np.asarray(pids) == pid) for pid in sorted(set(pids))]
+        order = np.argsort(pids, kind="stable")
+        self.images_of = np.split(order, np.flatnonzero(np.diff(np.asarray(pids)[order])) + 1)
         self.identities_per_batch = batch_size // num_instances
         self.num_instances = num_instances
         super().__init__(seed)
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
         groups = [self._groups(images, rng) for images in self.images_of]
-        available = [pid for pid, own in enumerate(groups) if own]
+        available = np.arange(len(groups))
         batches = []
         while len(available) >= self.identities_per_batch:
-            chosen = rng.choice(available, self.identities_per_batch, replace=False)
-            batches.append(np.concatenate([groups[pid].pop() for pid in chosen]))
-            available = [pid for pid in available if groups[pid]]
+            places = rng.choice(len(available), self.identities_per_batch, replace=False)
+            batches.append(np.concatenate([groups[pid].pop() for pid in available[places]]))
+            available = np.delete(available, [place for place in places if not groups[available[place]]])
         return batches
 
     def _groups(self, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

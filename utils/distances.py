@@ -16,6 +16,9 @@ from utils.errors import ReIDError
 
 METRICS = ("euclidean", "cosine")
 
+GALLERY_ROWS = 2**14
+"""Gallery features read at a time: 84 MB at 1,280 dimensions."""
+
 _NORM_ROWS = 2**10
 _CHUNK_ELEMENTS = {"cpu": 2**23, "other": 2**26}
 
@@ -101,9 +104,7 @@ def check_widths(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> No
         )
 
 
-def squared_norms(
-    features: Tensor | np.ndarray, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def squared_norms(features: Tensor | np.ndarray, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Squared lengths [N] of the rows, which are read in blocks.
 
     Raises:
@@ -169,28 +170,35 @@ def distance_chunks(
     check_widths(query, gallery)
     where = device_of(query, device)
     step = rows_per_chunk(len(gallery), where, chunk_size)
-    g_norms = squared_norms(gallery, where)
-    q_norms = squared_norms(query, where)
+    return _blocks(query, gallery, metric, step, where)
+
+
+def _blocks(
+    query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, metric: str, step: int, device: torch.device
+) -> Iterator[Tensor]:
+    """The work of :func:`distance_chunks`, which has checked the arguments."""
+    g_norms = squared_norms(gallery, device)
     for start in range(0, len(query), step):
-        part = rows(query, slice(start, start + step), where)
-        norms = q_norms[start : start + step, None]
-        yield _distances(part, norms, gallery, g_norms, metric)
+        part = rows(query, slice(start, start + step), device)
+        yield _distances(part, gallery, g_norms, metric)
 
 
-def _distances(
-    query: Tensor, q_norms: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, metric: str
-) -> Tensor:
+def _distances(query: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, metric: str) -> Tensor:
     """One block of :func:`distance_chunks`: [q, D] to all of the gallery."""
     out = torch.empty(len(query), len(gallery), device=query.device)
-    step = 2**14
-    for start in range(0, len(gallery), step):
-        part = rows(gallery, slice(start, start + step), query.device)
-        torch.mm(query, part.T, out=out[:, start : start + step])
+    for start in range(0, len(gallery), GALLERY_ROWS):
+        part = rows(gallery, slice(start, start + GALLERY_ROWS), query.device)
+        out[:, start : start + GALLERY_ROWS] = query @ part.T
         release(gallery)
+    return from_products(out, squared_norms(query, query.device), g_norms, metric)
+
+
+def from_products(products: Tensor, q_norms: Tensor, g_norms: Tensor, metric: str) -> Tensor:
+    """Turn inner products [q, g] into distances, in place, given the squared lengths [q] and [g]."""
     if metric == "euclidean":
-        return out.mul_(-2).add_(q_norms).add_(g_norms).clamp_(min=0)
+        return products.mul_(-2).add_(q_norms[:, None]).add_(g_norms).clamp_(min=0)
     tiny = torch.finfo(torch.float32).tiny
-    return out.mul_(q_norms.clamp(min=tiny).rsqrt()).mul_(-g_norms.clamp(min=tiny).rsqrt()).add_(1)
+    return products.mul_(q_norms.clamp(min=tiny).rsqrt()[:, None]).mul_(-g_norms.clamp(min=tiny).rsqrt()).add_(1)
 
 
 def save_distances(path: str | os.PathLike[str], chunks: Iterable[Tensor], shape: tuple[int, int]) -> Path:
@@ -208,19 +216,20 @@ def save_distances(path: str | os.PathLike[str], chunks: Iterable[Tensor], shape
     target = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
     start = 0
     for chunk in chunks:
-        if chunk.shape[1] != shape[1] or start + len(chunk) > shape[0]:
+        stop = start + len(chunk)
+        if chunk.shape[1] != shape[1] or stop > shape[0]:
+            start = stop
             break
-        target[start : start + len(chunk)] = chunk.detach().float().cpu().numpy()
-        start += len(chunk)
+        target[start:stop] = chunk.detach().float().cpu().numpy()
         target.flush()
         release(target)
-    else:
-        if start == shape[0]:
-            del target
-            unfinished.replace(path)
-            return path
-    unfinished.unlink()
-    raise ReIDError(
-        f"{path}: the distance blocks do not fill a matrix of {shape[0]} x {shape[1]}; row {start} is where it "
-        "stopped. Give the shape (queries, gallery items) of the distances."
-    )
+        start = stop
+    del target
+    if start != shape[0] or chunk.shape[1] != shape[1]:
+        unfinished.unlink()
+        raise ReIDError(
+            f"{path}: the distance blocks have {start} rows and {chunk.shape[1]} columns (as far as read); expected "
+            f"{shape[0]} queries and {shape[1]} gallery items. Give the shape of the distances."
+        )
+    unfinished.replace(path)
+    return path

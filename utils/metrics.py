@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from utils.distances import (
+    GALLERY_ROWS,
     Features,
     check_metric,
     check_widths,
@@ -46,7 +47,6 @@ AVERAGE_PRECISIONS = ("standard", "trapezoid")
 JUNK = -1
 """Gallery identity that counts neither as right nor as wrong."""
 
-_GALLERY_ROWS = 2**14
 _TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
 _MATCH_ELEMENTS = 2**22
 _PAIR_ELEMENTS = 2**17
@@ -166,7 +166,9 @@ def evaluate_distances(
     Raises:
         ReIDError: as :func:`evaluate`, or the shape does not fit the labels.
     """
-    judge = _Judge(*map(labels, (query_pids, gallery_pids, query_camids, gallery_camids)), camera_rule, average_precision)
+    judge = _Judge(
+        *map(labels, (query_pids, gallery_pids, query_camids, gallery_camids)), camera_rule, average_precision
+    )
     expected = len(judge.query_pids), len(judge.gallery_pids)
     start = 0
     for chunk in _row_chunks(distances, expected[1]):
@@ -234,7 +236,7 @@ class _FeatureKeys:
         self.g_norms64 = squared_norms(gallery, self.wide, torch.float64)
         self.g_norms = self.g_norms64.to(device, torch.float32)
         self.g_inverse = self.g_norms.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
-        columns = min(len(gallery), _GALLERY_ROWS)
+        columns = min(len(gallery), GALLERY_ROWS)
         self.step = chunk_size or max(1, _TILE_ELEMENTS["cpu" if device.type == "cpu" else "other"] // columns)
         self.error = product_error(device, query.shape[1])
         # Size of the largest key of each query, [Q]: what its float32 rounding errors are proportional to.
@@ -282,8 +284,8 @@ class _FeatureBlock:
 
     def tiles(self) -> Iterator[Tile]:
         keys = self.keys
-        for column in range(0, len(keys.gallery), _GALLERY_ROWS):
-            gallery = rows(keys.gallery, slice(column, column + _GALLERY_ROWS), keys.device)
+        for column in range(0, len(keys.gallery), GALLERY_ROWS):
+            gallery = rows(keys.gallery, slice(column, column + GALLERY_ROWS), keys.device)
             for row in range(self.start, self.stop, keys.step):
                 queries = slice(row, min(row + keys.step, self.stop))
                 query = rows(keys.query, queries, keys.device)

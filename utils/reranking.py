@@ -6,7 +6,7 @@ encodings are sparse, and the result is made a few queries at a time. Nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distances import check_metric, check_widths, device_of, product_error, rows, squared_norms
+from utils.distances import check_metric, check_widths, device_of, from_products, product_error, rows, squared_norms
 from utils.errors import ReIDError
 
 _SEARCH_ELEMENTS = 2**26
 _SCRATCH_ELEMENTS = 2**23
-_WORK = 2**17
+_OVERLAP_ELEMENTS = {"cpu": 2**17, "other": 2**24}
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,10 @@ class _Items:
     norms: Tensor
     error: float
 
-    def distances(self, start: int, stop: int, columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Squared Euclidean distances of the items ``start`` to ``stop`` to the items ``columns``."""
-        mine, others = self.features[start:stop].to(dtype), self.features[columns].to(dtype)
-        out = torch.mm(mine * -2, others.T)
-        return out.add_(self.norms[columns].to(dtype)).add_(self.norms[start:stop, None].to(dtype)).clamp_(min=0)
+    def distances(self, mine: slice, others: slice) -> Tensor:
+        """Squared Euclidean distances of the items ``mine`` to the items ``others``."""
+        products = self.features[mine] @ self.features[others].T
+        return from_products(products, self.norms[mine], self.norms[others], "euclidean")
 
     def pair_distances(self, row: Tensor, column: Tensor) -> Tensor:
         """Squared Euclidean distances [P] of P pairs of items."""
@@ -106,6 +105,17 @@ def k_reciprocal(
     return _blocks(items, len(query), k1, k2, lambda_value, step)
 
 
+def k_reciprocal_top(blocks: Iterable[Tensor], top: int) -> tuple[Tensor, Tensor]:
+    """The beginning of each re-ranked list: distances and gallery indices [Q, top], nearest first.
+
+    Args:
+        blocks: what :func:`k_reciprocal` returns.
+        top: length of the lists; at most the size of the gallery is given.
+    """
+    best = [torch.topk(block, min(top, block.shape[1]), dim=1, largest=False) for block in blocks]
+    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+
+
 def _join(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, metric: str, device: torch.device) -> _Items:
     """One copy of all features on the device, in float32."""
     features = torch.empty(len(query) + len(gallery), query.shape[1], device=device)
@@ -131,7 +141,7 @@ def _blocks(items: _Items, num_query: int, k1: int, k2: int, weight: float, step
         stop = min(start + step, num_query)
         shared = _shared_weight(encoding, inverted, start, stop, len(items.norms) - num_query)
         jaccard = 1 - shared / (2 - shared)
-        original = items.distances(start, stop, gallery) / near.largest[start:stop, None]
+        original = items.distances(slice(start, stop), gallery) / near.largest[start:stop, None]
         yield jaccard.mul_(1 - weight).add_(original, alpha=weight)
 
 
@@ -148,7 +158,7 @@ def _nearest(items: _Items, k1: int, half: int, k2: int) -> _Neighbours:
     ends = [end for end in {k1 + 1, half + 1, k2} if end < total]
     for start in range(0, total, step):
         stop = min(start + step, total)
-        block = items.distances(start, stop, slice(None))
+        block = items.distances(slice(start, stop), slice(None))
         largest[start:stop] = block.amax(1)
         block.diagonal(start).fill_(-1)
         value, place = torch.topk(block, min(width + 1, total), dim=1, largest=False)
@@ -222,9 +232,7 @@ def _mutual(index: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _known_distances(
-    items: _Items, near: _Neighbours, start: int, mine: Tensor, row: Tensor, column: Tensor
-) -> Tensor:
+def _known_distances(items: _Items, near: _Neighbours, start: int, mine: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Relative distances of pairs: looked up where the pair was ranked, computed elsewhere."""
     lookup = torch.full((len(mine), len(items.norms)), torch.inf, device=mine.device)
     lookup.scatter_(1, mine, near.distance[start : start + len(mine), : mine.shape[1]])
@@ -282,7 +290,8 @@ def _shared_weight(encoding: _Sparse, inverted: _Sparse, start: int, stop: int, 
     target = torch.repeat_interleave(torch.arange(stop - start, device=count.device) * num_gallery, count)
     shared = torch.zeros((stop - start) * num_gallery, device=count.device)
     work = (inverted.start[column + 1] - inverted.start[column]).cumsum(0)
-    limits = torch.arange(_WORK, int(work[-1]) + _WORK, _WORK, device=work.device)
+    piece = _OVERLAP_ELEMENTS["cpu" if work.device.type == "cpu" else "other"]
+    limits = torch.arange(piece, int(work[-1]) + piece, piece, device=work.device)
     begin = 0
     for end in torch.searchsorted(work, limits).add_(1).clamp_(max=len(work)).tolist():
         owner, item, weight = _take(inverted, column[begin:end])

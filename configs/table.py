@@ -1,0 +1,55 @@
+"""The table of all keys in ``docs/config.md``, made from ``configs/defaults.py``: ``python -m configs.table``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from configs.defaults import _C
+
+_LINE = re.compile(r"\s*(?:_C\.([\w.]+)|stage\.(\w+)) = .+?  # (.+)")
+
+_HEADER = """# Configuration keys
+
+Made from `configs/defaults.py` by `python -m configs.table`. Keys marked *(ours)* are not in the published code; the
+others keep their published names and meaning. A YAML file names what it changes, `_BASE_: other.yml` starts from another
+file, and `KEY VALUE` on the command line overrides both.
+
+| key | default | meaning |
+|---|---|---|
+"""
+
+
+def make_table() -> str:
+    """The whole page."""
+    rows = []
+    for line in Path(__file__).with_name("defaults.py").read_text(encoding="utf-8").splitlines():
+        found = _LINE.match(line)
+        if found:
+            key, stage_key, meaning = found.groups()
+            names = [key] if key else [f"SOLVER.STAGE1.{stage_key}", f"SOLVER.STAGE2.{stage_key}"]
+            rows.append(f"| {'<br>'.join(f'`{n}`' for n in names)} | {_defaults(names)} | {_cell(meaning)} |")
+    return _HEADER + "\n".join(rows) + "\n"
+
+
+def _defaults(names: list[str]) -> str:
+    values = dict.fromkeys(f"`{_value(name)!r}`" for name in names)
+    return "<br>".join(values)
+
+
+def _value(name: str) -> object:
+    node: CfgNode = _C
+    for part in name.split("."):
+        node = node[part]
+    return node
+
+
+def _cell(text: str) -> str:
+    return text.replace("(ours)", "*(ours)*").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(make_table())
