@@ -72,6 +72,7 @@ class ReIDDataset:
     ) -> None:
         self.name = name
         self.camera_rule = camera_rule
+        self.require_train = require_train
         self.train_identities = sorted({p.identity for p in train})
         self.test_identities = sorted({p.identity for p in (*query, *gallery)})
         known, others = (*train, *absent), (*val, *query, *gallery)
@@ -82,6 +83,7 @@ class ReIDDataset:
             pids = {identity: pid for pid, identity in enumerate(identities)}
             return [Record(p.path, pids[p.identity], cameras[p.camera], views[p.view]) for p in photos]
 
+        self._absent = [Photo("", "", cameras[p.camera], views[p.view]) for p in absent]
         held_out = {p.identity for p in val} - set(self.train_identities)
         self.val_identities = [*self.train_identities, *sorted(held_out)]
         self.train = records(train, self.train_identities)
@@ -116,7 +118,8 @@ class ReIDDataset:
             name=self.name,
             camera_rule=self.camera_rule,
             val=photos(self.val, self.val_identities),
-            require_train=bool(self.train),
+            absent=self._absent,
+            require_train=self.require_train,
             notes=[note for note in self.notes if note not in stale],
         )
 

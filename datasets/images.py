@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -102,11 +102,11 @@ def _decode(path: str | Path, exif: bool, reduced: bool = False) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode.partition(";16")[0] + ";16" if ";16" in image.mode else image.mode  # I;16B is I;16
-    if mode in _WHITE:
+    depths = _WHITE.get(image.mode[:4])  # I;16B is I;16 in another byte order
+    if depths:
         values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
         peak = float(values.max())
-        white = next((w for w in _WHITE[mode] if peak <= w), peak)
+        white = next((w for w in depths if peak <= w), peak)
         image = Image.fromarray(np.rint(values.clip(min=0) * (255 / white)).astype(np.uint8))
     elif "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of each palette with transparency that becomes RGB directly
@@ -117,7 +117,7 @@ def _cause(path: str | Path, error: Exception) -> str:
     """Why ``path`` cannot be read, in words that do not repeat the path."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "the file is empty" if os.path.getsize(path) == 0 else "not an image, whatever its name says"  # noqa: PTH202
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 

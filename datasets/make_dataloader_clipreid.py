@@ -13,6 +13,7 @@ from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
 from utils.errors import ReIDError
+from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -35,7 +36,10 @@ class Loaders(NamedTuple):
 
 
 def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
-    """Build the loaders of ``dataset``; without training images the first two are None."""
+    """Build the loaders of ``dataset``; where only a test is wanted, the first two are None.
+
+    They draw from generators of their own, so reading images leaves the process's random numbers alone.
+    """
     size, mean, std = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
     plain = test_transform(size, mean, std, interpolation=cfg.INPUT.INTERPOLATION_TEST)
     workers = num_workers(cfg)
@@ -45,13 +49,14 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
             images,
             num_workers=workers,
             persistent_workers=workers > 0 and "batch_sampler" in how,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
+            generator=torch.Generator(),
             **how,
         )
 
     test = ImageDataset([*dataset.query, *dataset.gallery], plain, cfg.INPUT.EXIF)
     test_loader = loader(test, batch_size=cfg.TEST.IMS_PER_BATCH)
-    if not dataset.train:
+    if not dataset.require_train:
         return Loaders(None, None, test_loader)
     augmented = train_transform(
         size,
@@ -83,27 +88,36 @@ def num_workers(cfg: CfgNode) -> int:
     return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
 
 
-def check_data(cfg: CfgNode, dataset: ReIDDataset, progress: bool = False) -> None:
-    """Find out before training what would break it later; what a run can live with goes into ``dataset.notes``.
+def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
+    """Find out before training what would break it later; what a run can live with is noted and logged.
+
+    Where only a test is wanted, training images are not looked at.
 
     Raises:
         ReIDError: unreadable images (unless ``DATASETS.BAD_IMAGES`` is ``skip``), fewer identities than a batch
             needs, cameras or views in the test set that the side information has never seen.
     """
-    if cfg.DATASETS.CHECK_IMAGES:
-        _check_images(cfg, dataset, progress)
-    if dataset.train:
+    if cfg.DATASETS.CHECK_IMAGES or cfg.DATASETS.BAD_IMAGES == "skip":
+        _check_images(cfg, dataset)
+    if dataset.require_train:
         _check_batches(cfg, dataset)
         _check_side_information(cfg, dataset)
     if len(dataset.gallery) < 50:
         dataset.notes.append(
             f"the gallery has {len(dataset.gallery)} images: CMC keeps its last value up to rank 50"
         )
+    LOGGER.info(
+        "%s: %d training images of %d identities, %d query and %d gallery images",
+        *(dataset.name, len(dataset.train), dataset.num_train_pids, len(dataset.query), len(dataset.gallery)),
+    )
+    for note in dataset.notes:
+        LOGGER.info("note: %s", note)
 
 
-def _check_images(cfg: CfgNode, dataset: ReIDDataset, progress: bool) -> None:
-    paths = [record.path for record in (*dataset.train, *dataset.query, *dataset.gallery)]
-    broken = find_unreadable(paths, num_workers(cfg), progress)
+def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
+    train = dataset.train if dataset.require_train else []
+    paths = [record.path for record in (*train, *dataset.query, *dataset.gallery)]
+    broken = find_unreadable(paths, num_workers(cfg), cfg.INPUT.EXIF)
     if not broken:
         return
     listed = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:5])
@@ -113,7 +127,10 @@ def _check_images(cfg: CfgNode, dataset: ReIDDataset, progress: bool) -> None:
         raise ReIDError(
             f"{dataset.name}: {found}. Repair or remove them, or set DATASETS.BAD_IMAGES to skip to go on without them."
         )
-    dataset.leave_out(broken)
+    try:
+        dataset.leave_out(broken)
+    except ReIDError as error:
+        raise ReIDError(f"{error} Without its broken images, that is: {found}.") from None
     dataset.notes.append(f"{found}; left out")
 
 

@@ -44,7 +44,7 @@ def run_script(script: Callable[[], None]) -> int:
 
 
 def _without_worker_traceback(message: str) -> str:
-    """A loader process hands its error over with the traceback as text; the last line is the message."""
+    """A loader process hands its error over as text: the traceback, then the exception's name and message."""
     if not message.startswith("Caught ReIDError"):
         return message
-    return message.strip().splitlines()[-1].removeprefix("utils.errors.ReIDError: ")
+    return message.rpartition("utils.errors.ReIDError: ")[2].strip()

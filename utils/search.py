@@ -74,9 +74,7 @@ def _check(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, k: int, met
         raise ReIDError(f"a search for the {k} nearest items was asked for; expected at least 1.")
 
 
-def _best(
-    query: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, k: int, metric: str
-) -> tuple[Tensor, Tensor]:
+def _best(query: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
     """The k nearest of one block of queries, [q, k], kept up to date block of gallery by block."""
     q_norms = squared_norms(query, query.device)
     value = torch.empty(len(query), 0, device=query.device)

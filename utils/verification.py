@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distances import GALLERY_ROWS, Features, check_widths, device_of, release, rows, rows_per_chunk, squared_norms
+from utils.distances import (
+    GALLERY_ROWS,
+    Features,
+    check_widths,
+    device_of,
+    release,
+    rows,
+    rows_per_chunk,
+    squared_norms,
+)
 from utils.errors import ReIDError
 from utils.identities import JUNK, IdentityPairs, inside
 

@@ -1,0 +1,90 @@
+"""Every key of the defaults is read by the code: a key that nobody reads would promise what does not happen."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from configs import get_defaults
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [
+    path
+    for folder in ("datasets", "loss", "model", "processor", "solver", "utils", ".")
+    for path in sorted((ROOT / folder).glob("**/*.py" if folder != "." else "*.py"))
+]
+
+PARAMETERS = {
+    ("solver/make_optimizer_prompt.py", "stage"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("datasets/__init__.py", "keys"): ["DATASETS", "DATASETS.SYNTHETIC"],
+}
+"""Parameters that are handed a group of keys instead of the whole configuration, by file."""
+
+
+def dotted(node, names):
+    """The groups or keys that an expression stands for: ``cfg.MODEL.NAME`` is MODEL.NAME, ``stage.GAMMA`` two."""
+    if isinstance(node, ast.Name):
+        return [""] if node.id == "cfg" else names.get(node.id, [])
+    if isinstance(node, ast.Attribute):
+        return [f"{group}.{node.attr}".lstrip(".") for group in dotted(node.value, names)]
+    return []
+
+
+def keys_read(source, parameters):
+    """Dotted names of everything that is read of the configuration in ``source``."""
+    read = set()
+    tree = ast.parse(source)
+    for scope in ast.walk(tree):
+        if not isinstance(scope, ast.FunctionDef | ast.Lambda | ast.Module):
+            continue
+        names = dict(parameters)
+        for node in ast.walk(scope):
+            if not isinstance(node, ast.Assign):
+                continue
+            (target,) = node.targets[:1]
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = zip(target.elts, node.value.elts, strict=True)
+            names |= {t.id: dotted(v, names) for t, v in pairs if isinstance(t, ast.Name) and dotted(v, names)}
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read |= set(dotted(node, names))
+    return read
+
+
+def all_leaves(node, prefix=""):
+    for key, value in node.items():
+        yield from all_leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+
+@pytest.fixture(scope="module")
+def read():
+    found = set()
+    for path in SOURCES:
+        name = path.relative_to(ROOT).as_posix()
+        parameters = {word: groups for (file, word), groups in PARAMETERS.items() if file == name}
+        found |= keys_read(path.read_text(encoding="utf-8"), parameters)
+    return found
+
+
+@pytest.mark.parametrize("key", list(all_leaves(get_defaults())))
+def test_key_is_read(key, read):
+    assert key in read, f"nothing outside configs/ reads {key}"
+
+
+def test_everything_read_exists(read):
+    """The other way round: a misspelt key in code that tests never reach."""
+    known = set(all_leaves(get_defaults()))
+    groups = {key.rsplit(".", n)[0] for key in known for n in (1, 2) if "." in key}
+    wrong = {key for key in read if key.isupper() and key not in known | groups | {""}}
+    of_one_stage_only = {key for key in wrong if key.replace("STAGE1", "STAGE2") in known or "SYNTHETIC" in key}
+    of_datasets_only = {key for key in wrong if f"DATASETS.SYNTHETIC.{key.split('.')[-1]}" in known}
+    assert not wrong - of_one_stage_only - of_datasets_only
+
+
+def test_the_search_is_strict():
+    source = "def f(cfg):\n    stage = cfg.SOLVER.STAGE2\n    a, b = cfg.MODEL, 3\n    return stage.GAMMA, a.NAME, other.SEED"
+    assert keys_read(source, {}) == {"", "SOLVER", "SOLVER.STAGE2", "SOLVER.STAGE2.GAMMA", "MODEL", "MODEL.NAME"} - {""}
+    assert "SOLVER.SEED" not in keys_read("x = 'SOLVER.SEED'  # cfg.SOLVER.SEED\n", {})

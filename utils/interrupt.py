@@ -1,0 +1,46 @@
+"""Stopping on SIGINT and SIGTERM at the next safe point instead of in the middle of a step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_STATUS = 3
+"""Exit status of the scripts after a signal: saved, and the same command goes on."""
+
+_received: list[int] = []
+
+
+class InterruptedRunError(Exception):
+    """A signal asked the run to stop, and it has come to a safe point."""
+
+
+def check_interrupt() -> None:
+    """Call where the run can stop.
+
+    Raises:
+        InterruptedRunError: a signal has arrived.
+    """
+    if _received:
+        raise InterruptedRunError(f"stopped by {signal.Signals(_received[0]).name}")
+
+
+@contextmanager
+def catch_signals() -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM only be noted, for :func:`check_interrupt`; a second one acts at once."""
+    _received.clear()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
