@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.METHOD": ("clipreid", "baseline"),
     "MODEL.DEVICE": ("auto", "cuda", "mps", "cpu"),
     "MODEL.PRETRAIN_CHOICE": ("imagenet", "random"),
+    "MODEL.ACTIVATION": ("quick_gelu", "gelu"),
     "MODEL.ID_LOSS_TYPE": ("softmax", "arcface", "cosface", "amsoftmax", "circle"),
     "MODEL.METRIC_LOSS_TYPE": ("triplet", "center", "triplet_center"),
     "MODEL.IF_WITH_CENTER": YES_NO,

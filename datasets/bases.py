@@ -196,9 +196,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 def list_images(folder: Path) -> list[Path]:
     """Image files directly in ``folder``, sorted by name; hidden files are left out."""
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
 def require_choice(key: str, value: str, choices: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.bases import ReIDDataset
+from datasets.bases import ReIDDataset, some
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
@@ -41,7 +41,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
     They draw from generators of their own, so reading images leaves the process's random numbers alone.
     """
     size, mean, std = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    plain = test_transform(size, mean, std, interpolation=cfg.INPUT.INTERPOLATION_TEST)
+    plain = test_transform(cfg.INPUT.SIZE_TEST, mean, std, interpolation=cfg.INPUT.INTERPOLATION_TEST)
     workers = num_workers(cfg)
 
     def loader(images: ImageDataset, **how: object) -> DataLoader:
@@ -103,9 +103,7 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
         _check_batches(cfg, dataset)
         _check_side_information(cfg, dataset)
     if len(dataset.gallery) < 50:
-        dataset.notes.append(
-            f"the gallery has {len(dataset.gallery)} images: CMC keeps its last value up to rank 50"
-        )
+        dataset.notes.append(f"the gallery has {len(dataset.gallery)} images: CMC keeps its last value up to rank 50")
     LOGGER.info(
         "%s: %d training images of %d identities, %d query and %d gallery images",
         *(dataset.name, len(dataset.train), dataset.num_train_pids, len(dataset.query), len(dataset.gallery)),
@@ -142,8 +140,8 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     if dataset.num_train_pids < batch // instances:
         raise ReIDError(
             f"{dataset.name}: the train set has {dataset.num_train_pids} identities; a batch of {batch} images "
-            f"(SOLVER.STAGE2.IMS_PER_BATCH) with {instances} each (DATALOADER.NUM_INSTANCE) needs {batch // instances}. "
-            f"Set SOLVER.STAGE2.IMS_PER_BATCH to {dataset.num_train_pids * instances} or less."
+            f"(SOLVER.STAGE2.IMS_PER_BATCH) with {instances} each (DATALOADER.NUM_INSTANCE) needs "
+            f"{batch // instances}. Set SOLVER.STAGE2.IMS_PER_BATCH to {dataset.num_train_pids * instances} or less."
         )
     counts = torch.bincount(torch.tensor([record.pid for record in dataset.train]))
     few = int((counts < instances).sum())
@@ -155,13 +153,16 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 
 def _check_side_information(cfg: CfgNode, dataset: ReIDDataset) -> None:
+    """The model learns an embedding for each camera or view seen in training; others would have none."""
     test = [*dataset.query, *dataset.gallery]
-    for key, word, seen, highest in (
-        ("MODEL.SIE_CAMERA", "cameras", dataset.num_train_cams, max(r.camid for r in test)),
-        ("MODEL.SIE_VIEW", "views", dataset.num_train_views, max(r.viewid for r in test)),
+    for key, word, seen, labels in (
+        ("SIE_CAMERA", "cameras", dataset.num_train_cams, [record.camid for record in test]),
+        ("SIE_VIEW", "views", dataset.num_train_views, [record.viewid for record in test]),
     ):
-        if cfg.MODEL[key.split(".")[1]] and highest >= seen:
+        strangers = [record.path for record, label in zip(test, labels, strict=True) if label >= seen]
+        if cfg.MODEL[key] and strangers:
             raise ReIDError(
-                f"{key} is on, but the test set of {dataset.name} has {word} that no training image shows "
-                f"(training: {seen}). Switch it off, or train with images of every one of the {word}."
+                f"MODEL.{key} is on, but {len(strangers)} of {len(test)} test images of {dataset.name} are of {word} "
+                f"that no training image shows (training has {seen}): {some(strangers)}. Switch it off, or train with "
+                f"images of all {word}."
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +11,11 @@ from torch import Tensor, nn
 
 from model.baseline import ImageReID, SideInformation
 from model.clip.clip import find_weights
-from model.clip.model import TextEncoder
-from model.clip.shapes import CLIPShape, named_shape, shape_of_checkpoint, shape_of_weights
+from model.clip.model import MLP, QuickGELU, TextEncoder
+from model.clip.shapes import CLIPShape, ResNetShape, named_shape, shape_of_checkpoint, shape_of_weights
 from model.clip.simple_tokenizer import tokenize
-from model.clip.weights import is_reid_checkpoint, read_clip_weights, read_reid_checkpoint, read_state_dict
-from model.loading import load_clip_weights, load_reid_weights
+from model.clip.weights import clip_weights, is_reid_checkpoint, read_reid_checkpoint, read_state_dict
+from model.loading import LoadReport, load_clip_weights, load_prompts_only, load_reid_weights, load_start
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -71,7 +73,7 @@ class CLIPReID(ImageReID):
 
     Args:
         sentence: see :class:`PromptLearner`.
-        token_embedding: CLIP's token embedding table; None draws a random one (for checkpoints that are loaded next).
+        token_embedding: CLIP's token embedding table; None draws a random one.
         other arguments: see :class:`ImageReID`.
     """
 
@@ -107,18 +109,18 @@ class CLIPReID(ImageReID):
         return self.text_encoder(self.prompt_learner(labels), self.prompt_learner.end)
 
 
-TEXT_SIDE = ("prompt_learner.", "text_encoder.")
-"""Parts of a checkpoint that a test has no use for."""
-
 NO_OVERLAP = (16, 16)
 """The published default of ``MODEL.STRIDE_SIZE``; it stands for the patch's own size, whatever that is."""
 
 LEARNABLE = "X X X X"
 """The four learnable tokens of the paper, for sentences that do not say how many."""
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+"""From the name in MODEL.ACTIVATION to the activation of the transformers; ResNets' convolutions have ReLU."""
+
 
 def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int, prompt: str) -> ImageReID:
-    """The model that ``cfg`` describes, starting from CLIP's weights or, if asked for by name, from random ones.
+    """The model that ``cfg`` describes, starting from CLIP's weights, a CLIP-ReID checkpoint or random weights.
 
     Args:
         cfg: ``MODEL.*``, ``INPUT.SIZE_TRAIN`` and ``TEST.NECK_FEAT`` are read.
@@ -128,28 +130,34 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
     Raises:
         ReIDError: weights are missing, unreadable or do not fit.
     """
-    weights = None
+    sentence = cfg.MODEL.PROMPT or prompt.format(LEARNABLE)
+    side = _side_information(cfg, num_cameras, num_views)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)
-        shape = named_shape(cfg.MODEL.NAME)
-    else:
-        path = find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
-        LOGGER.info("CLIP weights: %s", path)
-        weights = read_clip_weights(path)
-        shape = shape_of_weights(weights)
-    side = _side_information(cfg, num_cameras, num_views)
-    if cfg.MODEL.METHOD == "clipreid":
-        table = None if weights is None else weights["token_embedding.weight"]
-        prompts = {"sentence": cfg.MODEL.PROMPT or prompt.format(LEARNABLE), "token_embedding": table}
-        model = CLIPReID(shape, num_classes, *_image_arguments(cfg), **prompts, **_image_options(cfg, side))
-    else:
-        model = ImageReID(shape, num_classes, *_image_arguments(cfg), **_image_options(cfg, side))
-    if weights is not None:
-        LOGGER.info("%s", load_clip_weights(model, weights).table())
+        return _build(cfg, named_shape(cfg.MODEL.NAME), num_classes, side, sentence)
+    path = find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
+    tensors = read_state_dict(path)
+    with _about(path):
+        if is_reid_checkpoint(tensors):
+            model = _build(cfg, shape_of_checkpoint(tensors), num_classes, side, sentence)
+            if isinstance(model, CLIPReID):
+                LOGGER.warning(
+                    "%s has no token embeddings: the fixed words around the prompts stay those that it was trained "
+                    "with, whatever the words in %r. MODEL.PROMPT should be its own sentence.",
+                    path,
+                    sentence,
+                )
+            report = load_start(model, tensors, sentence)
+        else:
+            weights = clip_weights(tensors, path)
+            table = weights["token_embedding.weight"]
+            model = _build(cfg, shape_of_weights(weights), num_classes, side, sentence, table)
+            report = load_clip_weights(model, weights)
+    _log(path, "starts the training", report)
     return model
 
 
-def make_test_model(cfg: CfgNode, num_views: int) -> ImageReID:
+def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> ImageReID:
     """The model in ``TEST.WEIGHT``, a CLIP-ReID checkpoint or CLIP weights as they are, ready to embed images.
 
     Sizes and the numbers of identities and cameras are read from the file, so neither CLIP's weights nor the training
@@ -158,49 +166,91 @@ def make_test_model(cfg: CfgNode, num_views: int) -> ImageReID:
     Args:
         cfg: the configuration.
         num_views: of the data set; tells cameras from views where the side information has both.
+        num_cameras: of the data set, to be compared with those of the side information; 0 if unknown.
 
     Raises:
-        ReIDError: ``TEST.WEIGHT`` is empty, missing, unreadable or does not fit ``cfg``.
+        ReIDError: ``TEST.WEIGHT`` is empty, missing, unreadable or does not fit ``cfg`` or the data set.
     """
     if not cfg.TEST.WEIGHT:
         raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
-    state = read_state_dict(cfg.TEST.WEIGHT)
-    if not is_reid_checkpoint(state):
-        weights = read_clip_weights(cfg.TEST.WEIGHT)
-        LOGGER.info("%s holds CLIP's own weights: the test is zero-shot", cfg.TEST.WEIGHT)
-        model = ImageReID(shape_of_weights(weights), 1, *_image_arguments(cfg), **_image_options(cfg, None))
-        LOGGER.info("%s", load_clip_weights(model, weights).table())
-        return model
-    side = _side_information(cfg, *_side_labels(cfg, state, num_views))
-    num_classes = len(state["classifier.weight"])
-    model = ImageReID(shape_of_checkpoint(state), num_classes, *_image_arguments(cfg), **_image_options(cfg, side))
-    image_state = {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_SIDE)}
-    LOGGER.info("%s", load_reid_weights(model, image_state).table())
+    path = cfg.TEST.WEIGHT
+    tensors = read_state_dict(path)
+    with _about(path):
+        if is_reid_checkpoint(tensors):
+            side = _trained_side_information(cfg, tensors, num_cameras, num_views)
+            num_classes = len(tensors["classifier.weight"]) if "classifier.weight" in tensors else 1
+            model = _build(cfg, shape_of_checkpoint(tensors), num_classes, side)
+            report, what = load_reid_weights(model, tensors), "is tested"
+        else:
+            weights = clip_weights(tensors, path)
+            model = _build(cfg, shape_of_weights(weights), 1, None)
+            report, what = load_clip_weights(model, weights), "holds CLIP's own weights: the test is zero-shot"
+    _log(path, what, report)
     return model
 
 
-def load_prompts(model: CLIPReID, path: str) -> None:
+def load_prompts(model: ImageReID, path: str) -> None:
     """Take the prompts that stage 1 learned from the checkpoint ``path``.
 
     Raises:
-        ReIDError: they belong to another number of identities or another sentence.
+        ReIDError: they belong to another number of identities or another sentence, or the model has no prompts.
     """
-    state = read_reid_checkpoint(path)
-    LOGGER.info("prompts of %s\n%s", path, load_reid_weights(model, state, only="prompt_learner.").table())
+    if not isinstance(model, CLIPReID):
+        raise ReIDError(f"MODEL.STAGE1_WEIGHT = {path!r}: only MODEL.METHOD clipreid has prompts. Leave it empty.")
+    with _about(f"MODEL.STAGE1_WEIGHT = {path}"):
+        report = load_prompts_only(model, read_reid_checkpoint(path))
+    _log(path, "gives the prompts", report)
 
 
-def _image_arguments(cfg: CfgNode) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Image size, and the step between patches where it is not the patch itself."""
+def _build(
+    cfg: CfgNode,
+    shape: CLIPShape,
+    num_classes: int,
+    side: SideInformation | None,
+    sentence: str = "",
+    token_embedding: Tensor | None = None,
+) -> ImageReID:
+    """A model with random weights; one with prompts if the method has them and there is a ``sentence``."""
     stride = tuple(cfg.MODEL.STRIDE_SIZE)
-    return tuple(cfg.INPUT.SIZE_TRAIN), None if stride == NO_OVERLAP else stride
-
-
-def _image_options(cfg: CfgNode, side: SideInformation | None) -> dict:
-    return {
+    image = (tuple(cfg.INPUT.SIZE_TRAIN), None if stride == NO_OVERLAP else stride)
+    options = {
         "side_information": side,
         "cosine_head": cfg.MODEL.ID_LOSS_TYPE != "softmax",
         "neck_feat": cfg.TEST.NECK_FEAT,
     }
+    resnet = isinstance(shape.image, ResNetShape)
+    if resnet != cfg.MODEL.NAME.startswith("RN"):
+        raise ReIDError(
+            f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "
+            "MODEL.NAME the name of their architecture."
+        )
+    if cfg.MODEL.METHOD == "clipreid" and sentence:
+        if shape.text is None:
+            raise ReIDError(
+                "there is no text encoder in it, which MODEL.METHOD clipreid needs. Start from CLIP's weights or from "
+                "a checkpoint of CLIP-ReID, or set MODEL.METHOD to baseline."
+            )
+        options |= {"sentence": sentence, "token_embedding": token_embedding}
+        model: ImageReID = CLIPReID(shape, num_classes, *image, **options)
+    else:
+        model = ImageReID(shape, num_classes, *image, **options)
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.gelu = ACTIVATIONS[cfg.MODEL.ACTIVATION]()
+    return model
+
+
+@contextmanager
+def _about(source: object) -> Iterator[None]:
+    """Put the file into messages that do not name it."""
+    try:
+        yield
+    except ReIDError as error:
+        raise error if str(source) in str(error) else ReIDError(f"{source}: {error}") from None
+
+
+def _log(path: object, what: str, report: LoadReport) -> None:
+    LOGGER.info("%s %s\n%s", path, what, report.table())
 
 
 def _side_information(cfg: CfgNode, num_cameras: int, num_views: int) -> SideInformation | None:
@@ -209,19 +259,33 @@ def _side_information(cfg: CfgNode, num_cameras: int, num_views: int) -> SideInf
     return SideInformation(cameras, views, cfg.MODEL.SIE_COE) if cameras or views else None
 
 
-def _side_labels(cfg: CfgNode, state: Mapping[str, Tensor], num_views: int) -> tuple[int, int]:
-    """How many cameras and views the checkpoint's table was made for."""
-    wanted = cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW
-    if ("cv_embed" in state) != wanted and cfg.MODEL.NAME.startswith("ViT"):
+def _trained_side_information(
+    cfg: CfgNode, state: Mapping[str, Tensor], num_cameras: int, num_views: int
+) -> SideInformation | None:
+    """The cameras and views that the checkpoint's table was made for, if ``cfg`` asks for them.
+
+    Switching the side information off leaves the table of another data set's cameras alone; one that fits this data
+    set must be used.
+    """
+    rows = len(state["cv_embed"]) if "cv_embed" in state else 0
+    if not (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW):
+        if rows and cfg.MODEL.NAME.startswith("ViT"):
+            if rows in (num_cameras, num_views, num_cameras * num_views) or not num_cameras:
+                raise ReIDError(
+                    "it was trained with side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW as in its training."
+                )
+            LOGGER.warning("%s: its side information is of other cameras and is left alone", cfg.TEST.WEIGHT)
+        return None
+    if not rows:
+        raise ReIDError("it was trained without side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW to False.")
+    off = "Set MODEL.SIE_CAMERA and MODEL.SIE_VIEW to False to test without side information."
+    if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and rows % num_views:
         raise ReIDError(
-            f"{cfg.TEST.WEIGHT} was trained {'with' if 'cv_embed' in state else 'without'} side information; "
-            "set MODEL.SIE_CAMERA and MODEL.SIE_VIEW as in its training."
+            f"its side information cv_embed has {rows} rows, no multiple of the data set's {num_views} views. {off}"
         )
-    rows = len(state["cv_embed"]) if wanted else 0
-    if not (cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW):
-        return rows, rows
-    if rows % num_views:
-        raise ReIDError(
-            f"{cfg.TEST.WEIGHT}: its side information has {rows} rows, no multiple of the data set's {num_views} views."
-        )
-    return rows // num_views, num_views
+    views = (num_views if cfg.MODEL.SIE_CAMERA else rows) if cfg.MODEL.SIE_VIEW else 0
+    cameras = rows // max(views, 1) if cfg.MODEL.SIE_CAMERA else 0
+    for word, known, seen in (("cameras", cameras, num_cameras), ("views", views, num_views)):
+        if known and seen > known:
+            raise ReIDError(f"its side information cv_embed knows {known} {word}; the data set has {seen}. {off}")
+    return SideInformation(cameras, views, cfg.MODEL.SIE_COE)

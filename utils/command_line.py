@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 
@@ -37,6 +38,8 @@ def run_script(script: Callable[[], None]) -> int:
             LOGGER.error("%s", message)
         else:
             sys.stderr.write(message + "\n")
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # loader processes whose batches nobody fetches any more take seconds to leave
         return EXIT_STATUS
     finally:
         close_logger()

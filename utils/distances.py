@@ -110,12 +110,12 @@ def squared_norms(features: Tensor | np.ndarray, device: torch.device, dtype: to
     Raises:
         ReIDError: a row holds NaN or infinity.
     """
-    parts = []
+    # Filled in place: small results kept between large temporaries would keep the freed memory from the system.
+    norms = torch.empty(len(features), dtype=dtype, device=device)
     for start in range(0, len(features), _NORM_ROWS):
         part = rows(features, slice(start, start + _NORM_ROWS), device, dtype)
-        parts.append((part * part).sum(1))
+        norms[start : start + _NORM_ROWS] = (part * part).sum(1)
         release(features)
-    norms = torch.cat(parts)
     broken = (~torch.isfinite(norms)).nonzero()[:, 0]
     if len(broken):
         raise ReIDError(

@@ -99,11 +99,11 @@ class FeatureKeys:
         return torch.mm(-query, gallery.T).mul_(self.g_inverse[columns])
 
     def settle(self, dot: Tensor, norm: Tensor, scale: Tensor) -> Tensor:
-        """Keys in float64 from q.g, |g|^2 and the scale, rounded to 2^-36 of the scale: far finer than float32 and
-        far coarser than float64, so that keys equal on paper are equal whatever the order of summation.
+        """Keys in float64 from q.g, |g|^2 and the scale, rounded to 2^-40 of the scale: far finer than float32 and
+        far coarser than float64, so that the order in which a device adds hardly ever makes a tie differ.
         """
         keys = norm - 2 * dot if self.metric == "euclidean" else -dot * norm.clamp(min=1e-300).rsqrt()
-        grain = torch.exp2(torch.log2(scale.clamp(min=1e-300)).ceil() - 36)
+        grain = torch.exp2(torch.log2(scale.clamp(min=1e-300)).ceil() - 40)
         return (keys / grain).round_() * grain
 
 
@@ -123,7 +123,8 @@ class FeatureBlock:
             q = rows(keys.query, row[part] + self.start, keys.wide, torch.float64)
             g = rows(keys.gallery, column[part], keys.wide, torch.float64)
             out[part] = keys.settle((q * g).sum(1), keys.g_norms64[column[part]], scale[part])
-        release(keys.gallery)
+            # Scattered reads map many pages of a file each.
+            release(keys.gallery)
         return out
 
     def tiles(self) -> Iterator[Tile]:

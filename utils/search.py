@@ -87,7 +87,7 @@ def _best(query: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, k: int, 
         index = torch.cat([index, near.indices + start], 1)
         order = index.argsort(1)
         value, index = value.gather(1, order), index.gather(1, order)
-        value, order = value.sort(1, stable=True)
+        value, order = value.sort(dim=1, stable=True)
         value, index = value[:, :k], index.gather(1, order)[:, :k]
         release(gallery)
     return value, index

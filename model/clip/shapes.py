@@ -91,10 +91,12 @@ def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
         return CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1])
     except (KeyError, IndexError) as error:
         raise ReIDError(f"These are no CLIP weights: the tensor {error} is missing.") from None
+    except ValueError as error:
+        raise ReIDError(f"These are no CLIP weights: a tensor has another number of dimensions ({error}).") from None
 
 
 def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
-    """Sizes of the image tower in a CLIP-ReID checkpoint (``image_encoder.*``).
+    """Sizes in a CLIP-ReID checkpoint (``image_encoder.*``, and ``text_encoder.*`` if it has one).
 
     Raises:
         ReIDError: a tensor is missing that every image tower has.
@@ -104,9 +106,12 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
     }
     try:
         last = image["visual.proj"].T if "visual.proj" in image else image["visual.attnpool.c_proj.weight"]
-        return CLIPShape(_image_shape(image), None, len(last))
+        text = {n.removeprefix("text_encoder."): t for n, t in state.items() if n.startswith("text_encoder.")}
+        return CLIPShape(_image_shape(image), _text_shape(text) if text else None, len(last))
     except (KeyError, IndexError) as error:
         raise ReIDError(f"This is no CLIP-ReID checkpoint: the tensor {error} is missing.") from None
+    except ValueError as error:
+        raise ReIDError(f"This is no CLIP-ReID checkpoint: a tensor has other dimensions ({error}).") from None
 
 
 def _image_shape(weights: Mapping[str, Tensor]) -> ViTShape | ResNetShape:

@@ -61,22 +61,26 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_clip_weights(path: str | Path) -> dict[str, Tensor]:
-    """CLIP's tensors, float32, under OpenAI's names.
+    """CLIP's tensors, float32, under OpenAI's names, of a file: :func:`read_state_dict`, then :func:`clip_weights`."""
+    return clip_weights(read_state_dict(path), path)
+
+
+def clip_weights(tensors: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """CLIP's tensors under OpenAI's names. May empty ``tensors``, which were read from ``path``.
 
     They are ``visual.*``, ``transformer.*``, ``token_embedding.weight``, ``positional_embedding``,
-    ``ln_final.*``, ``text_projection`` and ``logit_scale``. Read are OpenAI's own archives and state dicts,
+    ``ln_final.*``, ``text_projection`` and ``logit_scale``. Taken are OpenAI's own archives and state dicts,
     open_clip's checkpoints and Hugging Face's ``CLIPModel``, as long as both towers are OpenAI's designs. A
-    file does not tell its activation: the network here uses QuickGELU, which OpenAI's weights were trained
-    with and most of open_clip's own (``laion2b_*``, ``datacomp_*``) were not.
+    file does not tell its activation (MODEL.ACTIVATION): OpenAI's weights were trained with QuickGELU, most of
+    open_clip's own (``laion2b_*``, ``datacomp_*``) with GELU.
 
     Raises:
-        ReIDError: see :func:`read_state_dict`; or the tensors are another model's.
+        ReIDError: the tensors are another model's.
     """
-    tensors = read_state_dict(path)
     if is_reid_checkpoint(tensors):
         raise ReIDError(
-            f"{path}: this is a CLIP-ReID checkpoint, not CLIP weights. Name it in TEST.WEIGHT; "
-            "MODEL.PRETRAIN_PATH takes CLIP's weights, or stays empty."
+            f"{path}: this is a CLIP-ReID checkpoint; CLIP's weights were expected. Name it in TEST.WEIGHT, or in "
+            "MODEL.PRETRAIN_PATH to start another training from it."
         )
     try:
         return to_openai_names(tensors)

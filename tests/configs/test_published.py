@@ -289,5 +289,5 @@ def test_hand_stage_two_starts_from_what_stage_one_writes():
     one, _ = load_config(CONFIGS / "hand" / "clip_hand_stage1.yml")
     two, _ = load_config(CONFIGS / "hand" / "clip_hand_stage2.yml")
     written = f"{one.OUTPUT_DIR}/{one.MODEL.NAME}_stage1_{one.SOLVER.STAGE1.MAX_EPOCHS}.pth"
-    assert two.MODEL.STAGE1_WEIGHT == written
+    assert written == two.MODEL.STAGE1_WEIGHT
     assert (one.MODEL.PROMPT, one.INPUT, one.DATASETS) == (two.MODEL.PROMPT, two.INPUT, two.DATASETS)

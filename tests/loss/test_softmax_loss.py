@@ -4,7 +4,7 @@ import torch
 from loss import CrossEntropyLabelSmooth
 
 
-@pytest.mark.parametrize(("case", "epsilon"), [("ce_ls", 0.1), ("ce_plain", 0.0)])
+@pytest.mark.parametrize(("case", "epsilon"), [("ce_ls", 0.1), ("ce_ls_alt", 0.1), ("ce_plain", 0.0)])
 def test_golden(golden, case, epsilon):
     logits, labels = golden.inputs("ce.logits", "ce.labels")
     loss = CrossEntropyLabelSmooth(epsilon)(logits, labels)

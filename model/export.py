@@ -1,0 +1,201 @@
+"""Write a trained image encoder for other programs: safetensors for open_clip and timm, ONNX for everything else.
+
+safetensors: the tensors of the image encoder alone, under OpenAI's names (``visual.*``). timm and open_clip read them;
+what their networks cannot hold (overlapping patches, side information, the ResNets' last stage of stride 1) is said in
+the log. ONNX: the whole test feature [B, D + E] as the evaluation compares it, so it follows ``TEST.NECK_FEAT``,
+``TEST.FLIP`` and ``TEST.FEAT_NORM`` and takes camera and view labels where the model has side information.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs import load_config
+from model.baseline import ImageReID
+from model.clip.model import ModifiedResNet
+from model.make_model_clipreid import make_test_model
+from utils.checkpoint import write_atomically
+from utils.command_line import run_script
+from utils.errors import ReIDError
+from utils.logger import LOGGER
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+EXAMPLE = (
+    "python -m model.export --config_file configs/hand/vit_clipreid.yml TEST.WEIGHT output/hand/ViT-B-16_60.pth "
+    "--output hand.onnx"
+)
+OPSET = 18
+"""Version of ONNX's operators; all of the network's have been there since."""
+
+
+class TestFeature(nn.Module):
+    """The feature that the evaluation compares, from images to numbers, in one module.
+
+    Args:
+        model: in eval mode.
+        flip: add the feature of the mirror image (``TEST.FLIP``).
+        normalise: divide by the L2 norm (``TEST.FEAT_NORM``).
+    """
+
+    __test__ = False  # pytest would take it for a test
+
+    def __init__(self, model: ImageReID, *, flip: bool, normalise: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.flip = flip
+        self.normalise = normalise
+
+    def forward(self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] and the labels [B] that the side information asks for -> [B, D + E]."""
+        feature = self.model.embed(images, camids, viewids)
+        if self.flip:
+            feature = feature + self.model.embed(images.flip(-1), camids, viewids)
+        return F.normalize(feature) if self.normalise else feature
+
+
+def export_safetensors(model: ImageReID, path: Path, facts: dict[str, str]) -> None:
+    """Write the image encoder's tensors as ``visual.*``, with ``facts`` as the file's metadata.
+
+    Raises:
+        ReIDError: the package safetensors is missing, or ``path`` cannot be written.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        raise _missing("safetensors") from None
+    for limit in _limits(model):
+        LOGGER.warning("%s", limit)
+    tensors = {f"visual.{name}": t.detach().cpu().contiguous() for name, t in model.image_encoder.state_dict().items()}
+    write_atomically(path, lambda file: file.write(save(tensors, {"format": "pt", **facts})))
+
+
+def _limits(model: ImageReID) -> list[str]:
+    """What makes features differ in a network that is CLIP's own."""
+    encoder, limits = model.image_encoder, []
+    if isinstance(encoder, ModifiedResNet):
+        limits.append(
+            "the last stage has stride 1 here and 2 in CLIP: timm and open_clip agree up to stage 3 and differ after it"
+        )
+    elif encoder.conv1.stride != encoder.conv1.kernel_size:
+        limits.append("the patches overlap here: timm and open_clip need their patch convolution's stride changed")
+    if model.side_information is not None:
+        limits.append("the side information (cv_embed) is no part of the image encoder and is left out")
+    return limits
+
+
+def export_onnx(model: ImageReID, path: Path, image_size: tuple[int, int], *, flip: bool, normalise: bool) -> None:
+    """Write the test feature as one ONNX file.
+
+    Its inputs are ``images`` [B, 3, H, W], normalised as in ``INPUT.*``, and ``camids``, ``viewids`` [B] (int64) as
+    far as the side information has them; its output is ``features`` [B, D + E]. B is free, H and W are not.
+
+    Raises:
+        ReIDError: onnx or onnxscript is missing, or ``path`` cannot be written.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise _missing(error.name or "onnx") from None
+    side = model.side_information
+    inputs = {"images": torch.zeros(2, 3, *image_size)}
+    if side is not None:
+        labels = {"camids": side.cameras, "viewids": side.views}
+        inputs |= {name: torch.zeros(2, dtype=torch.int64) for name, count in labels.items() if count}
+    batch = torch.export.Dim("batch")
+    for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        TestFeature(model, flip=flip, normalise=normalise).eval(),
+        kwargs=inputs,
+        input_names=list(inputs),
+        output_names=["features"],
+        dynamic_shapes={name: {0: batch} for name in inputs},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    write_atomically(path, lambda file: file.write(program.model_proto.SerializeToString()))
+
+
+def _missing(package: str) -> ReIDError:
+    return ReIDError(f"the export needs the package {package}: pip install -r requirements-extra.txt")
+
+
+def export(config_file: str, overrides: Sequence[str], output: Path, num_views: int = 0) -> None:
+    """Read ``TEST.WEIGHT`` and write it as the suffix of ``output`` says.
+
+    Args:
+        config_file, overrides: as for ``test_clipreid.py``.
+        output: a ``.safetensors`` or ``.onnx`` file.
+        num_views: of the training data; needed where side information has cameras and views.
+
+    Raises:
+        ReIDError: another suffix, a missing package, or weights that cannot be read or do not fit.
+    """
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    if output.suffix not in (".safetensors", ".onnx"):
+        raise ReIDError(f"--output {output}: the name must end in .safetensors or .onnx.")
+    cfg, notes = load_config(config_file, overrides)
+    for note in notes:
+        LOGGER.info("note: %s", note)
+    if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and not num_views:
+        raise ReIDError("MODEL.SIE_CAMERA and MODEL.SIE_VIEW are both on: add --num_views and those of the training.")
+    model = make_test_model(cfg, num_views or 1).eval()
+    if output.suffix == ".safetensors":
+        export_safetensors(model, output, _facts(cfg))
+    else:
+        size = (cfg.INPUT.SIZE_TRAIN[0], cfg.INPUT.SIZE_TRAIN[1])
+        export_onnx(model, output, size, flip=cfg.TEST.FLIP, normalise=cfg.TEST.FEAT_NORM == "yes")
+    LOGGER.info("%s written from %s", output, cfg.TEST.WEIGHT)
+
+
+def _facts(cfg: CfgNode) -> dict[str, str]:
+    """What a user of the weights has to know about the images."""
+    values = {
+        "architecture": cfg.MODEL.NAME,
+        "activation": cfg.MODEL.ACTIVATION,
+        "stride": cfg.MODEL.STRIDE_SIZE,
+        "image_size": cfg.INPUT.SIZE_TRAIN,
+        "pixel_mean": cfg.INPUT.PIXEL_MEAN,
+        "pixel_std": cfg.INPUT.PIXEL_STD,
+        "interpolation": cfg.INPUT.INTERPOLATION_TEST,
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.export",
+        description=__doc__,
+        epilog=f"example: {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config_file", metavar="FILE", required=True, help="YAML file of the training")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="a .safetensors or .onnx file")
+    parser.add_argument(
+        "--num_views", metavar="V", type=int, default=0, help="views of the training data, for SIE_CAMERA with SIE_VIEW"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
+    arguments = parser.parse_intermixed_args(argv)
+    return run_script(partial(export, arguments.config_file, arguments.opts, arguments.output, arguments.num_views))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

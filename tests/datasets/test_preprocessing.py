@@ -1,0 +1,141 @@
+"""Each step of the transforms against a plain computation in numpy."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.preprocessing import test_transform as plain_transform
+from datasets.preprocessing import train_transform
+from tests.datasets.pictures import pixels
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+HEIGHT, WIDTH = 12, 20
+COLOURS = pixels(0, HEIGHT, WIDTH)
+FILTERS = {
+    "bilinear": (1, lambda x: 1 - x),
+    "bicubic": (2, lambda x: np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)),
+}
+"""Support and kernel at |x| of Pillow's filters; bicubic is Keys' with a = -1/2."""
+
+
+def normalised(array):
+    return (np.asarray(array, float).transpose(2, 0, 1) / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(
+        STD, (3, 1, 1)
+    )
+
+
+def resampled(array, length, kind):
+    """Rows of ``array`` resampled to ``length``, the kernel widened where the picture shrinks."""
+    support, kernel = FILTERS[kind]
+    scale = len(array) / length
+    wide = max(scale, 1.0)
+    rows = []
+    for i in range(length):
+        distance = np.abs(np.arange(len(array)) + 0.5 - (i + 0.5) * scale) / wide
+        weights = np.where(distance < support, kernel(distance), 0)
+        rows.append(np.tensordot(weights / weights.sum(), array, 1))
+    return np.clip(np.rint(np.stack(rows)), 0, 255)
+
+
+def drawn(transform, seed, array=COLOURS):
+    torch.manual_seed(seed)
+    random.seed(seed)
+    return transform(Image.fromarray(array)).numpy()
+
+
+def train(size=(HEIGHT, WIDTH), **changes):
+    return train_transform(size, MEAN, STD, **({"flip": 0.0, "padding": 0, "erasing": 0.0} | changes))
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("size", [(5, 7), (30, 50), (HEIGHT, 8)])
+def test_resize(kind, size):
+    across = resampled(COLOURS.astype(float).transpose(1, 0, 2), size[1], kind).transpose(1, 0, 2)
+    expected = normalised(resampled(across, size[0], kind))
+    one_level = 1.01 / 255 / np.reshape(STD, (3, 1, 1))
+    for found in (
+        plain_transform(size, MEAN, STD, interpolation=kind)(Image.fromarray(COLOURS)).numpy(),
+        drawn(train(size, interpolation=kind), 0),
+    ):
+        assert found.shape == (3, *size) and found.dtype == np.float32
+        assert (np.abs(found - expected) < one_level).all()
+        assert (np.abs(found - expected) < 1e-4).mean() > 0.75  # the others are ties between two levels
+
+
+def test_bicubic_for_training_and_bilinear_otherwise():
+    image = Image.fromarray(COLOURS)
+    bilinear, bicubic = (
+        normalised(np.asarray(image.resize((7, 5), f))) for f in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    )
+    assert np.abs(plain_transform((5, 7), MEAN, STD)(image).numpy() - bilinear).max() < 1e-5
+    assert np.abs(drawn(train((5, 7)), 0) - bicubic).max() < 1e-5
+    assert np.abs(bilinear - bicubic).max() > 0.1
+
+
+def test_nothing_random_is_left_when_all_is_off():
+    assert np.abs(drawn(train(), 1) - normalised(COLOURS)).max() < 1e-5
+    assert np.array_equal(drawn(train(), 1), drawn(train(), 2))
+
+
+def test_flip_mirrors_left_and_right_as_often_as_asked():
+    mirrored = normalised(COLOURS[:, ::-1])
+    assert np.abs(drawn(train(flip=1.0), 0) - mirrored).max() < 1e-5
+    flips = [np.abs(drawn(train(flip=0.25), seed) - mirrored).max() < 1e-5 for seed in range(400)]
+    assert abs(np.mean(flips) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_pad_and_crop_shift_over_a_black_border_evenly():
+    padding = 2
+    padded = np.pad(COLOURS, ((padding, padding), (padding, padding), (0, 0)))
+    windows = {
+        (top, left): normalised(padded[top : top + HEIGHT, left : left + WIDTH])
+        for top in range(5)
+        for left in range(5)
+    }
+    counts = dict.fromkeys(windows, 0)
+    transform = train(padding=padding)
+    for seed in range(500):
+        found = drawn(transform, seed)
+        (shift,) = [s for s, window in windows.items() if np.abs(found - window).max() < 1e-5]
+        counts[shift] += 1
+    # chi-square with 24 degrees of freedom: above 52 once in a thousand such tests, and the seeds are fixed
+    assert sum((count - 20) ** 2 / 20 for count in counts.values()) < 52
+
+
+def erased(seed, size=(HEIGHT, WIDTH), **changes):
+    """The picture, the same draw without erasing, and the mask of what differs [H, W]."""
+    array = pixels(1, *size)
+    with_noise = drawn(train(size, flip=0.5, padding=2, **changes), seed, array)
+    without = drawn(train(size, flip=0.5, padding=2, erasing=0.0), seed, array)
+    return with_noise, without, (with_noise != without).any(0)
+
+
+def test_erasing_fills_one_rectangle_of_the_published_sizes_with_noise():
+    noise, areas = [], []
+    size = (60, 40)
+    for seed in range(60):
+        found, untouched, mask = erased(seed, size, erasing=1.0)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert mask.sum() == height * width  # a full rectangle, and nothing besides
+        assert np.array_equal(found[:, ~mask], untouched[:, ~mask])
+        areas.append(height * width / mask.size)
+        assert 0.3 * 0.8 < height / width < 1 / 0.3 / 0.8  # rounded to pixels
+        noise.append(found[:, mask].ravel())
+    assert 0.02 * 0.8 < min(areas) < 0.08 and 0.25 < max(areas) < 1 / 3 * 1.1
+    noise = np.concatenate(noise)
+    assert abs(noise.mean()) < 4 / np.sqrt(noise.size) and abs(noise.std() - 1) < 0.02
+    assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.02  # each value of its own
+
+
+def test_erasing_happens_as_often_as_asked():
+    happened = [erased(seed, erasing=0.3)[2].any() for seed in range(400)]
+    assert abs(np.mean(happened) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 400)
+
+
+def test_an_unknown_filter_is_refused():
+    with pytest.raises(ValueError, match="sharp"):
+        plain_transform((4, 4), MEAN, STD, interpolation="sharp")

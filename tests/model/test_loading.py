@@ -1,0 +1,344 @@
+"""Weights of every kind into models: the same features, resized and skipped where that is right, refused where not."""
+
+import logging
+
+import pytest
+import torch
+
+from configs import load_config
+from model import load_prompts, make_model, make_test_model
+from model.baseline import ImageReID, SideInformation
+from model.clip.shapes import CLIPShape
+from model.clip.weights import read_state_dict
+from model.loading import guess_grid, load_clip_weights, load_reid_weights, load_start, resize_positions
+from model.make_model_clipreid import CLIPReID
+from tests.model.weight_files import KINDS, SENTENCE, SHAPES, clip_tensors, small_model, write
+from utils.errors import ReIDError
+from utils.logger import LOGGER
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+PROMPT = "A photo of a {} hand."
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    return caplog
+
+
+def config(name="ViT-Tiny-16", size=(64, 64), **keys):
+    pairs = {"MODEL__NAME": name, "INPUT__SIZE_TRAIN": list(size), "INPUT__SIZE_TEST": list(size)} | keys
+    words = [str(word) for key, value in pairs.items() for word in (key.replace("__", "."), value)]
+    return load_config(None, [*words, "TEST.NECK_FEAT", "before"])[0]
+
+
+@torch.no_grad()
+def embedded(model, size=(64, 64), labels=(None, None)):
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    return model.eval().embed(images, *labels)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """(architecture, kind) -> file, written when first asked for."""
+    folder, written = tmp_path_factory.mktemp("weights"), {}
+
+    def file(name, kind):
+        if (name, kind) not in written:
+            written[name, kind] = write(kind, small_model(name), folder / f"{name}_{kind}.bin")
+        return written[name, kind]
+
+    return file
+
+
+ALL_KINDS = [
+    (name, kind) for name in SHAPES for kind in KINDS if (name, kind) != ("RN-Tiny", "hugging_face")
+]  # transformers has no CLIP ResNet
+
+
+@pytest.mark.parametrize(("name", "kind"), ALL_KINDS)
+def test_every_kind_gives_the_same_features(name, kind, files):
+    expected = embedded(small_model(name))
+    tested = make_test_model(config(name, TEST__WEIGHT=files(name, kind)), 1)
+    trained = make_model(config(name, MODEL__PRETRAIN_PATH=files(name, kind)), 7, 1, 1, PROMPT)
+    for found in (tested, trained):
+        torch.testing.assert_close(embedded(found), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind"), ALL_KINDS)
+def test_the_text_tower_arrives_too(name, kind, files):
+    expected = small_model(name).text_encoder
+    found = make_model(config(name, MODEL__PRETRAIN_PATH=files(name, kind)), 7, 1, 1, PROMPT).text_encoder
+    prompts = torch.randn(3, 12, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(found(prompts, 11), expected(prompts, 11), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("ViT-Tiny-16", "plain"), ("ViT-Tiny-16", "clipreid"), ("RN-Tiny", "plain")]
+)
+@pytest.mark.parametrize(("size", "stride"), [((128, 64), [16, 16]), ((64, 64), [12, 12])])
+def test_other_image_size_and_stride(name, kind, size, stride, files, log):
+    """Position embeddings are resized as the published code does it, and the log tells."""
+    start = small_model(name)
+    cfg = config(name, size, TEST__WEIGHT=files(name, kind), MODEL__STRIDE_SIZE=stride)
+    found = make_test_model(cfg, 1)
+    key = "positional_embedding" if name.startswith("ViT") else "attnpool.positional_embedding"
+    own = found.image_encoder.get_parameter(key)
+    rows, columns = found.image_encoder.grid
+    assert len(own) == 1 + rows * columns
+    expected = resize_positions(start.image_encoder.get_parameter(key), (rows, columns), (4, 4))
+    assert torch.equal(own, expected)
+    if (rows, columns) != (4, 4):
+        lines = [line for line in log.text.splitlines() if line.startswith("resized")]
+        assert len(lines) == 1 and f"4 x 4 patches -> {rows} x {columns}" in lines[0] and key in lines[0]
+    assert embedded(found, size).isfinite().all()
+
+
+def test_shape_of_the_old_grid_is_recovered():
+    """CLIP's square grids and the published ones of people and vehicles, with and without overlap."""
+    for grid in [(14, 14), (7, 7), (16, 8), (21, 10), (16, 16), (21, 21), (24, 8)]:
+        assert guess_grid(grid[0] * grid[1]) == grid
+
+
+def test_start_of_a_training_on_another_data_set(files, log):
+    """Identity-bound parts keep their start values even where the shapes happen to agree."""
+    published = small_model()
+    for classes in (5, 7):
+        cfg = config(MODEL__PRETRAIN_PATH=files("ViT-Tiny-16", "clipreid"))
+        model = make_model(cfg, classes, 1, 1, PROMPT)
+        own, theirs = model.state_dict(), published.state_dict()
+        for name, tensor in theirs.items():
+            bound = name.startswith(("classifier", "prompt_learner.cls_ctx"))
+            assert own[name].shape[0] == classes if bound else torch.equal(own[name], tensor), name
+            assert not bound or own[name].shape != tensor.shape or not torch.equal(own[name], tensor), name
+    table = log.messages[-1]
+    for name in ("classifier.weight", "classifier_proj.weight", "prompt_learner.cls_ctx"):
+        assert any(line.startswith("skipped") and name in line for line in table.splitlines())
+        assert any(line.startswith("missing") and name in line for line in table.splitlines())
+    assert "the fixed words around the prompts stay" in log.text and "X X X X hand." in log.text
+
+
+@pytest.mark.parametrize(
+    "sentence", ["A photo of X X X X hand.", "A photo of a X X hand.", "A photo of a X X X X left hand."]
+)
+def test_sentence_of_another_length_needs_token_embeddings(sentence, files):
+    cfg = config(MODEL__PRETRAIN_PATH=files("ViT-Tiny-16", "clipreid"), MODEL__PROMPT=sentence)
+    with pytest.raises(
+        ReIDError, match=r"5 tokens before the learned ones, 4 learned, 3 after.*MODEL.PROMPT"
+    ) as raised:
+        make_model(cfg, 7, 1, 1, PROMPT)
+    assert sentence in str(raised.value) and "clipreid.bin" in str(raised.value)
+
+
+def test_sentence_fills_the_whole_context():
+    """No padding is left behind it."""
+    long = "A photo of a X X X X " + "hand " * 67
+    model, other = small_model(sentence=long), small_model(sentence=SENTENCE)
+    assert model.prompt_learner.end == 76
+    load_start(small_model(sentence=long), model.state_dict(), long)
+    with pytest.raises(ReIDError, match="67 after"):
+        load_start(other, model.state_dict(), SENTENCE)
+
+
+def test_baseline_from_a_checkpoint_with_text_and_back(files, tmp_path):
+    cfg = config(MODEL__PRETRAIN_PATH=files("ViT-Tiny-16", "clipreid"), MODEL__METHOD="baseline", SOLVER__STAGES=[2])
+    baseline = make_model(cfg, 7, 1, 1, PROMPT)
+    assert type(baseline) is ImageReID
+    torch.testing.assert_close(embedded(baseline), embedded(small_model()), rtol=0, atol=1e-6)
+    torch.save(baseline.state_dict(), tmp_path / "baseline.pth")
+    with pytest.raises(ReIDError, match=r"baseline.pth: there is no text encoder.*MODEL.METHOD to baseline"):
+        make_model(config(MODEL__PRETRAIN_PATH=tmp_path / "baseline.pth"), 7, 1, 1, PROMPT)
+
+
+def test_checkpoint_without_classifiers(tmp_path, log):
+    state = {n: t for n, t in small_model().state_dict().items() if not n.startswith("classifier")}
+    torch.save(state, tmp_path / "w.pth")
+    model = make_test_model(config(TEST__WEIGHT=tmp_path / "w.pth"), 1)
+    torch.testing.assert_close(embedded(model), embedded(small_model()), rtol=0, atol=1e-6)
+    assert "missing  classifier.weight" in log.text
+
+
+def test_long_lists_are_short_in_the_log(files, log):
+    make_test_model(config(TEST__WEIGHT=files("ViT-Tiny-16", "clipreid")), 1)
+    lines = log.messages[-1].splitlines()
+    count = sum(name.startswith("text_encoder.") for name in small_model().state_dict())
+    assert f"skipped  text_encoder.* ({count} tensors): this model reads no text" in lines
+    assert len(lines) < 12
+
+
+@pytest.fixture
+def side_checkpoint(tmp_path):
+    """A ViT trained with six cameras."""
+    model = small_model(side_information=SideInformation(6, 0, 1.0))
+    torch.save(model.state_dict(), tmp_path / "sie.pth")
+    return model, tmp_path / "sie.pth"
+
+
+def test_side_information_of_the_same_cameras(side_checkpoint):
+    model, path = side_checkpoint
+    found = make_test_model(config(TEST__WEIGHT=path, MODEL__SIE_CAMERA=True, MODEL__SIE_COE=1.0), 1, 6)
+    cameras = torch.tensor([5, 2])
+    expected = embedded(model, labels=(cameras, None))
+    assert torch.equal(embedded(found, labels=(cameras, None)), expected)
+    assert not torch.allclose(expected, embedded(model), atol=1e-4)
+
+
+@pytest.mark.parametrize("cameras", [0, 6])
+def test_side_information_must_not_be_forgotten(side_checkpoint, cameras):
+    with pytest.raises(ReIDError, match=r"sie.pth: it was trained with side information; set MODEL.SIE_CAMERA"):
+        make_test_model(config(TEST__WEIGHT=side_checkpoint[1]), 1, cameras)
+
+
+def test_side_information_of_other_cameras(side_checkpoint, log):
+    model, path = side_checkpoint
+    with pytest.raises(ReIDError, match=r"knows 6 cameras; the data set has 8. Set MODEL.SIE_CAMERA"):
+        make_test_model(config(TEST__WEIGHT=path, MODEL__SIE_CAMERA=True), 1, 8)
+    without = make_test_model(config(TEST__WEIGHT=path), 1, 8)
+    torch.testing.assert_close(embedded(without), embedded(model), rtol=0, atol=1e-6)
+    assert "is of other cameras" in log.text and "skipped  cv_embed: side information is off" in log.text
+
+
+def test_training_with_other_cameras(side_checkpoint, log):
+    """Four cameras in place of six: the table starts anew, everything else is taken over."""
+    model = make_model(config(MODEL__PRETRAIN_PATH=side_checkpoint[1], MODEL__SIE_CAMERA=True), 7, 4, 1, PROMPT)
+    assert model.cv_embed.shape == (4, 64)
+    assert "skipped  cv_embed: bound" in log.text and "missing  cv_embed" in log.text
+
+
+def test_cameras_and_views_share_the_table(tmp_path):
+    torch.save(small_model(side_information=SideInformation(3, 2, 1.0)).state_dict(), tmp_path / "w.pth")
+    both = {"MODEL__SIE_CAMERA": True, "MODEL__SIE_VIEW": True, "TEST__WEIGHT": tmp_path / "w.pth"}
+    assert make_test_model(config(**both), 2, 3).side_information[:2] == (3, 2)
+    with pytest.raises(ReIDError, match="6 rows, no multiple of the data set's 4 views"):
+        make_test_model(config(**both), 4, 3)
+
+
+def test_no_side_information_in_the_file(files):
+    with pytest.raises(
+        ReIDError, match=r"trained without side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW to"
+    ):
+        make_test_model(config(TEST__WEIGHT=files("ViT-Tiny-16", "clipreid"), MODEL__SIE_CAMERA=True), 1)
+
+
+def test_published_resnet_has_an_idle_table(tmp_path, log):
+    """The published RN50 allocates cv_embed and never uses it."""
+    state = small_model("RN-Tiny").state_dict() | {"cv_embed": torch.ones(6, 64)}
+    torch.save(state, tmp_path / "rn.pth")
+    found = make_test_model(config("RN-Tiny", TEST__WEIGHT=tmp_path / "rn.pth"), 1, 6)
+    assert torch.equal(embedded(found), embedded(small_model("RN-Tiny")))
+    assert "skipped  cv_embed" in log.text
+
+
+# What does not fit.
+
+
+def test_other_width():
+    other = CLIPReID(SHAPES["RN-Tiny"], 5, (64, 64), sentence=SENTENCE)
+    wide = ImageReID(CLIPShape(SHAPES["ViT-Tiny-16"].image, None, 48), 5, (64, 64))
+    for load, weights in (
+        (load_clip_weights, clip_tensors(small_model())),
+        (load_reid_weights, small_model().state_dict()),
+    ):
+        with pytest.raises(ReIDError, match=r"the tensor \w+.*\[.*(has no place in|needs)"):
+            load(other, weights)
+        before = {name: t.clone() for name, t in wide.state_dict().items()}
+        with pytest.raises(ReIDError, match=r"tensor \w+.proj\S* has the shape \[64, 32\]; .* needs \[64, 48\]|bottleneck_proj.weight.*\[32\].*\[48\]"):
+            load(wide, weights)
+        assert all(torch.equal(t, before[name]) for name, t in wide.state_dict().items())  # all or nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_encoder.ln_pre.weight": torch.ones(65)}, r"image_encoder.ln_pre.weight has the shape \[65\].*\[64\]"),
+        ({"image_encoder.head.weight": torch.ones(2)}, r"image_encoder.head.weight \[2\] has no place"),
+        ({"image_encoder.ln_post.bias": None}, r"1 tensors that .* first image_encoder.ln_post.bias \[64\]"),
+        ({"image_encoder.positional_embedding": torch.ones(17, 65)}, r"positional_embedding has the shape \[17, 65\]"),
+        ({"bottleneck.running_mean": None}, "first bottleneck.running_mean"),
+        ({"classifier_2.weight": torch.ones(2, 2)}, r"classifier_2.weight \[2, 2\] has no place"),
+        ({"image_encoder.proj": torch.ones(64)}, "w.pth: .*"),
+        ({"image_encoder.conv1.weight": torch.ones(64)}, "w.pth: This is no CLIP-ReID checkpoint"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(change, message, tmp_path):
+    state = small_model().state_dict() | change
+    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "w.pth")
+    for key in ("TEST__WEIGHT", "MODEL__PRETRAIN_PATH"):
+        cfg = config(**{key: tmp_path / "w.pth"})
+        with pytest.raises(ReIDError, match=message) as raised:
+            make_test_model(cfg, 1) if key == "TEST__WEIGHT" else make_model(cfg, 7, 1, 1, PROMPT)
+        assert "w.pth" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["visual.ln_post.weight", "transformer.resblocks.0.ln_1.bias"])
+def test_clip_weights_with_a_hole(name, tmp_path):
+    tensors = clip_tensors(small_model())
+    del tensors[name]
+    torch.save(tensors, tmp_path / "w.pt")
+    with pytest.raises(ReIDError, match=rf"w.pt: 1 tensors .* first \w+.{name.removeprefix('visual.')}"):
+        make_model(config(MODEL__PRETRAIN_PATH=tmp_path / "w.pt"), 7, 1, 1, PROMPT)
+
+
+@pytest.mark.parametrize("kind", ["plain", "clipreid"])
+def test_architecture_of_another_family(kind, files):
+    with pytest.raises(ReIDError, match=r"weights of a ResNet, but MODEL.NAME = ViT-Tiny-16"):
+        make_test_model(config(TEST__WEIGHT=files("RN-Tiny", kind)), 1)
+
+
+# Prompts of stage 1.
+
+
+def test_prompts(tmp_path):
+    learned = small_model()
+    torch.save(learned.state_dict(), tmp_path / "stage1.pth")
+    model = small_model()
+    torch.nn.init.zeros_(model.prompt_learner.cls_ctx)
+    load_prompts(model, str(tmp_path / "stage1.pth"))
+    assert torch.equal(model.prompt_learner.cls_ctx, learned.prompt_learner.cls_ctx)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 6}, r"stage1.pth: the prompts of 6 identities.*\[6, 4, 64\].*found.*\[5, 4, 64\]"),
+        ({"sentence": "A photo of a X X X X hand."}, r"token_suffix differs.*MODEL.PROMPT"),
+        ({"sentence": "A picture of a X X X X person."}, "token_prefix differs"),
+        ({"sentence": "A photo of X X X X person."}, "token_prefix differs"),
+    ],
+)
+def test_prompts_of_other_identities_or_another_sentence(options, message, tmp_path):
+    torch.save(small_model().state_dict(), tmp_path / "stage1.pth")
+    with pytest.raises(ReIDError, match=rf"MODEL.STAGE1_WEIGHT = .*{message}"):
+        load_prompts(small_model(**options), str(tmp_path / "stage1.pth"))
+
+
+def test_prompts_that_are_not_there(tmp_path):
+    baseline = ImageReID(SHAPES["ViT-Tiny-16"], 5, (64, 64))
+    torch.save(baseline.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ReIDError, match="found none"):
+        load_prompts(small_model(), str(tmp_path / "w.pth"))
+    with pytest.raises(ReIDError, match=r"only MODEL.METHOD clipreid has prompts"):
+        load_prompts(baseline, str(tmp_path / "w.pth"))
+
+
+# Activation.
+
+
+def test_activation_is_a_choice(files):
+    path = files("ViT-Tiny-16", "plain")
+    quick, exact = (
+        make_test_model(config(TEST__WEIGHT=path, MODEL__ACTIVATION=name), 1) for name in ("quick_gelu", "gelu")
+    )
+    assert quick.state_dict().keys() == exact.state_dict().keys()
+    x = torch.linspace(-3, 3, 50)
+    with torch.no_grad():
+        block = exact.image_encoder.transformer.resblocks[1].mlp
+        torch.testing.assert_close(block.gelu(x), x * (1 + torch.erf(x / 2**0.5)) / 2)
+    difference = (embedded(quick) - embedded(exact)).abs().max()
+    assert 1e-4 < difference < 1
+
+
+def test_reading_strips_the_prefix_of_data_parallel(files):
+    assert all(not name.startswith("module.") for name in read_state_dict(files("ViT-Tiny-16", "clipreid")))

@@ -1,0 +1,146 @@
+"""Whole runs that must learn: losses fall, strangers are told apart better, and chance plays no part."""
+
+import json
+
+import pytest
+import torch
+
+import train_clipreid
+from configs import load_config
+from datasets import make_dataloader, make_dataset
+from loss import make_loss
+from model import make_model
+from processor import do_train_stage1, do_train_stage2, start_run
+from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
+from tests.toy_hands import make_toy_hands, write_config
+
+LEARN = {
+    "SOLVER.STAGE1.MAX_EPOCHS": 8,
+    "SOLVER.STAGE1.BASE_LR": 0.003,
+    "SOLVER.STAGE2.MAX_EPOCHS": 10,
+    "SOLVER.STAGE2.IMS_PER_BATCH": 24,
+    "SOLVER.STAGE2.STEPS": "[8]",
+    "INPUT.RE_PROB": 0.0,
+    "TEST.BEFORE_TRAINING": True,
+    "TEST.PICTURES": False,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def words(options):
+    return [str(word) for pair in options.items() for word in pair]
+
+
+def run(file, folder, options):
+    assert train_clipreid.main(["--config_file", str(file), "OUTPUT_DIR", str(folder), *words(options)]) == 0
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "rate"), [("ViT-Tiny-16", 0.0005), ("RN-Tiny", 0.002)])
+def test_losses_fall_and_strangers_are_told_apart(tmp_path, name, rate):
+    """Chance level of this gallery is a mAP of about 20; colours decide, and untrained networks see stripes too."""
+    hands = make_toy_hands(tmp_path / "hands", train_ids=12, test_ids=8, images=6, clutter=0.2)
+    metrics = run(
+        write_config(hands, tmp_path / "run", name), tmp_path / "run", LEARN | {"SOLVER.STAGE2.BASE_LR": rate}
+    )
+    losses = {stage: [e["loss"] for e in metrics["history"] if e["stage"] == stage] for stage in (1, 2)}
+    assert losses[1][-1] < losses[1][0] and losses[2][-1] < 0.75 * losses[2][0]
+    second = [entry for entry in metrics["history"] if entry["stage"] == 2]
+    assert second[-1]["id"] < 0.95 * second[0]["id"] and second[-1]["triplet"] < 0.8 * second[0]["triplet"]
+    untrained, trained = metrics["results"]["untrained"]["mAP"], metrics["results"]["trained"]["mAP"]
+    assert trained > 60 and trained > untrained + 15
+
+
+@pytest.fixture(scope="module")
+def hands(tmp_path_factory):
+    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
+
+
+@pytest.fixture
+def config(hands, tmp_path):
+    return write_config(hands, tmp_path / "run")
+
+
+def parts(config, *overrides):
+    """What the script builds before it trains."""
+    cfg, _ = load_config(config, overrides)
+    run = start_run(cfg)
+    dataset = make_dataset(cfg)
+    model = make_model(cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt)
+    return cfg, run, make_dataloader(cfg, dataset), model
+
+
+def changed(model, before):
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def copy(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny"])
+def test_stage_one_changes_the_prompts_and_nothing_else(config, name):
+    cfg, run, loaders, model = parts(config, "MODEL.NAME", name)
+    before = copy(model)
+    optimizer = make_optimizer_1stage(cfg, model)
+    do_train_stage1(cfg, model, loaders.stage1, optimizer, make_scheduler(cfg.SOLVER.STAGE1, optimizer), run)
+    assert changed(model, before) == {"prompt_learner.cls_ctx"}
+    moved = (model.prompt_learner.cls_ctx - before["prompt_learner.cls_ctx"]).abs().amax((1, 2))
+    assert (moved > 0).all(), "every identity's prompt is learned"
+
+
+def train_stage2(cfg, run, loaders, model):
+    criterion = make_loss(cfg, model.num_classes, model.feature_width)
+    optimizer, center = make_optimizer_2stage(cfg, model, criterion.center)
+    optimizers = [o for o in (optimizer, center) if o is not None]
+    scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
+    do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, NoEvaluation)
+    return criterion
+
+
+class NoEvaluation:
+    def summary(self):
+        return {}
+
+
+@pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny"])
+def test_stage_two_trains_every_parameter_it_should(config, name):
+    sie = ["MODEL.SIE_VIEW", "True"] if name.startswith("ViT") else []
+    cfg, run, loaders, model = parts(config, "MODEL.NAME", name, "MODEL.METRIC_LOSS_TYPE", "triplet_center", *sie)
+    before = copy(model)
+    criterion = train_stage2(cfg, run, loaders, model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fixed = {name for name in before if name.startswith(("prompt_learner.", "text_encoder."))}
+    fixed |= {"bottleneck.bias", "bottleneck_proj.bias"}
+    assert trained == {name for name, _ in model.named_parameters()} - fixed
+    for parameter_name, parameter in [*model.named_parameters(), ("centers", next(criterion.center.parameters()))]:
+        if parameter_name in fixed:
+            assert parameter.grad is None, parameter_name
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
+    assert not changed(model, before) & fixed
+    assert trained <= changed(model, before)
+
+
+@pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny"])
+def test_same_seed_same_bits(config, tmp_path, name):
+    """Also with images read by other processes, and whatever was drawn in this one before."""
+    options = {"MODEL.NAME": name, "MODEL.METRIC_LOSS_TYPE": "triplet_center", "TEST.PICTURES": False}
+    states = []
+    for number, (workers, seed) in enumerate(((0, 1234), (2, 1234), (0, 4321))):
+        torch.rand(number + 1)
+        folder = tmp_path / str(number)
+        run(config, folder, options | {"DATALOADER.NUM_WORKERS": workers, "SOLVER.SEED": seed})
+        files = [folder / f"{name}_stage1_1.pth", folder / f"{name}_1.pth"]
+        states.append([torch.load(file, weights_only=True) for file in files])
+    for first, second, other in zip(*states, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+        assert not torch.equal(first["image_encoder.conv1.weight"], other["image_encoder.conv1.weight"])

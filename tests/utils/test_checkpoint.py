@@ -1,0 +1,74 @@
+"""Files that appear whole or not at all."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from utils.checkpoint import save_json, save_model, write_atomically
+from utils.errors import ReIDError
+
+
+def test_content_and_folder(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    write_atomically(path, lambda file: file.write(b"content"))
+    assert path.read_bytes() == b"content" and [p.name for p in path.parent.iterdir()] == ["file.bin"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError("disk full"), RuntimeError("torch says"), ValueError("a bug"), KeyboardInterrupt()]
+)
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half of the new")
+        raise failure
+
+    known = isinstance(failure, OSError | RuntimeError)
+    with pytest.raises(ReIDError if known else type(failure)) as caught:
+        write_atomically(path, write)
+    if known:
+        assert str(path) in str(caught.value) and str(failure) in str(caught.value)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_nothing_is_there_before_it_is_whole(tmp_path):
+    path = tmp_path / "file.bin"
+
+    def write(file):
+        file.write(b"half")
+        assert not path.exists()
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"half"
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file" / "model.pth", tmp_path / "file" / "deep" / "model.pth"):
+        with pytest.raises(ReIDError, match=r"model.pth: cannot be written .*OUTPUT_DIR"):
+            write_atomically(path, lambda file: file.write(b"x"))
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(ReIDError, match="taken: cannot be written"):
+        write_atomically(tmp_path / "taken", lambda file: file.write(b"x"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_models_come_back_as_plain_tensors(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    save_model(model, tmp_path / "m.pth")
+    state = torch.load(tmp_path / "m.pth", weights_only=True)
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_json_refuses_what_is_no_json(tmp_path):
+    save_json({"a": [1, 0.5, "é"]}, tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": [1, 0.5, "é"]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save_json({"mAP": float("nan")}, tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": [1, 0.5, "é"]}

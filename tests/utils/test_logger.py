@@ -1,0 +1,39 @@
+"""The terminal and the file say the same."""
+
+import pytest
+
+from utils.logger import LOGGER, close_logger, setup_logger
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    close_logger()
+
+
+def test_file_and_terminal(tmp_path, capsys):
+    setup_logger(tmp_path / "log.txt")
+    LOGGER.info("mAP %.1f", 12.34)
+    LOGGER.warning("größer")
+    LOGGER.debug("unseen")
+    terminal = capsys.readouterr().out.splitlines()
+    file = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 1)[1] for line in terminal] == ["mAP 12.3", "größer"]
+    assert [line.split(" ", 2)[2] for line in file] == ["INFO mAP 12.3", "WARNING größer"]
+
+
+def test_a_second_run_goes_to_its_own_file_and_appends(tmp_path, capsys):
+    for name in ("a", "b", "a"):
+        setup_logger(tmp_path / name)
+        LOGGER.info("to %s", name)
+    assert [line.rsplit(" ", 1)[1] for line in (tmp_path / "a").read_text().splitlines()] == ["a", "a"]
+    assert len((tmp_path / "b").read_text().splitlines()) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_closing(tmp_path):
+    setup_logger(tmp_path / "log.txt")
+    close_logger()
+    assert not LOGGER.handlers
+    LOGGER.info("to nobody")
+    assert (tmp_path / "log.txt").read_text() == ""
