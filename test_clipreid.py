@@ -16,13 +16,13 @@ EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIG
 def test(config_file: str, overrides: Sequence[str]) -> None:
     """Load ``TEST.WEIGHT`` and evaluate it; no training images are needed."""
     cfg, notes = load_config(config_file, overrides)
-    run = start_run(cfg, notes)
+    run = start_run(cfg, notes, "config_test.yml")
     dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views).to(run.device)
     evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
-    finish_run(cfg, run, dataset, {"test": evaluation})
+    finish_run(cfg, run, dataset, "test", evaluation)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,25 +25,27 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     model = make_model(cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt).to(
         run.device
     )
+    if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
+        load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
     evaluate = partial(do_inference, cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
-    evaluations = {"untrained": evaluate()} if cfg.TEST.BEFORE_TRAINING else {}
+    run.resume(cfg.RESUME)
+    run.restore({"model": model})
+    if cfg.TEST.BEFORE_TRAINING and not run.position.stage:
+        run.results["untrained"] = evaluate().record()
 
     if 1 in cfg.SOLVER.STAGES:
         optimizer = make_optimizer_1stage(cfg, model)
         scheduler = make_scheduler(cfg.SOLVER.STAGE1, optimizer)
         do_train_stage1(cfg, model, loaders.stage1, optimizer, scheduler, run)
-    elif cfg.MODEL.STAGE1_WEIGHT:
-        load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
 
     if 2 in cfg.SOLVER.STAGES:
         criterion = make_loss(cfg, model.num_classes, model.feature_width).to(run.device)
         optimizer, center_optimizer = make_optimizer_2stage(cfg, model, criterion.center)
         scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
         optimizers = [o for o in (optimizer, center_optimizer) if o is not None]
-        trained = do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate)
-    else:
-        trained = evaluate()
-    finish_run(cfg, run, dataset, {**evaluations, "trained": trained})
+        do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate)
+
+    finish_run(cfg, run, dataset, "trained", evaluate())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,13 +26,13 @@ class EpochBatches(Sampler[list[Draw]]):
         self.seed = seed
         self.set_epoch(1)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Plan the batches of ``epoch``."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Plan the batches of ``epoch``, without the first ``skip``, which an interrupted run has had."""
         rng = np.random.default_rng((self.seed, epoch))
         batches = self.plan(rng)
         count = sum(len(batch) for batch in batches)
         seeds = iter(rng.integers(2**62, size=count).tolist())
-        self.batches = [[Draw(int(index), next(seeds)) for index in batch] for batch in batches]
+        self.batches = [[Draw(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
         """Indices of one epoch, batch by batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from processor.run import Run
+from utils.interrupt import check_interrupt
 from utils.logger import on_terminal
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.reranking import k_reciprocal
@@ -45,6 +46,17 @@ class Evaluation:
         ranks = {f"Rank-{k}": 100 * self.metrics.rank(k) for k in (1, 5, 10)}
         return {"mAP": 100 * self.metrics.mAP, **ranks}
 
+    def record(self) -> dict[str, Any]:
+        """Everything that ``metrics.json`` tells about this evaluation."""
+        return {
+            **self.summary(),
+            "mINP": 100 * self.metrics.mINP,
+            "CMC": [round(100 * float(value), 4) for value in self.metrics.cmc],
+            "queries": self.metrics.num_queries,
+            "queries_without_match": self.metrics.num_skipped,
+            "seconds": self.seconds,
+        }
+
 
 @torch.no_grad()
 def extract_features(model: ImageReID, loader: DataLoader, device: torch.device, *, flip: bool = False) -> Features:
@@ -61,6 +73,7 @@ def extract_features(model: ImageReID, loader: DataLoader, device: torch.device,
     for images, batch_pids, batch_camids, viewids, _ in tqdm(
         loader, desc="test features", leave=False, disable=not on_terminal()
     ):
+        check_interrupt("evaluation")
         images, labels = images.to(device), (batch_camids.to(device), viewids.to(device))
         feature = model.embed(images, *labels)
         if flip:

@@ -16,6 +16,7 @@ from loss.make_loss import Stage1Loss
 from processor.run import Run
 from processor.training_loop import Scheduler, StepResult, due, train_epochs
 from utils.checkpoint import save_model
+from utils.interrupt import check_interrupt
 from utils.logger import LOGGER, on_terminal
 
 if TYPE_CHECKING:
@@ -50,13 +51,15 @@ def do_train_stage1(
         order: visiting order, random from ``SOLVER.SEED`` when None.
     """
     stage = cfg.SOLVER.STAGE1
+    if run.position.stage > 1:
+        return
     features, labels = collect_image_features(model, loader, run)
     order = order or _random_order(len(labels), cfg.SOLVER.SEED)
     criterion = Stage1Loss()
     model.train()
 
-    def batches(epoch: int) -> list[Tensor]:
-        return list(order(epoch).to(run.device).split(stage.IMS_PER_BATCH))
+    def batches(epoch: int, skip: int) -> list[Tensor]:
+        return list(order(epoch).to(run.device).split(stage.IMS_PER_BATCH))[skip:]
 
     def step(batch: Tensor) -> StepResult:
         identities, position = labels[batch].unique(return_inverse=True)
@@ -75,6 +78,7 @@ def do_train_stage1(
         log_period=stage.LOG_PERIOD,
         batches=batches,
         step=step,
+        parts={"model": model},
         optimizers=[optimizer],
         scheduler=scheduler,
         after_epoch=after_epoch,
@@ -88,6 +92,7 @@ def collect_image_features(model: CLIPReID, loader: DataLoader, run: Run) -> tup
     LOGGER.info("stage 1: computing the image features of %d images", len(loader.dataset))
     features, labels = [], []
     for images, pids, *_ in tqdm(loader, desc="image features", leave=False, disable=not on_terminal()):
+        check_interrupt("stage 1, image features")
         with run.precision.autocast():
             features.append(model.encode_image(images.to(run.device)).projected.float())
         labels.append(pids.to(run.device))

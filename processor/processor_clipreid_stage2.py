@@ -33,7 +33,7 @@ def do_train_stage2(
     scheduler: Scheduler,
     run: Run,
     evaluate: Callable[[], Evaluation],
-) -> Evaluation:
+) -> None:
     """Train the image encoder with ID, triplet and image-to-text losses.
 
     The text features of all identities are computed once: neither prompts nor text encoder change any more. The
@@ -48,18 +48,14 @@ def do_train_stage2(
         optimizers: of the model and, if there is a center loss, of its centers.
         scheduler: of the first optimizer.
         run: device, precision, output folder.
-        evaluate: tests the model; called every ``EVAL_PERIOD`` epochs and at the end.
-
-    Returns:
-        The evaluation after the last epoch.
+        evaluate: tests the model; called every ``EVAL_PERIOD`` epochs except the last one, which the caller tests.
     """
     stage = cfg.SOLVER.STAGE2
     text = collect_text_features(model, stage.IMS_PER_BATCH, run) if hasattr(model, "prompt_learner") else None
-    last: list[Evaluation] = []
 
-    def batches(epoch: int) -> DataLoader:
+    def batches(epoch: int, skip: int) -> DataLoader:
         model.train()
-        loader.batch_sampler.set_epoch(epoch)
+        loader.batch_sampler.set_epoch(epoch, skip)
         return loader
 
     def step(batch: Batch) -> StepResult:
@@ -75,10 +71,9 @@ def do_train_stage2(
     def after_epoch(epoch: int) -> dict | None:
         if due(epoch, stage.CHECKPOINT_PERIOD, stage.MAX_EPOCHS):
             save_model(model, run.output_dir / f"{cfg.MODEL.NAME}_{epoch}.pth")
-        if not due(epoch, stage.EVAL_PERIOD, stage.MAX_EPOCHS):
+        if epoch % stage.EVAL_PERIOD or epoch == stage.MAX_EPOCHS:
             return None
-        last[:] = [evaluate()]
-        summary = last[0].summary()
+        summary = evaluate().summary()
         LOGGER.info("evaluation after epoch %d: %s", epoch, "  ".join(f"{k} {v:.1f}" for k, v in summary.items()))
         return summary
 
@@ -89,11 +84,11 @@ def do_train_stage2(
         log_period=stage.LOG_PERIOD,
         batches=batches,
         step=step,
+        parts={"model": model, "criterion": criterion},
         optimizers=optimizers,
         scheduler=scheduler,
         after_epoch=after_epoch,
     )
-    return last[0]
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,42 +21,47 @@ if TYPE_CHECKING:
 
     from datasets.bases import ReIDDataset
 
+COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
 SHOWN_QUERIES = 8
 SHOWN_ANSWERS = 10
 
 
-def finish_run(cfg: CfgNode, run: Run, dataset: ReIDDataset, evaluations: dict[str, Evaluation]) -> None:
+def finish_run(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation) -> None:
     """Write ``metrics.json`` and the pictures, and end the log with the table of results.
 
     Args:
         cfg: the configuration.
-        run: output folder, history, device.
+        run: output folder, history, device, and the numbers of evaluations before.
         dataset: what was evaluated on.
-        evaluations: by name, in the order of the table; the last one is the run's result.
+        name: of the last evaluation, the run's result: ``trained``, or ``test``, which leaves what training wrote into
+            the same folder as it is.
+        evaluation: it.
     """
-    *_, result = evaluations.values()
-    weights = cfg.TEST.WEIGHT if "test" in evaluations else start_weights(cfg)
-    facts = {
+    weights = cfg.TEST.WEIGHT if name == "test" else start_weights(cfg)
+    run.results[name] = {
+        **evaluation.record(),
         "dataset": dataset.name,
         "camera_rule": dataset.camera_rule,
         "model": cfg.MODEL.NAME,
         "method": cfg.MODEL.METHOD,
         "weights": weights,
         "device": run.describe_device(),
-        "seconds": run.seconds,
     }
-    write_metrics(run.output_dir / "metrics.json", evaluations, facts, run.history)
+    path = run.output_dir / "metrics.json"
+    earlier = _read_json(path) if name == "test" else {}
+    content = {"seconds": run.seconds, "history": run.history, **earlier}
+    save_json({**content, "results": {**earlier.get("results", {}), **run.results}}, path)
     if cfg.TEST.PICTURES:
         write_ranking_picture(
-            run.output_dir / "ranking.png",
-            result,
+            run.output_dir / ("ranking_test.png" if name == "test" else "ranking.png"),
+            evaluation,
             [record.path for record in dataset.query],
             [record.path for record in dataset.gallery],
             dataset.test_identities,
             dataset.camera_rule,
         )
     closing = f"{run.seconds:.0f} s on {run.describe_device()}; weights: {weights}; results in {run.output_dir}"
-    log_table(evaluations, closing)
+    log_table(run.results, closing)
 
 
 def start_weights(cfg: CfgNode) -> str:
@@ -65,29 +71,20 @@ def start_weights(cfg: CfgNode) -> str:
     return f"start from {cfg.MODEL.PRETRAIN_PATH or 'CLIP ' + cfg.MODEL.NAME}"
 
 
-def write_metrics(path: Path, evaluations: dict[str, Evaluation], facts: dict[str, Any], history: list[dict]) -> None:
-    """Write ``metrics.json``: the numbers of each evaluation, what they were measured with, and every epoch."""
-    results = {
-        name: {
-            **evaluation.summary(),
-            "mINP": 100 * evaluation.metrics.mINP,
-            "CMC": [round(100 * float(value), 4) for value in evaluation.metrics.cmc],
-            "queries": evaluation.metrics.num_queries,
-            "queries_without_match": evaluation.metrics.num_skipped,
-            "seconds": evaluation.seconds,
-        }
-        for name, evaluation in evaluations.items()
-    }
-    save_json({**facts, "results": results, "history": history}, path)
+def _read_json(path: Path) -> dict:
+    """What is there already; nothing if it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def log_table(evaluations: dict[str, Evaluation], closing: str) -> None:
+def log_table(rows: dict[str, dict], closing: str) -> None:
     """The last lines of a run: one row for each evaluation, then where the rest lies."""
-    rows = {name: evaluation.summary() for name, evaluation in evaluations.items()}
-    columns = list(next(iter(rows.values())))
     width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"{column:>9}" for column in columns)]
-    lines += [f"{name:<{width}}" + "".join(f"{row[c]:9.1f}" for c in columns) for name, row in rows.items()]
+    lines = [" " * width + "".join(f"{column:>9}" for column in COLUMNS)]
+    lines += [f"{name:<{width}}" + "".join(f"{row[c]:9.1f}" for c in COLUMNS) for name, row in rows.items()]
     for line in [*lines, closing]:
         LOGGER.info("%s", line)
 

@@ -1,4 +1,4 @@
-"""One run and its folder: what is set up at the beginning and written at the end."""
+"""One run and its folder: what is set up at the beginning, kept on the way and found again after an interruption."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,11 +17,45 @@ from utils.checkpoint import write_atomically
 from utils.device import Precision, choose_device, choose_precision
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_logger
+from utils.training_state import TrainingStates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from yacs.config import CfgNode
+
+FREE_TO_CHANGE = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "CHECKPOINT_MINUTES",
+    "MODEL.DEVICE",
+    "DATASETS.ROOT_DIR",
+    "DATASETS.LISTING",
+    "DATASETS.CHECK_IMAGES",
+    "DATALOADER.NUM_WORKERS",
+    "TEST.",
+    ".CHECKPOINT_PERIOD",
+    ".LOG_PERIOD",
+    ".EVAL_PERIOD",
+)
+"""Keys, or beginnings or ends of keys, that a run may be continued with in another value: no training step sees them."""
+
+
+class Position(NamedTuple):
+    """How far training has come: ``steps`` iterations of ``epoch`` of ``stage``, ``ended`` if these are all."""
+
+    stage: int = 0
+    epoch: int = 0
+    steps: int = 0
+    ended: bool = False
+
+
+class Part(Protocol):
+    """Anything with a state: model, optimizer, loss, scaler, averages."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> object: ...
 
 
 @dataclass
@@ -31,13 +65,25 @@ class Run:
     Attributes:
         precision: device and number format.
         output_dir: folder of everything the run writes.
+        settings: every configuration key, flat; a run is continued only with the same.
+        minutes: between two saved states within an epoch.
         history: one entry an epoch, as written to ``metrics.json``.
-        started: when, as a reading of ``time.perf_counter``.
+        results: numbers of each evaluation by name.
+        position: how far training has come.
+        unclaimed: states of parts that have not been built yet.
+        seconds_before: spent by earlier, interrupted runs.
+        started: when this one began, as a reading of ``time.perf_counter``.
     """
 
     precision: Precision
     output_dir: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    minutes: float = 10.0
     history: list[dict] = field(default_factory=list)
+    results: dict[str, dict] = field(default_factory=dict)
+    position: Position = field(default_factory=Position)
+    unclaimed: dict[str, dict] = field(default_factory=dict)
+    seconds_before: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -47,39 +93,115 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
-        return time.perf_counter() - self.started
+        """Since the run began, interruptions not counted."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    @property
+    def states(self) -> TrainingStates:
+        """The saved states of this run."""
+        return TrainingStates(self.output_dir / "resume")
 
     def describe_device(self) -> str:
         """Device and number format in words."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return f"{name}, {str(self.precision.dtype).removeprefix('torch.')}"
 
+    def save(self, position: Position, parts: Mapping[str, Part]) -> None:
+        """Keep ``position`` and the states of ``parts``, from which the run can go on."""
+        self.position = position
+        self.states.save(
+            {
+                "settings": self.settings,
+                "position": list(position),
+                "history": self.history,
+                "results": self.results,
+                "seconds": self.seconds,
+                "random": torch.get_rng_state(),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+            }
+        )
 
-def start_run(cfg: CfgNode, notes: Sequence[str] = ()) -> Run:
+    def resume(self, source: str) -> None:
+        """Find the state to go on from; ``source`` is ``auto``, ``never`` or another run's folder.
+
+        Raises:
+            ReIDError: the state belongs to another configuration, or ``source`` names a folder without one.
+        """
+        if source == "never":
+            self.states.clear()
+            return
+        states = self.states if source == "auto" else TrainingStates(Path(source) / "resume")
+        state = states.load()
+        if state is None:
+            if source != "auto":
+                raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
+            return
+        _check_same(state["settings"], self.settings, states.folder)
+        self.position = Position(*state["position"])
+        self.history, self.results = state["history"], state["results"]
+        self.seconds_before = state["seconds"]
+        self.unclaimed = state["parts"]
+        torch.set_rng_state(state["random"])
+        stage, epoch, steps, ended = self.position
+        done = "complete" if ended else f"{steps} iterations done"
+        LOGGER.info("going on at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
+
+    def restore(self, parts: Mapping[str, Part]) -> None:
+        """Give each of ``parts`` the state that was saved under its name, if there is one."""
+        for name, part in parts.items():
+            if name in self.unclaimed:
+                part.load_state_dict(self.unclaimed.pop(name))
+
+
+def start_run(cfg: CfgNode, notes: Sequence[str] = (), config_name: str = "config.yml") -> Run:
     """Choose the device, seed everything, open the log and keep the whole configuration in ``OUTPUT_DIR``.
 
     Args:
         cfg: the configuration.
         notes: logged first.
+        config_name: file in ``OUTPUT_DIR`` for the configuration.
 
     Raises:
         ReIDError: there is no such device, or ``OUTPUT_DIR`` cannot be written to.
     """
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
-    output_dir = Path(cfg.OUTPUT_DIR)
-    write_atomically(output_dir / "config.yml", lambda file: file.write(cfg.dump().encode()))
+    run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES)
+    write_atomically(run.output_dir / config_name, lambda file: file.write(cfg.dump().encode()))
     try:
-        setup_logger(output_dir / "train_log.txt")
+        setup_logger(run.output_dir / "train_log.txt")
     except OSError as error:
-        raise ReIDError(f"OUTPUT_DIR = {output_dir}: the log cannot be written ({error}).") from None
+        raise ReIDError(f"OUTPUT_DIR = {run.output_dir}: the log cannot be written ({error}).") from None
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(cfg.SOLVER.SEED)
-    run = Run(precision, output_dir)
     LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
     for note in notes:
         LOGGER.info("note: %s", note)
     return run
+
+
+def _flat(node: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if hasattr(value, "items") else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a configuration that computes something else."""
+    differing = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and not _free(key)
+    ]
+    if differing:
+        raise ReIDError(
+            f"{folder} holds the state of a run with another configuration ({'; '.join(differing)}). Take the old "
+            "values to go on, set RESUME to never to start over, or choose another OUTPUT_DIR."
+        )
+
+
+def _free(key: str) -> bool:
+    return key.startswith(FREE_TO_CHANGE) or key.endswith(FREE_TO_CHANGE)
 
 
 def _versions() -> tuple[str, str, str]:

@@ -8,11 +8,13 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from processor.run import Run
+from processor.run import Part, Position, Run
 from utils.errors import ReIDError
+from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
 from utils.meter import Meters
 
@@ -39,53 +41,91 @@ def train_epochs(
     run: Run,
     epochs: int,
     log_period: int,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int, int], Iterable[Batch]],
     step: Callable[[Batch], StepResult],
+    parts: dict[str, Part],
     optimizers: Sequence[Optimizer],
     scheduler: Scheduler,
     after_epoch: Callable[[int], dict | None],
 ) -> None:
-    """Run the epochs of one stage.
+    """Run the epochs of one stage, from where the run was interrupted if it was.
 
     Args:
-        stage: 1 or 2, for the log.
-        run: device, precision, history.
+        stage: 1 or 2.
+        run: device, precision, history, position.
         epochs: how many.
         log_period: iterations between log lines.
-        batches: from the epoch (1-based) to its batches.
+        batches: from the epoch (1-based) and a number of iterations to leave out to the batches after those.
         step: from a batch to its losses; runs under autocast.
+        parts: model and whatever else has a state that training changes, optimizers aside.
         optimizers: all are stepped on the total; the first one's rate is logged.
         scheduler: stepped at the start of every epoch.
-        after_epoch: saves and evaluates where due; what it returns joins the epoch's history.
+        after_epoch: saves and evaluates where due; what it returns joins the epoch's history. It is called again when
+            the run was interrupted in it.
 
     Raises:
         ReIDError: a loss that is not finite, with the step and the term.
+        InterruptedRunError: a signal asked to stop; the state is saved.
     """
     scaler = run.precision.scaler()
-    for epoch in range(1, epochs + 1):
-        scheduler.step(epoch)
-        meters, start = Meters(), time.perf_counter()
-        plan = batches(epoch)
-        bar = tqdm(plan, desc=f"stage {stage} epoch {epoch}/{epochs}", leave=False, disable=not on_terminal())
-        for iteration, batch in enumerate(bar, 1):
-            with run.precision.autocast():
-                result = step(batch)
-            _check_finite(result, f"stage {stage}, epoch {epoch}, iteration {iteration}")
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            scaler.scale(result.loss).backward()
-            for optimizer in optimizers:
-                scaler.step(optimizer)
-            scaler.update()
-            meters.update({"loss": result.loss, **result.parts}, result.count)
-            if iteration % log_period == 0:
-                LOGGER.info("%s iteration %d: %s", _place(stage, epoch, epochs), iteration, _values(meters.means()))
-        seconds = time.perf_counter() - start
-        entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": optimizers[0].param_groups[0]["lr"]}
-        entry |= {"images_per_second": meters.count / seconds, "seconds": seconds}
-        LOGGER.info("%s: %s", _place(stage, epoch, epochs), _values(entry, skip=("stage", "epoch")))
-        run.history.append(entry)
-        entry |= after_epoch(epoch) or {}
+    meters = Meters()
+    parts = {**parts, "scaler": scaler, "meters": meters}
+    parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
+    start = run.position if run.position.stage == stage else Position(stage, 1)
+    run.restore(parts)
+    for epoch in range(start.epoch, epochs + 1):
+        here = start if epoch == start.epoch else Position(stage, epoch)
+        if not here.ended:
+            scheduler.step(epoch)
+            plan = batches(epoch, here.steps)
+            _train_epoch(here, epochs, run, plan, step, parts, optimizers, scaler, meters, log_period)
+        run.history[-1] |= after_epoch(epoch) or {}
+
+
+def _train_epoch(
+    start: Position,
+    epochs: int,
+    run: Run,
+    plan: Iterable[Batch],
+    step: Callable[[Batch], StepResult],
+    parts: dict[str, Part],
+    optimizers: Sequence[Optimizer],
+    scaler: GradScaler,
+    meters: Meters,
+    log_period: int,
+) -> None:
+    """One epoch, or the rest of it, with its entry in the history."""
+    stage, epoch, iteration, _ = start
+    place = f"stage {stage} epoch {epoch}/{epochs}"
+    began = saved = time.perf_counter()
+    seen = meters.count
+    for batch in tqdm(plan, desc=place, leave=False, disable=not on_terminal()):
+        with run.precision.autocast():
+            result = step(batch)
+        iteration += 1
+        _check_finite(result, f"{place}, iteration {iteration}")
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        scaler.scale(result.loss).backward()
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+        meters.update({"loss": result.loss, **result.parts}, result.count)
+        if iteration % log_period == 0:
+            LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
+        stop = interrupt_requested()
+        if stop or time.perf_counter() - saved > 60 * run.minutes:
+            run.save(Position(stage, epoch, iteration), parts)
+            saved = time.perf_counter()
+        if stop:
+            raise InterruptedRunError(f"{place}, iteration {iteration}")
+    seconds = time.perf_counter() - began
+    entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": optimizers[0].param_groups[0]["lr"]}
+    entry |= {"images_per_second": (meters.count - seen) / seconds, "seconds": seconds}
+    LOGGER.info("%s: %s", place, _values(entry, skip=("stage", "epoch")))
+    run.history.append(entry)
+    meters.reset()
+    run.save(Position(stage, epoch, iteration, ended=True), parts)
 
 
 def due(epoch: int, period: int, epochs: int) -> bool:
@@ -101,10 +141,6 @@ def _check_finite(result: StepResult, where: str) -> None:
         f"{where}: the loss is not finite ({terms}). Lower the learning rate, or set SOLVER.PRECISION to fp32; "
         "checkpoints written so far are kept."
     )
-
-
-def _place(stage: int, epoch: int, epochs: int) -> str:
-    return f"stage {stage} epoch {epoch}/{epochs}"
 
 
 def _values(values: dict[str, float], skip: Sequence[str] = ()) -> str:

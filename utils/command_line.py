@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from utils.errors import EXIT_STATUS, ReIDError
+from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
+from utils.interrupt import InterruptedRunError, catch_signals
 from utils.logger import LOGGER, close_logger
 
 
@@ -31,7 +33,11 @@ def parse_arguments(description: str, example: str, argv: Sequence[str] | None) 
 def run_script(script: Callable[[], None]) -> int:
     """Run ``script`` and return its exit status; a :class:`ReIDError` becomes one message and status 2."""
     try:
-        script()
+        with catch_signals():
+            script()
+    except InterruptedRunError as error:
+        LOGGER.warning("stopped at %s; the same command goes on from the last saved state", error)
+        return STOPPED_STATUS
     except ReIDError as error:
         message = f"error: {_without_worker_traceback(str(error))}"
         if LOGGER.handlers:

@@ -14,22 +14,27 @@ _received: list[int] = []
 
 
 class InterruptedRunError(Exception):
-    """A signal asked the run to stop, and it has come to a safe point."""
+    """A signal asked the run to stop, and it has come to a safe point, which the message names."""
 
 
-def check_interrupt() -> None:
-    """Call where the run can stop.
+def interrupt_requested() -> bool:
+    """Whether a signal has arrived."""
+    return bool(_received)
+
+
+def check_interrupt(place: str) -> None:
+    """Call where the run can stop without saving anything.
 
     Raises:
         InterruptedRunError: a signal has arrived.
     """
     if _received:
-        raise InterruptedRunError(f"stopped by {signal.Signals(_received[0]).name}")
+        raise InterruptedRunError(place)
 
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM only be noted, for :func:`check_interrupt`; a second one acts at once."""
+    """Let the first SIGINT or SIGTERM only be noted, for :func:`interrupt_requested`; a second one acts at once."""
     _received.clear()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
