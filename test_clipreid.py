@@ -6,7 +6,7 @@ from functools import partial
 
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset
-from model import make_test_model
+from model import check_weights, make_test_model
 from processor import do_inference, finish_run, start_run
 from utils.command_line import parse_arguments, run_script
 
@@ -16,7 +16,8 @@ EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIG
 def test(config_file: str, overrides: Sequence[str]) -> None:
     """Load ``TEST.WEIGHT`` and evaluate it; no training images are needed."""
     cfg, notes = load_config(config_file, overrides)
-    run = start_run(cfg, notes, "config_test.yml")
+    run = start_run(cfg, notes, test=True)
+    check_weights(cfg, test=True)
     dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
     loaders = make_dataloader(cfg, dataset)

@@ -7,8 +7,8 @@ from functools import partial
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset
 from loss import make_loss
-from model import load_prompts, make_model
-from processor import do_inference, do_train_stage1, do_train_stage2, finish_run, start_run
+from model import check_weights, load_prompts, make_model
+from processor import do_inference, do_train_stage1, do_train_stage2, finish_run, note_result, start_run
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from utils.command_line import parse_arguments, run_script
 
@@ -19,19 +19,19 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     """Run the stages that the configuration names, then evaluate."""
     cfg, notes = load_config(config_file, overrides)
     run = start_run(cfg, notes)
+    run.resume(cfg.RESUME)
+    check_weights(cfg)
     dataset = make_dataset(cfg)
     check_data(cfg, dataset)
     loaders = make_dataloader(cfg, dataset)
-    model = make_model(cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt).to(
-        run.device
-    )
+    counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
+    model = make_model(cfg, *counts, dataset.prompt).to(run.device)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
     evaluate = partial(do_inference, cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
-    run.resume(cfg.RESUME)
     run.restore({"model": model})
     if cfg.TEST.BEFORE_TRAINING and not run.position.stage:
-        run.results["untrained"] = evaluate().record()
+        note_result(cfg, run, dataset, "untrained", evaluate())
 
     if 1 in cfg.SOLVER.STAGES:
         optimizer = make_optimizer_1stage(cfg, model)

@@ -15,8 +15,8 @@ _LINE = re.compile(r"\s*(?:_C\.([\w.]+)|stage\.(\w+)) = .+?  # (.+)")
 _HEADER = """# Configuration keys
 
 Made from `configs/defaults.py` by `python -m configs.table`. Keys marked *(ours)* are not in the published code; the
-others keep their published names and meaning. A YAML file names what it changes, `_BASE_: other.yml` starts from another
-file, and `KEY VALUE` on the command line overrides both.
+others keep their published names and meaning. A YAML file names what it changes, `_BASE_: other.yml` starts from
+another file, and `KEY VALUE` on the command line overrides both.
 
 | key | default | meaning |
 |---|---|---|

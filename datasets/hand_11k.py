@@ -110,9 +110,7 @@ class Hand11k(SplitDataset):
         hands, notes = read_hands(root / TABLE)
         hands = _present(hands, root, notes)
         notes += _count_notes(hands, aspect, gallery == "all")
-        rows = split_11k(
-            hands, aspect, run=run, seed=seed, distractors=gallery == "all", hold_out=part == "train"
-        )
+        rows = split_11k(hands, aspect, run=run, seed=seed, distractors=gallery == "all", hold_out=part == "train")
         untrained = aspect == "all" and not any(row.split == "train" for row in rows)
         super().__init__(
             rows,
@@ -154,9 +152,7 @@ def read_hands(table: str | Path) -> tuple[list[Hand], list[str]]:
             continue
         place, known = found.setdefault(hand.image, (row.place, hand))
         if known != hand:
-            raise ReIDError(
-                f"{table}: {row.place}: {hand.image} was already given, with other values, at {place}."
-            )
+            raise ReIDError(f"{table}: {row.place}: {hand.image} was already given, with other values, at {place}.")
         repeated += place != row.place
     notes = [f"{table}: {repeated} rows are repeated and count once"] if repeated else []
     return [hand for _, hand in found.values()], notes
@@ -167,9 +163,7 @@ def _hand(table: str | Path, row: Row) -> Hand | None:
 
     def cell(column: str, valid: bool, expected: str) -> str:
         if not valid:
-            raise ReIDError(
-                f"{table}: {row.place}, column {column!r}: {row.cells[column]!r} is not {expected}."
-            )
+            raise ReIDError(f"{table}: {row.place}, column {column!r}: {row.cells[column]!r} is not {expected}.")
         return row.cells[column]
 
     cells = row.cells

@@ -22,9 +22,7 @@ THUMB, INDEX, MIDDLE, RING, LITTLE = range(5)
 # knuckle), its direction at rest in degrees towards the thumb, its bones' lengths, the radii at its joints.
 _ROOTS = np.array([[-0.20, -0.36], [-0.29, 0.40], [-0.09, 0.46], [0.11, 0.42], [0.29, 0.31]])
 _DIRECTIONS = np.array([41.0, 7.0, 1.0, -6.0, -15.0])
-_BONES = np.array(
-    [[0.44, 0.33, 0.24], [0.44, 0.26, 0.17], [0.48, 0.30, 0.18], [0.45, 0.28, 0.18], [0.37, 0.20, 0.16]]
-)
+_BONES = np.array([[0.44, 0.33, 0.24], [0.44, 0.26, 0.17], [0.48, 0.30, 0.18], [0.45, 0.28, 0.18], [0.37, 0.20, 0.16]])
 _RADII = np.array(
     [
         [0.175, 0.125, 0.105, 0.088],
@@ -156,9 +154,7 @@ def _veins(rng: np.random.Generator) -> tuple[Curve, ...]:
         middle = (start + end) / 2 + rng.uniform(-0.16, 0.16, 2)
         veins.append(Curve(np.stack([start, middle, end]), rng.uniform(0.018, 0.032), strength))
         if rng.random() < 0.6:
-            branch = middle + np.array(
-                [rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.26), rng.uniform(0.05, 0.3)]
-            )
+            branch = middle + np.array([rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.26), rng.uniform(0.05, 0.3)])
             bend = (middle + branch) / 2 + rng.uniform(-0.05, 0.05, 2)
             veins.append(Curve(np.stack([middle, bend, branch]), rng.uniform(0.014, 0.024), strength))
     return tuple(veins)
@@ -184,9 +180,7 @@ def _creases(rng: np.random.Generator) -> tuple[Curve, ...]:
         turn = rng.uniform(0, 2 * math.pi)
         end = start + rng.uniform(0.12, 0.32) * np.array([math.cos(turn), math.sin(turn)])
         bend = (start + end) / 2 + rng.uniform(-0.04, 0.04, 2)
-        curves.append(
-            Curve(np.stack([start, bend, end]), rng.uniform(0.010, 0.016), deep * rng.uniform(0.5, 0.9))
-        )
+        curves.append(Curve(np.stack([start, bend, end]), rng.uniform(0.010, 0.016), deep * rng.uniform(0.5, 0.9)))
     return tuple(curves)
 
 
@@ -214,9 +208,7 @@ def _marks(rng: np.random.Generator, amount: float) -> tuple[Mark, ...]:
     for _ in range(int(rng.integers(0, 3))):  # birthmarks
         radii = (float(rng.uniform(0.07, 0.17)), float(rng.uniform(0.05, 0.11)))
         shade = float(rng.uniform(0.6, 0.8))
-        marks.append(
-            Mark(*somewhere(), radii, float(rng.uniform(0, 3.14)), (shade * 1.12, shade, shade * 0.95))
-        )
+        marks.append(Mark(*somewhere(), radii, float(rng.uniform(0, 3.14)), (shade * 1.12, shade, shade * 0.95)))
     for _ in range(int(rng.integers(0, 3))):  # scars, paler or redder than the skin
         tint = (1.25, 1.22, 1.25) if rng.random() < 0.6 else (1.08, 0.72, 0.72)
         radii = (float(rng.uniform(0.09, 0.20)), float(rng.uniform(0.016, 0.026)))

@@ -91,15 +91,11 @@ class _Canvas:
         palm = None
         for finger in range(1, LITTLE + 1):
             radius = float(hand.radii[finger, 0]) * unit
-            bone = _cone(
-                self.x, self.y, base[finger - 1], roots[finger], 0.62 * hand.wrist * unit, 1.12 * radius
-            )
+            bone = _cone(self.x, self.y, base[finger - 1], roots[finger], 0.62 * hand.wrist * unit, 1.12 * radius)
             palm = bone if palm is None else _melt(palm, bone, 0.12 * unit)
         thumb = self.joints[THUMB]
         ball = _cone(self.x, self.y, roots[THUMB], thumb[1], *(1.05 * hand.radii[THUMB, :2] * unit).tolist())
-        web = _cone(
-            self.x, self.y, roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit
-        )
+        web = _cone(self.x, self.y, roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit)
         ends = self.pose.to_picture([[0.0, -0.62], [0.0, -3.0]], self.size)
         forearm = _cone(self.x, self.y, ends[0], ends[1], hand.wrist * unit, hand.wrist * 1.35 * unit)
         palm = _melt(_melt(palm, ball, 0.16 * unit), web, 0.14 * unit)
@@ -165,9 +161,7 @@ class _Canvas:
         side = np.array([-axis[1], axis[0]])
         middle = chain[joint] + axis * along
         sag = axis * (-0.02 if along <= 0 else 0.02)
-        return Curve(
-            np.stack([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength
-        )
+        return Curve(np.stack([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength)
 
     def _bulge(self, place: Floats, radius: float, height: float, redness: float) -> None:
         box, inside = self._ellipse(place, np.array([0.0, 1.0]), (radius, radius))

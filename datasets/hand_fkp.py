@@ -93,9 +93,7 @@ def _finger(root: Path, folder: str, match: re.Match[str], notes: list[str]) -> 
         session = 1 if int(number[1]) <= LAST_OF_SESSION_1 else 2
         test = "gallery" if session == 1 else "query"
         split = "train" if int(match[1]) <= LAST_TRAIN_PERSON else test
-        rows.append(
-            SplitRow(f"{folder}/{name}", "_".join(match.groups()), split, camera=f"session {session}")
-        )
+        rows.append(SplitRow(f"{folder}/{name}", "_".join(match.groups()), split, camera=f"session {session}"))
     if foreign:
         notes.append(f"{folder}: {len(foreign)} files are not called like 01ROI.jpg: {some(foreign)}")
     return rows

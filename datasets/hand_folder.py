@@ -16,9 +16,7 @@ TREE = (
     "Expected: train/<identity>/*.jpg, test/query/<identity>/*.jpg and test/gallery/<identity>/*.jpg "
     "(or query/ and gallery/ beside train/), or <identity>_<anything>.jpg directly in a split's folder."
 )
-UNSPLIT = (
-    "For photos not split yet, <identity>/*.jpg, python -m datasets.inspect --root DIR proposes a split."
-)
+UNSPLIT = "For photos not split yet, <identity>/*.jpg, python -m datasets.inspect --root DIR proposes a split."
 
 
 class HandFolder(SplitDataset):
@@ -64,9 +62,7 @@ class HandFolder(SplitDataset):
             rows, absent = _label(rows, root / "views.csv")
             if absent and "train" in folders:
                 names = some([row.path for row in absent])
-                raise ReIDError(
-                    f"{root / 'views.csv'}: {len(absent)} of its images are not in {root}: {names}."
-                )
+                raise ReIDError(f"{root / 'views.csv'}: {len(absent)} of its images are not in {root}: {names}.")
         super().__init__(
             rows,
             root,
@@ -151,15 +147,11 @@ def _label(rows: Sequence[SplitRow], table_file: Path) -> tuple[list[SplitRow], 
         where = f"{table_file}: {place}"
         for column in columns:
             if not cells[column]:
-                raise ReIDError(
-                    f"{where}, column {column!r} is empty; write a word such as 'unknown' instead."
-                )
+                raise ReIDError(f"{where}, column {column!r} is empty; write a word such as 'unknown' instead.")
         path = str(PurePosixPath(cells["path"].replace("\\", "/")))
         meant = called.get(path, [SplitRow(path, "", "")])
         if len(meant) > 1:
-            raise ReIDError(
-                f"{where}: {path!r} could be {some([m.path for m in meant])}; give its folder too."
-            )
+            raise ReIDError(f"{where}: {path!r} could be {some([m.path for m in meant])}; give its folder too.")
         row = meant[0]._replace(**{column: cells[column] for column in columns})
         if labels.setdefault(row.path, row) != row:
             raise ReIDError(f"{where}: {row.path} gets labels here that differ from those it got further up.")

@@ -105,11 +105,7 @@ def split_hd(
     return [
         *take_one_each(train, "val" if hold_out else "train", "train", seed, "val"),
         *take_one_each(test, "gallery", "query", seed, "gallery", run),
-        *(
-            SplitRow(p, f"{i + STRANGER_OFFSET:04d}", "gallery")
-            for i, paths in strangers.items()
-            for p in paths
-        ),
+        *(SplitRow(p, f"{i + STRANGER_OFFSET:04d}", "gallery") for i, paths in strangers.items() for p in paths),
     ]
 
 

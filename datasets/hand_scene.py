@@ -100,9 +100,7 @@ def _clouds(rng: np.random.Generator, size: int, rows: int, columns: int) -> Pix
     return tall[:, cell] + (tall[:, cell + 1] - tall[:, cell]) * part
 
 
-def light_scene(
-    distance: Pixels, height: Pixels, colour: Pixels, unit: float, table: Pixels, light: Light
-) -> Pixels:
+def light_scene(distance: Pixels, height: Pixels, colour: Pixels, unit: float, table: Pixels, light: Light) -> Pixels:
     """The lit hand with its shadow on the table [3, N, N].
 
     Args:
@@ -130,8 +128,7 @@ def light_scene(
     # A soft shadow: the outline again, moved away from the light.
     reach, depth = light.shadow
     rows, columns = (
-        np.clip(np.arange(len(distance)) + round(side * reach * unit * 2), 0, len(distance) - 1)
-        for side in (ly, lx)
+        np.clip(np.arange(len(distance)) + round(side * reach * unit * 2), 0, len(distance) - 1) for side in (ly, lx)
     )
     moved = distance[rows[:, None], columns]
     shadow = np.clip(np.float32(0.6) - moved * np.float32(1 / (2.5 * reach * unit)), 0, 1)

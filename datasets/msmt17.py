@@ -78,9 +78,7 @@ class MSMT17(PublishedDataset):
         }
         require_images([photo for photos in splits.values() for photo in photos], self.hint())
         notes += self.count_notes(splits, self.sizes)
-        super().__init__(
-            splits, folder, name=f"{self.title} {version}", require_train=require_train, notes=notes
-        )
+        super().__init__(splits, folder, name=f"{self.title} {version}", require_train=require_train, notes=notes)
 
     @classmethod
     def _layout(cls, folder: Path) -> tuple[str, str, str]:
@@ -102,8 +100,6 @@ class MSMT17(PublishedDataset):
                 f"the first is {wrong[0][0]!r}. {cls.hint()}"
             )
         return [
-            Photo(
-                str(folder / images / m["file"]), f"{images}/{int(m['identity']):04d}", int(m["camera"]) - 1
-            )
+            Photo(str(folder / images / m["file"]), f"{images}/{int(m['identity']):04d}", int(m["camera"]) - 1)
             for m in matches
         ]

@@ -85,9 +85,7 @@ class PublishedDataset(ReIDDataset):
         Raises:
             ReIDError: it is in neither; the message lists what was tried and where to fetch the set.
         """
-        tried = ", ".join(
-            str(folder) for folder in (Path(root), *(Path(root) / name for name in cls.folders))
-        )
+        tried = ", ".join(str(folder) for folder in (Path(root), *(Path(root) / name for name in cls.folders)))
         return find_root(root, cls.marker, cls.folders, f"Tried {tried}. {cls.hint()}")
 
     @classmethod
@@ -182,9 +180,7 @@ class NamedPhotos(PublishedDataset):
         return photos
 
 
-def read_list(
-    path: Path, grammar: re.Pattern[str], example: str, notes: list[str], hint: str
-) -> list[re.Match]:
+def read_list(path: Path, grammar: re.Pattern[str], example: str, notes: list[str], hint: str) -> list[re.Match]:
     """The lines of a split list as matches of ``grammar``; blank lines do not count.
 
     Raises:
@@ -201,9 +197,7 @@ def read_list(
     if len(matches) < len(lines):
         strangers = [line for line in lines if not grammar.fullmatch(line)]
         found = some(strangers, 3)
-        notes.append(
-            f"{path}: {len(strangers)} lines do not read like {example!r} and were left out: {found}"
-        )
+        notes.append(f"{path}: {len(strangers)} lines do not read like {example!r} and were left out: {found}")
     return matches
 
 
@@ -214,11 +208,7 @@ def require_images(photos: Sequence[Photo], hint: str) -> None:
         ReIDError: at least one is absent. A list that shrinks in silence would change the benchmark.
     """
     places = [os.path.split(photo.path) for photo in photos]
-    present = {
-        f: set(scan(f).images) if Path(f).is_dir() else set() for f in {folder for folder, _ in places}
-    }
+    present = {f: set(scan(f).images) if Path(f).is_dir() else set() for f in {folder for folder, _ in places}}
     missing = [photo.path for photo, (f, name) in zip(photos, places, strict=True) if name not in present[f]]
     if missing:
-        raise ReIDError(
-            f"{len(missing)} of {len(photos)} listed images are absent: {some(missing, 3)}. {hint}"
-        )
+        raise ReIDError(f"{len(missing)} of {len(photos)} listed images are absent: {some(missing, 3)}. {hint}")

@@ -127,8 +127,7 @@ def split_of(dataset: ReIDDataset, root: str | Path) -> list[SplitRow]:
 
     def rows(split: str, records: Sequence[Record], identities: Sequence[str]) -> list[SplitRow]:
         return [
-            SplitRow(_relative(r.path, root), identities[r.pid], split, str(r.camid), str(r.viewid))
-            for r in records
+            SplitRow(_relative(r.path, root), identities[r.pid], split, str(r.camid), str(r.viewid)) for r in records
         ]
 
     return [
@@ -189,9 +188,7 @@ def _parse(path: str | Path, row: Row, filled: Sequence[str]) -> SplitRow:
             raise ReIDError(f"{path}: {row.place}, column {column!r} is empty.")
     split = cells["split"].lower()
     if split not in SPLITS:
-        raise ReIDError(
-            f"{path}: {row.place}, column 'split': {cells['split']!r} is none of {', '.join(SPLITS)}."
-        )
+        raise ReIDError(f"{path}: {row.place}, column 'split': {cells['split']!r} is none of {', '.join(SPLITS)}.")
     image = inside(cells["path"])
     if image is None:
         raise ReIDError(

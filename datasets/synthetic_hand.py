@@ -101,8 +101,7 @@ class SyntheticHand(HandFolder):
         drawn = sum(len(job.images) for job in jobs)
         if found != drawn:
             raise ReIDError(
-                f"{folder}: {found} pictures, but {drawn} were drawn. "
-                "Delete the folder; it will be drawn again."
+                f"{folder}: {found} pictures, but {drawn} were drawn. Delete the folder; it will be drawn again."
             )
         super().__init__(folder, require_train=require_train)
         self.name = "synthetic_hand"

@@ -93,9 +93,7 @@ def _from_json(path: Path, text: str) -> Table:
     except json.JSONDecodeError as error:
         raise ReIDError(f"{path}: is not JSON ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ReIDError(
-            f'{path}: must be a JSON list of objects, such as [{{"path": "a.jpg", "identity": "7"}}].'
-        )
+        raise ReIDError(f'{path}: must be a JSON list of objects, such as [{{"path": "a.jpg", "identity": "7"}}].')
     rows = [
         Row(f"entry {i}", {key.strip(): "" if v is None else str(v).strip() for key, v in entry.items()})
         for i, entry in enumerate(entries, start=1)

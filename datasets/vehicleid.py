@@ -96,9 +96,7 @@ class VehicleID(PublishedDataset):
         sizes = (TRAIN, Size(test_size, QUERY_IMAGES[test_size]), Size(test_size, test_size))
         notes += self.count_notes(splits, sizes)
         name = f"{self.title} {test_size} (run {run})"
-        super().__init__(
-            splits, folder, name=name, camera_rule="none", require_train=require_train, notes=notes
-        )
+        super().__init__(splits, folder, name=name, camera_rule="none", require_train=require_train, notes=notes)
 
     @classmethod
     def _read(cls, folder: Path, list_name: str, notes: list[str]) -> list[Photo]:

@@ -70,11 +70,7 @@ class VeRi(NamedPhotos):
         if not views:
             return splits
         seen = {
-            split: [
-                photo._replace(view=views[name])
-                for photo in photos
-                if (name := Path(photo.path).name) in views
-            ]
+            split: [photo._replace(view=views[name]) for photo in photos if (name := Path(photo.path).name) in views]
             for split, photos in splits.items()
         }
         lost = {split: len(photos) - len(seen[split]) for split, photos in splits.items()}

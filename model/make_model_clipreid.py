@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,6 +120,31 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.G
 """From the name in MODEL.ACTIVATION to the activation of the transformers; ResNets' convolutions have ReLU."""
 
 
+def check_weights(cfg: CfgNode, test: bool = False) -> None:
+    """Find out whether the weights that a run needs are there, before any data is read.
+
+    Args:
+        cfg: the configuration.
+        test: look for ``TEST.WEIGHT`` and not for what training starts from.
+
+    Raises:
+        ReIDError: they are not, and cannot be downloaded.
+    """
+    if test and not cfg.TEST.WEIGHT:
+        raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
+    for key, path in (
+        (("TEST.WEIGHT", cfg.TEST.WEIGHT),) if test else (("MODEL.STAGE1_WEIGHT", cfg.MODEL.STAGE1_WEIGHT),)
+    ):
+        if path and not Path(path).is_file():
+            raise ReIDError(f"{key} = {path!r}: no such file. Name the checkpoint that training wrote.")
+    if test:
+        return
+    if cfg.MODEL.PRETRAIN_CHOICE == "random":
+        named_shape(cfg.MODEL.NAME)
+    else:
+        find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
+
+
 def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int, prompt: str) -> ImageReID:
     """The model that ``cfg`` describes, starting from CLIP's weights, a CLIP-ReID checkpoint or random weights.
 
@@ -171,8 +197,6 @@ def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> Image
     Raises:
         ReIDError: ``TEST.WEIGHT`` is empty, missing, unreadable or does not fit ``cfg`` or the data set.
     """
-    if not cfg.TEST.WEIGHT:
-        raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
     path = cfg.TEST.WEIGHT
     tensors = read_state_dict(path)
     with _about(path):

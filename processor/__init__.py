@@ -2,7 +2,7 @@
 
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2
-from processor.report import finish_run
+from processor.report import finish_run, note_result
 from processor.run import Run, start_run
 
-__all__ = ["Run", "do_inference", "do_train_stage1", "do_train_stage2", "finish_run", "start_run"]
+__all__ = ["Run", "do_inference", "do_train_stage1", "do_train_stage2", "finish_run", "note_result", "start_run"]

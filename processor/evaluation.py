@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,16 @@ from utils.interrupt import check_interrupt
 from utils.logger import on_terminal
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.reranking import k_reciprocal
+from utils.search import Nearest, top_k
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from model.baseline import ImageReID
+
+
+NOTED = 100
+"""How much of a ranking is kept for pictures; more than is shown, since the camera rule takes images out."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,23 @@ class Evaluation:
         metrics: mAP and CMC.
         query, gallery: features as they were compared, for pictures.
         seconds: of extraction and ranking together.
+        metric: ``euclidean`` or ``cosine``.
+        nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
     """
 
     metrics: RankingMetrics
     query: Features
     gallery: Features
     seconds: float
+    metric: str = "euclidean"
+    nearest: Nearest | None = None
+
+    def find_nearest(self, queries: Sequence[int]) -> Nearest:
+        """Distances and gallery indices [q, k] of the nearest images of some queries, as the evaluation ranked them."""
+        chosen = torch.as_tensor(queries)
+        if self.nearest is not None:
+            return Nearest(self.nearest.distances[chosen], self.nearest.index[chosen], 1.0)
+        return top_k(self.query.features[chosen], self.gallery.features, NOTED, metric=self.metric)
 
     def summary(self) -> dict[str, float]:
         """The published numbers in percent."""
@@ -103,14 +119,17 @@ def evaluate_model(
         query, gallery = (replace(part, features=F.normalize(part.features)) for part in (query, gallery))
     rules = {"camera_rule": camera_rule, "average_precision": cfg.TEST.AP}
     if cfg.TEST.RE_RANKING or cfg.TEST.DIST_MAT:
-        distances = _distances(cfg, query, gallery)
+        nearest: list[Nearest] = []
+        distances = _noting_nearest(_distances(cfg, query, gallery), nearest)
         if cfg.TEST.DIST_MAT:
             path = save_distances(run.output_dir / cfg.TEST.DIST_MAT, distances, (len(query), len(gallery)))
             distances = np.load(path, mmap_mode="r")
         metrics = evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids, **rules)
+        found = Nearest(torch.cat([n.distances for n in nearest]), torch.cat([n.index for n in nearest]), 1.0)
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
-    return Evaluation(metrics, query, gallery, time.perf_counter() - start)
+        found = None
+    return Evaluation(metrics, query, gallery, time.perf_counter() - start, cfg.TEST.METRIC, found)
 
 
 def _distances(cfg: CfgNode, query: Features, gallery: Features) -> Iterator[Tensor]:
@@ -119,6 +138,14 @@ def _distances(cfg: CfgNode, query: Features, gallery: Features) -> Iterator[Ten
         return distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC)
     k1, k2, share = cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
     return k_reciprocal(query.features, gallery.features, k1, k2, share)
+
+
+def _noting_nearest(blocks: Iterable[Tensor], noted: list[Nearest]) -> Iterator[Tensor]:
+    """Pass ``blocks`` on and add the beginning of each row's ranking to ``noted``."""
+    for block in blocks:
+        best = block.topk(min(NOTED, block.shape[1]), dim=1, largest=False)
+        noted.append(Nearest(best.values.cpu(), best.indices.cpu(), 1.0))
+        yield block
 
 
 def _split(features: Features, num_query: int) -> tuple[Features, Features]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from processor.evaluation import Evaluation
 from processor.run import Run
@@ -19,7 +18,7 @@ from utils.visualize import Answer, Ranking, ranking_sheet
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from datasets.bases import ReIDDataset
+    from datasets.bases import Record, ReIDDataset
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
 SHOWN_QUERIES = 8
@@ -37,31 +36,29 @@ def finish_run(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluati
             the same folder as it is.
         evaluation: it.
     """
-    weights = cfg.TEST.WEIGHT if name == "test" else start_weights(cfg)
+    note_result(cfg, run, dataset, name, evaluation)
+    path = run.output_dir / "metrics.json"
+    earlier = _read_json(path) if name == "test" else {}
+    content = {"seconds": run.seconds, "history": run.history, **earlier}
+    save_json({**content, "results": {**earlier.get("results", {}), **run.results}}, path)
+    if cfg.TEST.PICTURES:
+        write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset, cfg.INPUT.EXIF)
+    label = f"weights: {run.results[name]['weights']}"
+    closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
+    log_table(run.results, closing)
+
+
+def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation) -> None:
+    """Keep the numbers of ``evaluation`` under ``name`` in ``run.results``, with what they were measured on."""
     run.results[name] = {
         **evaluation.record(),
         "dataset": dataset.name,
         "camera_rule": dataset.camera_rule,
         "model": cfg.MODEL.NAME,
         "method": cfg.MODEL.METHOD,
-        "weights": weights,
+        "weights": cfg.TEST.WEIGHT if name == "test" else start_weights(cfg),
         "device": run.describe_device(),
     }
-    path = run.output_dir / "metrics.json"
-    earlier = _read_json(path) if name == "test" else {}
-    content = {"seconds": run.seconds, "history": run.history, **earlier}
-    save_json({**content, "results": {**earlier.get("results", {}), **run.results}}, path)
-    if cfg.TEST.PICTURES:
-        write_ranking_picture(
-            run.output_dir / ("ranking_test.png" if name == "test" else "ranking.png"),
-            evaluation,
-            [record.path for record in dataset.query],
-            [record.path for record in dataset.gallery],
-            dataset.test_identities,
-            dataset.camera_rule,
-        )
-    closing = f"{run.seconds:.0f} s on {run.describe_device()}; weights: {weights}; results in {run.output_dir}"
-    log_table(run.results, closing)
 
 
 def start_weights(cfg: CfgNode) -> str:
@@ -89,51 +86,39 @@ def log_table(rows: dict[str, dict], closing: str) -> None:
         LOGGER.info("%s", line)
 
 
-def write_ranking_picture(
-    path: Path,
-    evaluation: Evaluation,
-    query_paths: Sequence[str],
-    gallery_paths: Sequence[str],
-    identities: Sequence[str],
-    camera_rule: str,
-) -> None:
+def write_ranking_picture(path: Path, evaluation: Evaluation, dataset: ReIDDataset, exif: bool) -> None:
     """Write queries from the best to the worst average precision with their ten nearest gallery images.
 
     Args:
         path: of the PNG.
-        evaluation: features and average precisions.
-        query_paths, gallery_paths: the image files in the features' order.
-        identities: names of the test identities by pid.
-        camera_rule: as in the evaluation; ignored gallery images are not shown.
+        evaluation: rankings and average precisions.
+        dataset: images, identities and camera rule; gallery images that the rule ignores are not shown.
+        exif: turn photos upright.
     """
     precision = evaluation.metrics.average_precision
     valid = np.flatnonzero(~np.isnan(precision))
     ordered = valid[np.argsort(-precision[valid], kind="stable")]
     chosen = ordered[np.unique(np.linspace(0, len(ordered) - 1, SHOWN_QUERIES).round().astype(int))]
+    nearest = evaluation.find_nearest(chosen.tolist())
     rankings = [
         Ranking(
-            query_paths[i],
-            identities[int(evaluation.query.pids[i])],
+            dataset.query[i].path,
+            dataset.test_identities[dataset.query[i].pid],
             float(precision[i]),
-            _answers(evaluation, int(i), gallery_paths, identities, camera_rule),
+            _answers(dataset, dataset.query[i], zip(distances.tolist(), index.tolist(), strict=True)),
         )
-        for i in chosen
+        for i, distances, index in zip(chosen, nearest.distances, nearest.index, strict=True)
     ]
-    sheet = ranking_sheet(rankings, f"{len(rankings)} of {len(valid)} queries, from best to worst; ten nearest each")
+    title = f"{len(rankings)} of {len(valid)} queries, from best to worst; ten nearest each"
+    sheet = ranking_sheet(rankings, title, exif=exif)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
 
 
-def _answers(
-    evaluation: Evaluation, query: int, gallery_paths: Sequence[str], identities: Sequence[str], camera_rule: str
-) -> list[Answer]:
-    pid, camid = evaluation.query.pids[query], evaluation.query.camids[query]
-    gallery = evaluation.gallery
-    distances = torch.cdist(evaluation.query.features[query : query + 1], gallery.features).squeeze(0)
-    if camera_rule == "market":
-        distances[(gallery.pids == pid) & (gallery.camids == camid)] = torch.inf
-    shown = distances.argsort(stable=True)[:SHOWN_ANSWERS].tolist()
-    return [
-        Answer(gallery_paths[i], identities[int(gallery.pids[i])], float(distances[i]), bool(gallery.pids[i] == pid))
-        for i in shown
-        if torch.isfinite(distances[i])
-    ]
+def _answers(dataset: ReIDDataset, query: Record, found: Iterable[tuple[float, int]]) -> list[Answer]:
+    answers = []
+    for distance, index in found:
+        image = dataset.gallery[index]
+        ignored = dataset.camera_rule == "market" and (image.pid, image.camid) == (query.pid, query.camid)
+        if not ignored:
+            answers.append(Answer(image.path, dataset.test_identities[image.pid], distance, image.pid == query.pid))
+    return answers[:SHOWN_ANSWERS]

@@ -38,7 +38,7 @@ FREE_TO_CHANGE = (
     ".LOG_PERIOD",
     ".EVAL_PERIOD",
 )
-"""Keys, or beginnings or ends of keys, that a run may be continued with in another value: no training step sees them."""
+"""Keys, or their beginnings or ends, that may change when a run goes on: no training step sees them."""
 
 
 class Position(NamedTuple):
@@ -72,6 +72,7 @@ class Run:
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
         seconds_before: spent by earlier, interrupted runs.
+        suffix: of files that would otherwise replace those of a training in the same folder.
         started: when this one began, as a reading of ``time.perf_counter``.
     """
 
@@ -84,6 +85,7 @@ class Run:
     position: Position = field(default_factory=Position)
     unclaimed: dict[str, dict] = field(default_factory=dict)
     seconds_before: float = 0.0
+    suffix: str = ""
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -153,20 +155,21 @@ class Run:
                 part.load_state_dict(self.unclaimed.pop(name))
 
 
-def start_run(cfg: CfgNode, notes: Sequence[str] = (), config_name: str = "config.yml") -> Run:
+def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Run:
     """Choose the device, seed everything, open the log and keep the whole configuration in ``OUTPUT_DIR``.
 
     Args:
         cfg: the configuration.
         notes: logged first.
-        config_name: file in ``OUTPUT_DIR`` for the configuration.
+        test: this run only tests; it leaves the files of a training in the same folder as they are.
 
     Raises:
         ReIDError: there is no such device, or ``OUTPUT_DIR`` cannot be written to.
     """
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES)
-    write_atomically(run.output_dir / config_name, lambda file: file.write(cfg.dump().encode()))
+    run.suffix = "_test" if test and run.states.folder.is_dir() else ""
+    write_atomically(run.output_dir / f"config{run.suffix}.yml", lambda file: file.write(cfg.dump().encode()))
     try:
         setup_logger(run.output_dir / "train_log.txt")
     except OSError as error:

@@ -113,7 +113,8 @@ def test_training_leaves_its_files(trained):
     with Image.open(base / "run" / "ranking.png") as sheet:
         assert sheet.format == "PNG" and sheet.width > 500
     metrics = results(base / "run")
-    assert metrics["dataset"] == "hand" and metrics["model"] == "ViT-Tiny-16" and metrics["weights"] == "random start"
+    for label, value in {"dataset": "hand", "model": "ViT-Tiny-16", "weights": "random start"}.items():
+        assert [result[label] for result in metrics["results"].values()] == [value, value]
     assert [(entry["stage"], entry["epoch"]) for entry in metrics["history"]] == [(1, 1), (2, 1), (2, 2)]
     assert len(metrics["results"]["trained"]["CMC"]) == 50 and metrics["results"]["trained"]["queries"] == 8
     log = (base / "run" / "train_log.txt").read_text()
@@ -148,8 +149,25 @@ def test_testing_gives_the_trained_numbers_without_training_images(trained, tmp_
     rows, last = table(lines)
     assert list(rows) == ["test"] and LAST_LINE.fullmatch(last).groups() == (str(weight), str(tmp_path / "out"))
     found, expected = results(tmp_path / "out")["results"]["test"], results(base / "run")["results"]["trained"]
-    assert {k: v for k, v in found.items() if k != "seconds"} == {k: v for k, v in expected.items() if k != "seconds"}
+    measured = {"mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "CMC", "queries"}
+    assert {k: found[k] for k in measured} == {k: expected[k] for k in measured}
+    assert found["weights"] == str(weight)
     assert {"config.yml", "train_log.txt", "ranking.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path):
+    base, file, _ = trained
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    kept = {name: (run / name).read_bytes() for name in ("config.yml", "ranking.png")}
+    before = results(run)
+    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run)
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    after = results(run)
+    assert after["history"] == before["history"] and after["seconds"] == before["seconds"]
+    assert list(after["results"]) == ["untrained", "trained", "test"]
+    assert after["results"]["test"]["mAP"] == before["results"]["trained"]["mAP"]
+    assert (run / "config_test.yml").exists() and (run / "ranking_test.png").exists()
 
 
 def test_a_failing_script(trained, tmp_path):
@@ -169,24 +187,25 @@ def refused(main, capsys, *argv):
 
 
 BOTH_SCRIPTS = pytest.mark.parametrize("main", [train_clipreid.main, test_clipreid.main])
+ANY_WEIGHT = ["TEST.WEIGHT", __file__]  # a file that is there; what is wrong shows before it is read
 
 
 @BOTH_SCRIPTS
 def test_missing_and_empty_folders(main, config, tmp_path, capsys):
     gone = tmp_path / "gone"
-    assert f"{gone}: no such folder" in refused(main, capsys, config, "DATASETS.ROOT_DIR", gone)
+    assert f"{gone}: no such folder" in refused(main, capsys, config, "DATASETS.ROOT_DIR", gone, *ANY_WEIGHT)
     gone.mkdir()
-    said = refused(main, capsys, config, "DATASETS.ROOT_DIR", gone)
+    said = refused(main, capsys, config, "DATASETS.ROOT_DIR", gone, *ANY_WEIGHT)
     assert str(gone) in said and "no such folder" in said and "query/<identity>" in said
     for split in ("train", "test/query", "test/gallery"):
         (gone / split).mkdir(parents=True)
-    assert "no images found" in refused(main, capsys, config, "DATASETS.ROOT_DIR", gone)
+    assert "no images found" in refused(main, capsys, config, "DATASETS.ROOT_DIR", gone, *ANY_WEIGHT)
 
 
 @BOTH_SCRIPTS
 def test_missing_configuration_and_data_set(main, config, tmp_path, capsys):
     assert "no such configuration file" in refused(main, capsys, tmp_path / "gone.yml")
-    assert "DATASETS.NAMES = 'hands'" in refused(main, capsys, config, "DATASETS.NAMES", "hands")
+    assert "DATASETS.NAMES = 'hands'" in refused(main, capsys, config, "DATASETS.NAMES", "hands", *ANY_WEIGHT)
 
 
 def test_an_output_folder_that_cannot_be_made(config, tmp_path, capsys):
@@ -225,6 +244,7 @@ def test_broken_images_are_found_before_training(hands, config, tmp_path, capsys
     train(config, "DATASETS.ROOT_DIR", broken, "DATASETS.BAD_IMAGES", "skip")
     assert "1 of 40 images cannot be read" in capsys.readouterr().out
     unchecked = ["DATASETS.ROOT_DIR", broken, "DATASETS.CHECK_IMAGES", "False", "DATALOADER.NUM_WORKERS", "1"]
+    unchecked += ["OUTPUT_DIR", tmp_path / "unchecked"]
     said = refused(train_clipreid.main, capsys, config, *unchecked)
     assert said.startswith(f"error: {victim}: cannot be read") and len(said.splitlines()) == 1
 
@@ -246,12 +266,13 @@ def test_the_stages_one_after_the_other_are_both_at_once(config, tmp_path):
 
 def test_prompts_of_other_people_are_refused(config, tmp_path, capsys):
     train(config, "SOLVER.STAGES", "[1]")
+    prompts = tmp_path / "run" / "ViT-Tiny-16_stage1_1.pth"
     other = make_toy_hands(tmp_path / "other", train_ids=5)
     said = refused(
         train_clipreid.main,
         capsys,
         config,
-        *["SOLVER.STAGES", "[2]", "MODEL.STAGE1_WEIGHT", tmp_path / "run" / "ViT-Tiny-16_stage1_1.pth"],
+        *["SOLVER.STAGES", "[2]", "MODEL.STAGE1_WEIGHT", prompts, "OUTPUT_DIR", tmp_path / "two"],
         *["DATASETS.ROOT_DIR", other],
     )
     assert "prompt_learner.cls_ctx" in said and "[6, 4, 64]" in said
@@ -323,7 +344,7 @@ def test_training_from_clip_weights_and_testing_them_zero_shot(config, clip_weig
     start = ["MODEL.PRETRAIN_CHOICE", "imagenet", "MODEL.PRETRAIN_PATH", clip_weights]
     train(config, *start, "TEST.BEFORE_TRAINING", "True", "SOLVER.STAGES", "[1]")
     first = results(tmp_path / "run")
-    assert first["weights"] == f"start from {clip_weights}"
+    assert first["results"]["trained"]["weights"] == f"start from {clip_weights}"
     state, published = checkpoint(tmp_path / "run" / "ViT-Tiny-16_stage1_1.pth"), checkpoint(clip_weights)
     assert torch.equal(state["image_encoder.proj"], published["visual.proj"].float())
     assert torch.equal(state["text_encoder.text_projection"], published["text_projection"].float())

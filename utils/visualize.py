@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from utils.images import read_image
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
 """Frame colours; right and wrong are told apart by a tick or cross in the caption as well."""
@@ -32,13 +33,16 @@ class Ranking(NamedTuple):
     answers: Sequence[Answer]
 
 
-def ranking_sheet(rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128)) -> Image.Image:
+def ranking_sheet(
+    rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128), exif: bool = False
+) -> Image.Image:
     """A row for each ranking: the query, then its nearest images framed green (right) or red (wrong).
 
     Args:
         rankings: rows, of any number of answers.
         title: one line above.
         cell: width and height of a picture in pixels.
+        exif: turn photos upright.
     """
     columns = 1 + max((len(r.answers) for r in rankings), default=0)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
@@ -48,20 +52,18 @@ def ranking_sheet(rankings: Sequence[Ranking], title: str, cell: tuple[int, int]
     for row, ranking in enumerate(rankings):
         top = _TITLE + row * height
         caption = f"query {ranking.identity}\nAP {100 * ranking.average_precision:.0f} %"
-        _paste(sheet, (_GAP, top), ranking.path, QUERY, caption, cell)
+        _paste(sheet, (_GAP, top), read_image(ranking.path, exif), QUERY, caption, cell)
         for column, answer in enumerate(ranking.answers, 1):
             mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
             caption = f"{column}: {answer.identity}\n{mark}, {answer.distance:.3f}"
-            _paste(sheet, (2 * _GAP + column * width, top), answer.path, colour, caption, cell)
+            _paste(sheet, (2 * _GAP + column * width, top), read_image(answer.path, exif), colour, caption, cell)
     return sheet
 
 
 def _paste(
-    sheet: Image.Image, corner: tuple[int, int], path: str, colour: tuple[int, int, int], caption: str, cell: tuple
+    sheet: Image.Image, corner: tuple[int, int], image: Image.Image, colour: tuple, caption: str, cell: tuple[int, int]
 ) -> None:
-    with Image.open(Path(path)) as file:
-        picture = ImageOps.contain(file.convert("RGB"), cell)
-    framed = ImageOps.expand(picture, _FRAME, colour)
+    framed = ImageOps.expand(ImageOps.contain(image, cell), _FRAME, colour)
     sheet.paste(framed, corner)
     font = ImageFont.load_default(12)
     text = "\n".join(_shortened(line, font, cell[0] + 2 * _FRAME) for line in caption.split("\n"))

@@ -133,7 +133,7 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(shape.width)
 
     def embed(self, images: Tensor, cv_emb: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] -> tokens [B, L, D] in front of the first block; ``cv_emb`` [B, D] joins the class token."""
+        """Images [B, 3, H, W] -> tokens [B, L, D] for the first block; ``cv_emb`` [B, D] joins the class token."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         if cv_emb is not None:

@@ -190,9 +190,7 @@ def test_splits_are_reproducible_and_vary_with_run_and_seed(hands):
 def test_a_trailing_blank_does_not_make_a_second_person(table, hands):
     assert "1200000 ," in table.read_text()
     right = [hand for hand in hands if hand.aspect == "dorsal right" and hand.person == 1_200_000]
-    gallery = [
-        row for row in _split(hands, "dorsal right") if row.identity == "1200000" and row.split == "gallery"
-    ]
+    gallery = [row for row in _split(hands, "dorsal right") if row.identity == "1200000" and row.split == "gallery"]
     assert len(right) > 1 and len(gallery) == 1
 
 

@@ -156,9 +156,7 @@ def test_views_are_numbered_in_sorted_order(tmp_path):
 
 def test_views_by_file_name_and_numbers_and_cameras(tmp_path):
     plant(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "query/c/3.jpg", "gallery/c/4.jpg")
-    _views(
-        tmp_path, "1.jpg,10,x", "2.jpg,9,y", "query\\c\\3.jpg,10,y", "4.jpg,10,x", header="path,view,camera"
-    )
+    _views(tmp_path, "1.jpg,10,x", "2.jpg,9,y", "query\\c\\3.jpg,10,y", "4.jpg,10,x", header="path,view,camera")
     data = HandFolder(tmp_path, camera_rule="market")
     assert [r.viewid for r in data.train] == [1, 0]  # 9 before 10, by value
     assert [r.camid for r in (*data.train, *data.query, *data.gallery)] == [0, 1, 1, 0]

@@ -90,9 +90,7 @@ def test_incomplete_copies(tmp_path):
     assert (len(data.train), len(data.query), len(data.gallery)) == (6, 4, 2)
     assert any("cover.jpg" in note for note in data.notes)
     assert any(".bmp 1, .txt 1" in note for note in data.notes)
-    assert any(
-        "train: expected 251 identities and 2,407 images, found 2 identities and 6" in n for n in data.notes
-    )
+    assert any("train: expected 251 identities and 2,407 images, found 2 identities and 6" in n for n in data.notes)
     shutil.rmtree(tmp_path / folder)
     plant(tmp_path, f"{folder}/cover.jpg")
     assert "no image called" in message(HandHD, tmp_path, gallery="aspect")

@@ -230,11 +230,7 @@ def test_one_of_each_goes_to_the_gallery():
     without_y = take_one_each({"x": people["x"]}, "gallery", "query", 0, "gallery", 5)
     assert without_y == [r for r in rows if r.identity == "x"]
     choices = {
-        tuple(
-            r.path
-            for r in take_one_each(people, "gallery", "query", 0, "gallery", run)
-            if r.split == "gallery"
-        )
+        tuple(r.path for r in take_one_each(people, "gallery", "query", 0, "gallery", run) if r.split == "gallery")
         for run in range(10)
     }
     assert len(choices) > 1

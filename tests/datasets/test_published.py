@@ -115,9 +115,7 @@ def test_misnamed_files_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     data = Market1501(folder)
     assert len(data.train) == 4
-    assert any(
-        note.startswith(str(folder / "bounding_box_train")) and ": 5 images" in note for note in data.notes
-    )
+    assert any(note.startswith(str(folder / "bounding_box_train")) and ": 5 images" in note for note in data.notes)
 
 
 def test_a_folder_of_another_set_is_an_error(tmp_path: Path) -> None:
@@ -192,18 +190,9 @@ def test_train_images_that_are_there_are_read_even_for_a_test(tmp_path: Path) ->
 
 def test_unexpected_counts_are_notes(tmp_path: Path) -> None:
     notes = Market1501(market(tmp_path)).notes
-    assert (
-        "Market-1501 train: expected 751 identities and 12,936 images, found 3 identities and 4 images"
-        in notes
-    )
-    assert (
-        "Market-1501 query: expected 750 identities and 3,368 images, found 2 identities and 2 images"
-        in notes
-    )
-    assert (
-        "Market-1501 gallery: expected 751 identities and 15,913 images, found 3 identities and 4 images"
-        in notes
-    )
+    assert "Market-1501 train: expected 751 identities and 12,936 images, found 3 identities and 4 images" in notes
+    assert "Market-1501 query: expected 750 identities and 3,368 images, found 2 identities and 2 images" in notes
+    assert "Market-1501 gallery: expected 751 identities and 15,913 images, found 3 identities and 4 images" in notes
     assert "Market-1501: expected 6 cameras, found 5" in notes
 
 
@@ -303,9 +292,7 @@ def test_msmt_listed_but_absent_images_are_an_error(tmp_path: Path) -> None:
 def test_msmt_unreadable_lines(tmp_path: Path) -> None:
     folder = msmt(tmp_path, "train", "test")
     lines = MSMT_LISTS["list_query.txt"]
-    (folder / "list_query.txt").write_text(
-        "\n".join([*lines, "0000/0000_000_16_0303morning_0015_0.jpg 0", "x"])
-    )
+    (folder / "list_query.txt").write_text("\n".join([*lines, "0000/0000_000_16_0303morning_0015_0.jpg 0", "x"]))
     data = MSMT17(folder)
     assert len(data.query) == 1
     assert any("list_query.txt: 2 lines do not read like" in note for note in data.notes)
@@ -346,9 +333,7 @@ def veri(folder: Path) -> Path:
 
 def keypoints(path: Path, labels: dict[str, int]) -> None:
     coordinates = " ".join(["-1"] * 40)
-    path.write_text(
-        "".join(f"VeRi/image_train/{name} {coordinates} {view}\n" for name, view in labels.items())
-    )
+    path.write_text("".join(f"VeRi/image_train/{name} {coordinates} {view}\n" for name, view in labels.items()))
 
 
 def test_veri_cameras_and_absent_viewpoints(tmp_path: Path) -> None:
@@ -362,8 +347,7 @@ def test_veri_cameras_and_absent_viewpoints(tmp_path: Path) -> None:
     assert data.num_train_views == 1
     assert len(data.gallery) == 2  # there is no camera 21
     assert any(
-        "no keypoint_train.txt and no keypoint_test.txt" in note and "every view is 0" in note
-        for note in data.notes
+        "no keypoint_train.txt and no keypoint_test.txt" in note and "every view is 0" in note for note in data.notes
     )
     assert data.prompt == "A photo of a {} vehicle."
     assert data.camera_rule == "market"
@@ -386,13 +370,9 @@ def test_veri_viewpoints(tmp_path: Path, above: bool) -> None:
     # 0 and 7 train: 0 and 1; the test's 3 follows. Where both files label an image the train file counts.
     assert views == {"0007_c001": 1, "0001_c020": 0, "0002_c002": 1, "0002_c003": 1, "0005_c001": 2}
     assert data.num_train_views == 2
-    assert any(
-        "without a viewpoint label were left out: train 1, query 0, gallery 0" in note for note in data.notes
-    )
+    assert any("without a viewpoint label were left out: train 1, query 0, gallery 0" in note for note in data.notes)
     # Counts are compared before that.
-    assert any(
-        "VeRi-776 train: expected" in n and n.endswith("found 2 identities and 3 images") for n in data.notes
-    )
+    assert any("VeRi-776 train: expected" in n and n.endswith("found 2 identities and 3 images") for n in data.notes)
 
 
 def test_veri_needs_both_viewpoint_files(tmp_path: Path) -> None:
@@ -406,9 +386,7 @@ def test_veri_needs_both_viewpoint_files(tmp_path: Path) -> None:
 
 def test_veri_malformed_viewpoint_lines(tmp_path: Path) -> None:
     folder = veri(tmp_path)
-    labels = {
-        p.name: 1 for sub in ("image_train", "image_query", "image_test") for p in (folder / sub).iterdir()
-    }
+    labels = {p.name: 1 for sub in ("image_train", "image_query", "image_test") for p in (folder / sub).iterdir()}
     keypoints(folder / "keypoint_train.txt", labels)
     keypoints(folder / "keypoint_test.txt", {"0002_c002_00030600_0.jpg": 8})
     with (folder / "keypoint_test.txt").open("a") as file:

@@ -52,13 +52,9 @@ def test_counts_and_protocol(small):
 
 def test_default_split_is_four_queries_to_six():
     jobs = synthetic_hand._plan(64, 32, 10)
-    count = {
-        s: sum(len(j.images) for j in jobs if j.split == s) for s in ("train", "test/query", "test/gallery")
-    }
+    count = {s: sum(len(j.images) for j in jobs if j.split == s) for s in ("train", "test/query", "test/gallery")}
     assert count == {"train": 640, "test/query": 128, "test/gallery": 192}
-    assert not {j.identity for j in jobs if j.split == "train"} & {
-        j.identity for j in jobs if j.split != "train"
-    }
+    assert not {j.identity for j in jobs if j.split == "train"} & {j.identity for j in jobs if j.split != "train"}
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_processes(small, tmp_path, monkeypatch):
@@ -71,9 +67,7 @@ def test_same_seed_same_bytes_whatever_the_number_of_processes(small, tmp_path, 
 
 def test_pixels_are_the_same_on_every_machine():
     """Golden digest of the version in the folder's name: raise VERSION when the drawing is changed."""
-    pixels = [
-        draw_hand(identity_hand(0, i), aspect, rng(0, i), 64).tobytes() for i in (0, 1) for aspect in ASPECTS
-    ]
+    pixels = [draw_hand(identity_hand(0, i), aspect, rng(0, i), 64).tobytes() for i in (0, 1) for aspect in ASPECTS]
     assert synthetic_hand.VERSION == 2
     assert hashlib.sha256(b"".join(pixels)).hexdigest()[:16] == "d7542b1a7912c872"
 
@@ -113,9 +107,7 @@ def test_readable_as_a_plain_hand_folder(small):
     assert (plain.train, plain.query, plain.gallery) == (data.train, data.query, data.gallery)
 
 
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"size": 40}, {"images_per_identity": 4}, {"train_identities": 3}]
-)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"size": 40}, {"images_per_identity": 4}, {"train_identities": 3}])
 def test_other_settings_go_to_another_folder(change, tmp_path):
     tiny = {"train_identities": 2, "test_identities": 1, "images_per_identity": 2, "size": 32}
     SyntheticHand(tmp_path, **tiny)
@@ -219,26 +211,18 @@ def test_neither_trivial_nor_impossible():
     """Raw pixels find hands better than chance but not well; the measured shape alone would find them all."""
     hands = [identity_hand(0, FIRST_TEST_IDENTITY + i) for i in range(20)]
     images = np.stack(
-        [
-            [draw_hand(h, ASPECTS[j % 2], rng(i, j), 32).mean(2).ravel() for j in range(6)]
-            for i, h in enumerate(hands)
-        ]
+        [[draw_hand(h, ASPECTS[j % 2], rng(i, j), 32).mean(2).ravel() for j in range(6)] for i, h in enumerate(hands)]
     )
     images -= images.mean(-1, keepdims=True)
     ids = np.arange(20).repeat([2]), np.arange(20).repeat([4])
     pixels = mean_average_precision(images[:, :2].reshape(40, -1), images[:, 2:].reshape(80, -1), *ids)
     noise = np.random.default_rng(0)
     chance = np.mean(
-        [
-            mean_average_precision(noise.normal(size=(40, 9)), noise.normal(size=(80, 9)), *ids)
-            for _ in range(5)
-        ]
+        [mean_average_precision(noise.normal(size=(40, 9)), noise.normal(size=(80, 9)), *ids) for _ in range(5)]
     )
     assert 1.4 * chance < pixels < 0.5
 
     shape = np.stack([hand.geometry() for hand in hands])
     shape = (shape - shape.mean(0)) / shape.std(0)
     measured = shape[:, None] + noise.normal(scale=0.3, size=(20, 6, shape.shape[1]))
-    assert (
-        mean_average_precision(measured[:, :2].reshape(40, -1), measured[:, 2:].reshape(80, -1), *ids) > 0.95
-    )
+    assert mean_average_precision(measured[:, :2].reshape(40, -1), measured[:, 2:].reshape(80, -1), *ids) > 0.95
