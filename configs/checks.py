@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.RUN": tuple(range(10)),
     "DATASETS.TEST_SIZE": (800, 1600, 2400),
     "DATASETS.BAD_IMAGES": ("error", "skip"),
+    "DATASETS.CACHE": ("none", "ram", "disk"),
     "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
     "SOLVER.STAGES": ([1], [2], [1, 2]),

@@ -43,6 +43,7 @@ _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # per channel, the image is divided 
 _C.INPUT.INTERPOLATION_TRAIN = "bicubic"  # (ours) nearest | bilinear | bicubic | lanczos
 _C.INPUT.INTERPOLATION_TEST = "bilinear"  # (ours) likewise; used for stage 1's features too
 _C.INPUT.EXIF = False  # (ours) turn photos upright as their EXIF orientation says (phones write it)
+_C.INPUT.JPEG_DRAFT = False  # (ours) decode JPEGs at 1/2, 1/4 or 1/8 before resizing: faster, but not bit-exact
 
 # ------------------------------------------------------------------------------------------------- datasets
 _C.DATASETS = CfgNode()
@@ -58,6 +59,9 @@ _C.DATASETS.HOLD_OUT = False  # (ours) hand_11k, hand_hd: keep the validation im
 _C.DATASETS.TEST_SIZE = 800  # (ours) vehicleid: 800 | 1600 | 2400 test identities
 _C.DATASETS.CHECK_IMAGES = True  # (ours) decode every image once before training, so that a broken one shows at once
 _C.DATASETS.BAD_IMAGES = "error"  # (ours) error: stop at unreadable images | skip: leave them out, counted and named
+_C.DATASETS.CACHE = "ram"  # (ours) none | ram | disk: keep decoded, resized images; batches are the same bit for bit
+_C.DATASETS.CACHE_GB = 4.0  # (ours) most that it takes, in GiB (ram: for each process; disk: all of CACHE_DIR)
+_C.DATASETS.CACHE_DIR = ""  # (ours) folder of the disk cache; empty: clipreid/images in the user's cache folder
 _C.DATASETS.SYNTHETIC = CfgNode()
 _C.DATASETS.SYNTHETIC.TRAIN_IDS = 64  # (ours) hands drawn for training
 _C.DATASETS.SYNTHETIC.TEST_IDS = 32  # (ours) hands drawn for the test

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.bases import ReIDDataset, some
+from datasets.image_cache import make_readers
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
@@ -54,7 +55,8 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
             **how,
         )
 
-    test = ImageDataset([*dataset.query, *dataset.gallery], plain, cfg.INPUT.EXIF)
+    readers = make_readers(cfg, dataset)
+    test = ImageDataset([*dataset.query, *dataset.gallery], plain, read=readers.test)
     test_loader = loader(test, batch_size=cfg.TEST.IMS_PER_BATCH)
     if not dataset.require_train:
         return Loaders(None, None, test_loader)
@@ -68,8 +70,8 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         erasing=cfg.INPUT.RE_PROB,
     )
     return Loaders(
-        loader(ImageDataset(dataset.train, plain, cfg.INPUT.EXIF), batch_size=cfg.TEST.IMS_PER_BATCH),
-        loader(ImageDataset(dataset.train, augmented, cfg.INPUT.EXIF), batch_sampler=make_sampler(cfg, dataset)),
+        loader(ImageDataset(dataset.train, plain, read=readers.stage1), batch_size=cfg.TEST.IMS_PER_BATCH),
+        loader(ImageDataset(dataset.train, augmented, read=readers.stage2), batch_sampler=make_sampler(cfg, dataset)),
         test_loader,
     )
 
