@@ -6,7 +6,7 @@ from functools import partial
 
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset
-from model import check_weights, make_test_model
+from model import check_weights, make_test_model, set_execution
 from processor import do_inference, finish_run, start_run
 from utils.command_line import parse_arguments, run_script
 
@@ -22,6 +22,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_data(cfg, dataset)
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views).to(run.device)
+    set_execution(cfg, model)
     evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation)
 

@@ -81,6 +81,9 @@ _C.SOLVER.SEED = 1234  # of everything random
 _C.SOLVER.MARGIN = 0.3  # of the triplet loss
 _C.SOLVER.STAGES = [1, 2]  # (ours) which stages to run
 _C.SOLVER.PRECISION = "auto"  # (ours) auto (bf16 where the device computes in it) | fp32 | bf16 | fp16
+_C.SOLVER.GRAD_CHECKPOINTING = False  # (ours) compute transformer blocks again in the backward pass: less memory, exact
+_C.SOLVER.CHANNELS_LAST = False  # (ours) ResNets: colours beside each other in memory; sums in another order
+_C.SOLVER.COMPILE = False  # (ours) torch.compile for the encoders: slow to start, rounds otherwise
 
 
 def _stage() -> CfgNode:
@@ -101,6 +104,7 @@ def _stage() -> CfgNode:
     stage.WARMUP_ITERS = 10  # multistep: epochs of warm-up (the published name says iterations, and means epochs)
     stage.WARMUP_FACTOR = 0.01  # multistep: share of the learning rate that the warm-up starts from
     stage.WARMUP_METHOD = "linear"  # multistep: linear | constant
+    stage.CLIP_GRAD = 0.0  # (ours) largest norm of all gradients of a step together; 0: not clipped
     stage.CHECKPOINT_PERIOD = 10  # save the model every so many epochs; it is always saved at the end
     stage.LOG_PERIOD = 100  # log every so many iterations
     return stage
@@ -109,6 +113,7 @@ def _stage() -> CfgNode:
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()
 _C.SOLVER.STAGE2.SCHEDULER = "multistep"
+_C.SOLVER.STAGE2.ACCUMULATE = 1  # (ours) encode a batch in so many parts: less memory; exact but for a ResNet's BN
 _C.SOLVER.STAGE2.WEIGHT_DECAY_BIAS = 5e-4  # of biases
 _C.SOLVER.STAGE2.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
 _C.SOLVER.STAGE2.LARGE_FC_LR = False  # twice the learning rate for the classifiers
