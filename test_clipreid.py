@@ -10,7 +10,7 @@ from model import check_weights, make_test_model
 from processor import do_inference, finish_run, start_run
 from utils.command_line import parse_arguments, run_script
 
-EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_20.pth"
+EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth"
 
 
 def test(config_file: str, overrides: Sequence[str]) -> None:
