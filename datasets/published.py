@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Photo, ReIDDataset, some
+from datasets.bases import Photo, ReIDDataset, Trial, some
 from datasets.folders import find_root, note_others, scan
 from utils.errors import ReIDError
 
@@ -38,7 +38,7 @@ class PublishedDataset(ReIDDataset):
     Args:
         splits: what the reader found.
         root: the set's own folder.
-        name, camera_rule, require_train, notes: as for :class:`ReIDDataset`.
+        name, camera_rule, require_train, notes, run, redrawn: as for :class:`ReIDDataset`.
     """
 
     title: ClassVar[str]
@@ -61,6 +61,8 @@ class PublishedDataset(ReIDDataset):
         camera_rule: str = "market",
         require_train: bool,
         notes: Sequence[str],
+        run: int | None = None,
+        redrawn: Sequence[Trial[Photo]] = (),
     ) -> None:
         labels = [*((c, 0) for c in range(self.cameras)), *((0, v) for v in range(self.views))]
         super().__init__(
@@ -70,6 +72,8 @@ class PublishedDataset(ReIDDataset):
             absent=[] if splits["train"] else [Photo("", "", *label) for label in labels],
             require_train=require_train,
             notes=notes,
+            run=run,
+            redrawn=redrawn,
         )
         self.root = root
 
