@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["DATASETS", "Loaders", "check_data", "make_dataloader", "make_dataset", "write_drawn_splits"]
 
 DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
-    "market1501": lambda keys: (Market1501, {}),
-    "dukemtmc": lambda keys: (DukeMTMCreID, {}),
-    "msmt17": lambda keys: (MSMT17, {}),
-    "occ_duke": lambda keys: (OccludedDuke, {}),
-    "veri": lambda keys: (VeRi, {}),
+    "market1501": lambda keys: (Market1501, _rule(keys)),
+    "dukemtmc": lambda keys: (DukeMTMCreID, _rule(keys)),
+    "msmt17": lambda keys: (MSMT17, _rule(keys)),
+    "occ_duke": lambda keys: (OccludedDuke, _rule(keys)),
+    "veri": lambda keys: (VeRi, _rule(keys)),
     "vehicleid": lambda keys: (VehicleID, {"test_size": keys.TEST_SIZE, **_split(keys)}),
     "hand": lambda keys: (HandFolder, _rule(keys)),
     "listing": lambda keys: (Listing, {"file": keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv", **_rule(keys)}),

@@ -124,6 +124,7 @@ class NamedPhotos(PublishedDataset):
     Args:
         root: the set's own folder or the one above it.
         require_train: raise if the train folder is absent; otherwise it may be.
+        camera_rule: ``"market"``, the published one, or ``"none"``.
 
     Raises:
         ReIDError: a folder is absent, or no file in it is named as the set names its files.
@@ -138,11 +139,12 @@ class NamedPhotos(PublishedDataset):
     split_folders: ClassVar[tuple[str, str, str]] = ("bounding_box_train", "query", "bounding_box_test")
     """Folder of each of :data:`SPLITS`."""
 
-    def __init__(self, root: str | Path, *, require_train: bool = True) -> None:
+    def __init__(self, root: str | Path, *, require_train: bool = True, camera_rule: str = "market") -> None:
         notes: list[str] = []
         folder = self.locate(root)
         splits = self.read_splits(folder, require_train, notes)
-        super().__init__(splits, folder, name=self.title, require_train=require_train, notes=notes)
+        rest = {"name": self.title, "camera_rule": camera_rule, "require_train": require_train, "notes": notes}
+        super().__init__(splits, folder, **rest)
 
     @classmethod
     def read_splits(cls, folder: Path, require_train: bool, notes: list[str]) -> Splits:
