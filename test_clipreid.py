@@ -10,7 +10,7 @@ from model import check_weights, make_test_model
 from processor import do_inference, finish_run, start_run
 from utils.command_line import parse_arguments, run_script
 
-EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_20.pth"
+EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth"
 
 
 def test(config_file: str, overrides: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_data(cfg, dataset)
     write_drawn_splits(dataset, run.output_dir)
     loaders = make_dataloader(cfg, dataset)
-    model = make_test_model(cfg, dataset.num_views).to(run.device)
+    model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
     evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation)
 

@@ -172,9 +172,14 @@ class ReIDDataset:
         self.notes = [note for note in self.notes if note not in stale] + self._unfindable()
 
     @property
+    def num_cameras(self) -> int:
+        """Cameras that the numbers of all splits reach to."""
+        return 1 + max(r.camid for r in (*self.train, *self.test_images))
+
+    @property
     def num_views(self) -> int:
-        """Views in all splits together."""
-        return len({r.viewid for r in (*self.train, *self.test_images)})
+        """Views that the numbers of all splits reach to."""
+        return 1 + max(r.viewid for r in (*self.train, *self.test_images))
 
     @property
     def test_images(self) -> list[Record]:

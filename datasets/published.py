@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 from datasets.bases import Photo, ReIDDataset, Trial, some
 from datasets.folders import find_root, note_others, scan
 from utils.errors import ReIDError
+from utils.text_files import read_text
 
 
 class Size(NamedTuple):
@@ -192,10 +193,7 @@ def read_list(path: Path, grammar: re.Pattern[str], example: str, notes: list[st
     Raises:
         ReIDError: no such file, or not one line matches.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReIDError(f"{path}: cannot be read ({error}). {hint}") from error
+    text = read_text(path, hint=hint)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     matches = [match for match in map(grammar.fullmatch, lines) if match]
     if not matches:

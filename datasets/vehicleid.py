@@ -10,7 +10,7 @@ from datasets.published import PublishedDataset, Size, Splits, read_list, requir
 from datasets.splits import pick, require_run
 from utils.errors import ReIDError
 
-LINE = re.compile(r"(?P<image>\d+)\s+(?P<identity>\d+)")
+LINE = re.compile(r"(?P<image>\d+)\s+(?P<identity>\d{1,9})")
 EXAMPLE = "0211592 3"
 
 TRAIN = Size(13_164, 113_346)

@@ -10,6 +10,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from utils.errors import ReIDError
 
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+"""What is decoded, whatever the name says; Pillow would start another program for some others (EPS)."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +55,7 @@ def decode(path: str | Path, exif: bool, at_least: int | None = None) -> Image.I
     """As :func:`read_image`, with Pillow's own errors; smaller where that is faster and ``at_least`` pixels will do."""
     if not os.path.isfile(path):  # noqa: PTH113 -- a Path each is slow; opening a pipe would wait for ever
         raise FileNotFoundError
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)) if exif else None
