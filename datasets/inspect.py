@@ -100,9 +100,11 @@ def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
     name = next((name for mark, name in marks.items() if (root / mark).exists()), None)
     cfg, _ = load_config(None, ["DATASETS.NAMES", name or "hand", "DATASETS.ROOT_DIR", str(root), *arguments.opts])
     if name:
+        if arguments.hold_out or arguments.seed:
+            raise ReIDError(f"{root}: has a split already; --seed and --hold-out are for folders without one.")
         return cfg, make_dataset(cfg, require_train=False)
     images, notes = read_identities(root)
-    rows = propose_split(images, arguments.seed, arguments.person_separator)
+    rows = propose_split(images, arguments.seed, arguments.person_separator, arguments.hold_out)
     notes.append(f"no split yet; proposed (seed {arguments.seed}): half of the people train, one gallery image each")
     return cfg, SplitDataset(rows, root, name="proposed split", notes=notes)
 
@@ -134,7 +136,7 @@ def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
     if max(counts.values()) == 1:
         report.problem("every training identity has one image: there is no pair of which to learn what stays the same")
     if cfg.DATALOADER.SAMPLER != "softmax" and len(counts) < batch // instances:
-        report.warn(
+        report.problem(
             f"a batch of {batch} needs {batch // instances} identities, the train set has {len(counts)}: set "
             f"SOLVER.STAGE2.IMS_PER_BATCH to {len(counts) * instances}"
         )
@@ -268,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--person-separator", metavar="TEXT", default="", help="007_left and 007_right are one person with '_'"
     )
+    parser.add_argument("--hold-out", action="store_true", help="propose validation images as well")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
     arguments = parser.parse_args(argv)
     statuses: list[int] = []

@@ -38,7 +38,9 @@ def read_identities(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     return images, notes
 
 
-def propose_split(images: Mapping[str, Sequence[str]], seed: int, separator: str = "") -> list[SplitRow]:
+def propose_split(
+    images: Mapping[str, Sequence[str]], seed: int, separator: str = "", hold_out: bool = False
+) -> list[SplitRow]:
     """Half of the people train, the others test; one random image of each test identity is the gallery.
 
     This is the protocol of the hand papers. The choice depends on seed and names alone: it is the same everywhere.
@@ -50,6 +52,7 @@ def propose_split(images: Mapping[str, Sequence[str]], seed: int, separator: str
         images: paths by identity.
         seed: another one gives another split.
         separator: empty, or for example ``_``.
+        hold_out: put one image of each training identity that has several into ``val``.
 
     Raises:
         ReIDError: fewer than four people.
@@ -61,5 +64,7 @@ def propose_split(images: Mapping[str, Sequence[str]], seed: int, separator: str
     training = set(people[: len(people) // 2])
     train = {identity: paths for identity, paths in images.items() if person_of[identity] in training}
     test = {identity: paths for identity, paths in images.items() if identity not in train}
-    rows = [SplitRow(path, identity, "train") for identity, paths in train.items() for path in paths]
-    return [*rows, *take_one_each(test, "gallery", "query", seed, "gallery", 0)]
+    held = {identity: paths for identity, paths in train.items() if hold_out and len(paths) > 1}
+    rows = [SplitRow(path, identity, "train") for identity in train.keys() - held for path in train[identity]]
+    rows += take_one_each(held, "val", "train", seed, "val")
+    return sorted([*rows, *take_one_each(test, "gallery", "query", seed, "gallery", 0)])

@@ -61,9 +61,11 @@ def test_sound_data(hands, examine, tmp_path):
 def test_from_a_configuration(hands, examine, tmp_path):
     file = write_config(hands, tmp_path / "run")
     status, said = examine("--config_file", file, "DATALOADER.NUM_INSTANCE", "8", "SOLVER.STAGE2.IMS_PER_BATCH", "64")
-    assert status == 0
+    assert status == 1
     assert "6 of 6 training identities have fewer than 8 images" in said
-    assert "a batch of 64 needs 8 identities, the train set has 6: set SOLVER.STAGE2.IMS_PER_BATCH to 48" in said
+    assert (
+        "PROBLEM: a batch of 64 needs 8 identities, the train set has 6: set SOLVER.STAGE2.IMS_PER_BATCH to 48" in said
+    )
 
 
 def test_the_same_file_in_train_and_test(hands, examine):
@@ -154,16 +156,23 @@ def test_a_proposed_listing_is_reread_and_trained_on(tmp_path, examine):
 def test_proposals_depend_on_seed_and_names_only():
     images = {f"{i:02d}": [f"{i:02d}/{k}.jpg" for k in range(i % 3 + 1)] for i in range(20)}
     rows = propose_split(images, 0)
-    assert rows == propose_split(dict(reversed(images.items())), 0) or sorted(rows) == sorted(
-        propose_split(dict(reversed(images.items())), 0)
-    )
-    assert sorted(rows) != sorted(propose_split(images, 1))
+    assert rows == propose_split(dict(reversed(images.items())), 0) != propose_split(images, 1)
     assert sorted(row.path for row in rows) == sorted(path for paths in images.values() for path in paths)
     split_of = {row.identity: row.split for row in rows if row.split in ("train", "gallery")}
     assert Counter(split_of.values()) == {"train": 10, "gallery": 10}
     gallery = Counter(row.identity for row in rows if row.split == "gallery")
     assert set(gallery.values()) == {1}
+    held = propose_split(images, 0, hold_out=True)
+    assert {r._replace(split="train") if r.split == "val" else r for r in held} == set(rows)
+    trained = {identity for identity, split in split_of.items() if split == "train"}
+    several = {identity for identity in trained if len(images[identity]) > 1}
+    assert Counter(r.identity for r in held if r.split == "val") == dict.fromkeys(several, 1)
     assert "cannot be split" in message(propose_split, dict(list(images.items())[:3]), 0)
+
+
+def test_a_split_that_is_there_is_not_proposed_again(hands, examine):
+    status, said = examine("--root", hands, "--seed", "1")
+    assert status == 2 and "has a split already" in said
 
 
 def test_a_tree_without_images(tmp_path, examine):
