@@ -28,11 +28,11 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     """Run the stages that the configuration names, then evaluate."""
     cfg, notes = load_config(config_file, overrides)
     run = start_run(cfg, notes)
-    run.resume(cfg.RESUME)
     check_weights(cfg)
     dataset = make_dataset(cfg)
     check_data(cfg, dataset)
     write_drawn_splits(dataset, run.output_dir)
+    run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)
     counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
     model = make_model(cfg, *counts, dataset.prompt).to(run.device)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from processor.run import Part, Position, Run
+from utils.chance import RandomNumbers
 from utils.errors import ReIDError
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
@@ -69,7 +70,7 @@ def train_epochs(
     """
     scaler = run.precision.scaler()
     meters = Meters()
-    parts = {**parts, "scaler": scaler, "meters": meters}
+    parts = {**parts, "scaler": scaler, "meters": meters, "random": RandomNumbers(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
     start = run.position if run.position.stage == stage else Position(stage, 1)
     run.restore(parts)

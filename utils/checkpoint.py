@@ -15,6 +15,9 @@ from torch import nn
 
 from utils.errors import ReIDError
 
+UNFINISHED = ".unfinished"
+"""Ending of the temporary files; their names begin with a dot."""
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then give it that name.
@@ -24,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
@@ -32,6 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
             Path(temporary).replace(path)
+            _keep_names(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -40,6 +44,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise ReIDError(
             f"{path}: cannot be written ({error}). Check OUTPUT_DIR, its permissions and the disk."
         ) from error
+
+
+def _keep_names(folder: Path) -> None:
+    """Have the disk keep the new name too, where folders can be synchronised (not on Windows)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a run that was killed while writing left in ``folder``; nobody else may be writing there."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def save_model(model: nn.Module, path: Path) -> None:

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 LOGGER = logging.getLogger("clipreid")
 """The project's logger; every module logs here."""
+
+
+class _Formatter(logging.Formatter):
+    """Lines that can be shared and printed anywhere.
+
+    Paths below the working directory are relative to it, and the home folder is ``~``. File names may hold control
+    characters, which steer terminals, and bytes that are no text: both are written as escapes.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for folder, short in ((Path.cwd(), ""), (Path.home(), f"~{os.sep}")):
+            if folder.parent != folder:
+                text = text.replace(f"{folder}{os.sep}", short)
+        text = text.encode("utf-8", "backslashreplace").decode()
+        return "".join(c if (c >= " " and c != "\x7f") or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+class _FileHandler(logging.FileHandler):
+    """A full disk must not bury what the terminal says under tracebacks of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _TerminalHandler(logging.Handler):
@@ -26,10 +55,10 @@ def setup_logger(file: Path) -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     close_logger()
-    to_file = logging.FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    to_file = _FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     on_terminal = _TerminalHandler()
-    on_terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    on_terminal.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     LOGGER.addHandler(to_file)
     LOGGER.addHandler(on_terminal)
 
