@@ -23,7 +23,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views).to(run.device)
     evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
-    finish_run(cfg, run, dataset, "test", evaluation)
+    finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

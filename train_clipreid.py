@@ -45,7 +45,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         optimizers = [o for o in (optimizer, center_optimizer) if o is not None]
         do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate)
 
-    finish_run(cfg, run, dataset, "trained", evaluate())
+    finish_run(cfg, run, dataset, "trained", evaluate(), model, loaders.test)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from processor.curves import Curves
 from processor.run import Part, Position, Run
 from utils.errors import ReIDError
 from utils.interrupt import InterruptedRunError, interrupt_requested
@@ -73,6 +74,7 @@ def train_epochs(
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
     start = run.position if run.position.stage == stage else Position(stage, 1)
     run.restore(parts)
+    curves = Curves(run, stage, start.epoch)
     for epoch in range(start.epoch, epochs + 1):
         here = start if epoch == start.epoch else Position(stage, epoch)
         if not here.ended:
@@ -80,6 +82,8 @@ def train_epochs(
             plan = batches(epoch, here.steps)
             _train_epoch(here, epochs, run, plan, step, parts, optimizers, scaler, meters, log_period)
         run.history[-1] |= after_epoch(epoch) or {}
+        curves.refresh()
+    curves.close()
 
 
 def _train_epoch(
