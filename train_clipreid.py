@@ -9,6 +9,7 @@ from datasets import check_data, make_dataloader, make_dataset
 from loss import make_loss
 from model import check_weights, load_prompts, make_model
 from processor import do_inference, do_train_stage1, do_train_stage2, finish_run, note_result, start_run
+from processor.html_report import write_report
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from utils.command_line import parse_arguments, run_script
 
@@ -46,6 +47,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate)
 
     finish_run(cfg, run, dataset, "trained", evaluate(), model, loaders.test)
+    write_report(run.output_dir, recipe=config_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -105,6 +105,10 @@ def test_training_leaves_its_files(trained):
         "train_log.txt",
         "metrics.json",
         "ranking.png",
+        "curves.png",
+        "pictures",
+        "queries.npz",
+        "report.html",
         "ViT-Tiny-16_stage1_1.pth",
         "ViT-Tiny-16_2.pth",
     }
