@@ -31,7 +31,9 @@ th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { max-width: 60rem; }
 img { max-width: 100%; height: auto; background: white; }
 .skip { position: absolute; left: -999rem; } .skip:focus { left: 1rem; top: 1rem; }
-.right { border-left: 4px solid #1b8a3c; } .wrong { border-left: 4px dashed #c42b2b; }
+.sheet { list-style: none; display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; }
+.sheet li { border-left: 4px solid var(--line); padding-left: .4rem; font-size: .85rem; break-inside: avoid; }
+.sheet li.right { border-left: 4px solid #1b8a3c; } .sheet li.wrong { border-left: 4px dashed #c42b2b; }
 @media print { nav, .skip { display: none; } body { max-width: none; font-size: 11px; }
   th button::after { content: ""; } .scroll { overflow: visible; } h2 { break-after: avoid; }
   tr { break-inside: avoid; } }
