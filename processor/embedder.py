@@ -3,7 +3,7 @@
 >>> from processor import load_embedder
 >>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_25.pth")
 >>> embedder.embed(["a.jpg", "b.jpg"]).shape
-(2, 640)
+(2, 1280)
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def as_html(answers: Sequence[Answer], gallery: Path, exif: bool = False) -> str
         asked = thumbnail(read_image(query, exif), 2 * THUMBNAIL, f"query {query}")
         columns = ["rank", "identity", "similarity", "accepted", "image"]
         rows = table("Answers", columns, [a[1:] for a in own], digits=4)
-        sections.append((Path(query).name, f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
+        sections.append(("/".join(Path(query).parts[-2:]), f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
     note = "<p>Photographs of hands are biometric data: keep this page as such.</p>"
     return page("Answers of the search", sections, note)
 
