@@ -22,7 +22,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
     loaders = make_dataloader(cfg, dataset)
-    model = make_test_model(cfg, dataset.num_views).to(run.device)
+    model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
     evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
     write_report(run.output_dir, test=True, recipe=config_file)

@@ -135,9 +135,14 @@ class ReIDDataset:
         self.notes = [note for note in self.notes if note not in stale] + self._unfindable()
 
     @property
+    def num_cameras(self) -> int:
+        """Cameras that the numbers of all splits reach to."""
+        return 1 + max(r.camid for r in (*self.train, *self.query, *self.gallery))
+
+    @property
     def num_views(self) -> int:
-        """Views in all splits together."""
-        return len({r.viewid for r in (*self.train, *self.query, *self.gallery)})
+        """Views that the numbers of all splits reach to."""
+        return 1 + max(r.viewid for r in (*self.train, *self.query, *self.gallery))
 
     def check_train(self) -> None:
         """Refuse a train set from which nothing can be learned: telling people apart takes two of them."""
