@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from utils.errors import ReIDError
+from utils.images import IMAGE_SUFFIXES
 
 
 class Photo(NamedTuple):
@@ -194,9 +195,6 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     """The first ``limit`` names, and how many more there are: for messages."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from processor.embedder import Embedder, load_embedder
 from utils.checkpoint import save_json, write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
+from utils.images import IMAGE_SUFFIXES
 from utils.logger import LOGGER, setup_console
 
 EXAMPLE = (
@@ -32,8 +33,6 @@ EXAMPLE = (
 )
 SAVE_EVERY = 20
 """Batches between two saved states."""
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
 
 
 class Listed(NamedTuple):
@@ -54,10 +53,10 @@ def list_folder(folder: Path) -> list[Listed]:
     found = sorted(
         path.relative_to(folder)
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not found:
-        raise ReIDError(f"{folder}: no images found; expected files such as {', '.join(sorted(SUFFIXES))}.")
+        raise ReIDError(f"{folder}: no images found; expected files such as {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return [Listed(p.as_posix(), p.parts[0] if len(p.parts) > 1 else p.stem.split("_")[0]) for p in found]
 
 

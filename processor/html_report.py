@@ -23,6 +23,7 @@ from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.html import escape, page, picture, table
+from utils.logger import setup_console
 
 EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
 MEASURES = ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP")
@@ -284,6 +285,7 @@ def _recipe(file: str | Path) -> dict[str, Any]:
 
 def report(folders: Sequence[Path], output: Path | None, recipe: Path | None, test: bool) -> None:
     """Write the page of one run, or the comparison of several."""
+    setup_console()
     if len(folders) == 1 and output is None:
         path = write_report(folders[0], test, recipe)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def finish_run(
         write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset, cfg.INPUT.EXIF)
         folder = run.output_dir / f"pictures{run.suffix}"
         write_pictures(folder, evaluation, dataset, model, loader, cfg.INPUT.EXIF, cfg.SOLVER.SEED)
+    for line in next_commands(cfg, run, name):
+        LOGGER.info("next: %s", line)
     label = f"weights: {run.results[name]['weights']}"
     closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
     log_table(run.results, closing)
@@ -76,6 +79,17 @@ def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluat
         "weights": cfg.TEST.WEIGHT if name == "test" else start_weights(cfg),
         "device": run.describe_device(),
     }
+
+
+def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
+    """What to do with the run, as command lines."""
+    config = shlex.quote(str(run.output_dir / f"config{run.suffix}.yml"))
+    if name == "test":
+        given = f"--config_file {config} TEST.WEIGHT {shlex.quote(cfg.TEST.WEIGHT)}"
+        return [f"python -m processor.search {given} --gallery FOLDER --queries IMAGE"]
+    ending = f"_{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"_stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
+    weight = shlex.quote(str(run.output_dir / f"{cfg.MODEL.NAME}{ending}.pth"))
+    return [f"python test_clipreid.py --config_file {config} TEST.WEIGHT {weight}"]
 
 
 def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset) -> None:

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from processor.extract import SUFFIXES, Listed, extract, list_folder, open_embedder
+from processor.extract import Listed, extract, list_folder, open_embedder
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.html import escape, page, table, thumbnail
-from utils.images import read_image
+from utils.images import IMAGE_SUFFIXES, read_image
 from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
 from utils.search import top_k
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         nargs="+",
         required=True,
-        help=f"image files, or folders of them ({', '.join(sorted(SUFFIXES))})",
+        help=f"image files, or folders of them ({', '.join(sorted(IMAGE_SUFFIXES))})",
     )
     add(
         "--enrolled",

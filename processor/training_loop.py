@@ -18,6 +18,7 @@ from utils.errors import ReIDError
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
 from utils.meter import Meters
+from utils.progress import PATIENCE
 
 Batch = TypeVar("Batch")
 
@@ -103,7 +104,8 @@ def _train_epoch(
     place = f"stage {stage} epoch {epoch}/{epochs}"
     began = saved = time.perf_counter()
     seen = meters.count
-    for batch in tqdm(plan, desc=place, leave=False, disable=not on_terminal()):
+    bar = tqdm(plan, desc=place, unit=" batches", delay=PATIENCE, leave=False, disable=not on_terminal())
+    for batch in bar:
         with run.precision.autocast():
             result = step(batch)
         iteration += 1
@@ -115,6 +117,7 @@ def _train_epoch(
             scaler.step(optimizer)
         scaler.update()
         meters.update({"loss": result.loss, **result.parts}, result.count)
+        bar.set_postfix_str(f"{(meters.count - seen) / (time.perf_counter() - began):.0f} images/s", refresh=False)
         if iteration % log_period == 0:
             LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
         stop = interrupt_requested()

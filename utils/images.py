@@ -10,6 +10,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from utils.errors import ReIDError
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
+"""What image files in a folder are known by."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

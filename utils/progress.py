@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.logger import on_terminal
@@ -22,3 +26,11 @@ def image_bar(total: int, doing: str, done: int = 0) -> tqdm:
         dynamic_ncols=True,
         disable=not on_terminal(),
     )
+
+
+def counted(loader: DataLoader, doing: str) -> Iterator[list[Tensor]]:
+    """The batches of ``loader``, all of whose images are visited once, under a bar."""
+    with image_bar(len(loader.dataset), doing) as bar:
+        for batch in loader:
+            yield batch
+            bar.update(len(batch[0]))
