@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from configs import load_config
-from datasets import check_data, make_dataloader, make_dataset
+from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import check_weights, make_test_model
 from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
@@ -21,9 +21,10 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_weights(cfg, test=True)
     dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
+    write_drawn_splits(dataset, run.output_dir)
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
-    evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
+    evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
     write_report(run.output_dir, test=True, recipe=config_file)
 

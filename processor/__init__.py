@@ -2,7 +2,7 @@
 
 from processor.embedder import Embedder, load_embedder
 from processor.processor_clipreid_stage1 import do_train_stage1
-from processor.processor_clipreid_stage2 import do_inference, do_train_stage2
+from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
 from processor.report import finish_run, note_result
 from processor.run import Run, start_run
 
@@ -12,7 +12,9 @@ __all__ = [
     "do_inference",
     "do_train_stage1",
     "do_train_stage2",
+    "do_validation",
     "finish_run",
+    "load_best",
     "load_embedder",
     "note_result",
     "start_run",

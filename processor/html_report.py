@@ -75,7 +75,8 @@ def read_run(folder: Path, test: bool = False) -> RunFolder:
     """
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        name = "trained" if "trained" in metrics["results"] and not test else "test"
+        finished = [name for name in ("best", "trained") if name in metrics["results"]]
+        name = finished[0] if finished and not test else "test"
         suffix = "_test" if test and (folder / "config_test.yml").is_file() else ""
         metrics["results"][name]
         settings = flatten(yaml.safe_load((folder / f"config{suffix}.yml").read_text(encoding="utf-8")))

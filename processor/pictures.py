@@ -55,7 +55,7 @@ def write_pictures(
         evaluation: features, rankings and average precisions.
         dataset: images, identities and camera rule.
         model: what was evaluated, for the maps of where it looks.
-        loader: the query images, then the gallery images.
+        loader: of the test images.
         exif: turn photos upright.
         seed: of the random queries.
     """
@@ -195,7 +195,8 @@ def write_attention(
     """Write where the network looks on queries from the best to the worst."""
     chosen = evenly(by_precision(evaluation)).tolist()
     device = next(model.parameters()).device
-    images, _, camids, viewids, _ = default_collate([loader.dataset[i] for i in chosen])
+    place = {record.path: number for number, record in enumerate(loader.dataset.records)}
+    images, _, camids, viewids, _ = default_collate([loader.dataset[place[dataset.query[i].path]] for i in chosen])
     model.eval()
     maps = model.saliency(images.to(device), camids.to(device), viewids.to(device)).cpu().numpy()
     seen = []

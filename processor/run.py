@@ -69,6 +69,7 @@ class Run:
         minutes: between two saved states within an epoch.
         history: one entry an epoch, as written to ``metrics.json``.
         results: numbers of each evaluation by name.
+        best: epoch and mAP of the best validation so far, empty before the first.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
         seconds_before: spent by earlier, interrupted runs.
@@ -82,6 +83,7 @@ class Run:
     minutes: float = 10.0
     history: list[dict] = field(default_factory=list)
     results: dict[str, dict] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
     unclaimed: dict[str, dict] = field(default_factory=dict)
     seconds_before: float = 0.0
@@ -117,6 +119,7 @@ class Run:
                 "position": list(position),
                 "history": self.history,
                 "results": self.results,
+                "best": self.best,
                 "seconds": self.seconds,
                 "random": torch.get_rng_state(),
                 "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -141,6 +144,7 @@ class Run:
         _check_same(state["settings"], self.settings, states.folder)
         self.position = Position(*state["position"])
         self.history, self.results = state["history"], state["results"]
+        self.best = state.get("best", {})
         self.seconds_before = state["seconds"]
         self.unclaimed = state["parts"]
         torch.set_rng_state(state["random"])

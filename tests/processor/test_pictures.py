@@ -35,6 +35,14 @@ class Looker(torch.nn.Module):
         return maps
 
 
+class Items(list):
+    """Images and the records they belong to."""
+
+    def __init__(self, items, records):
+        super().__init__(items)
+        self.records = records * 2
+
+
 @pytest.fixture
 def world(tmp_path):
     """An evaluation of five identities with two queries and two gallery images each, on grey squares."""
@@ -51,7 +59,7 @@ def world(tmp_path):
     )
     evaluation = Evaluation(evaluate(query, gallery, camera_rule="none"), query, gallery, 0.0)
     items = [(torch.zeros(3, 4, 4), r.pid, 0, 0, i) for i, r in enumerate(records * 2)]
-    return evaluation, dataset, SimpleNamespace(dataset=items)
+    return evaluation, dataset, SimpleNamespace(dataset=Items(items, records))
 
 
 def test_all_pictures_are_written(world, tmp_path):
