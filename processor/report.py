@@ -107,6 +107,7 @@ def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
         given = f"--config_file {config} TEST.WEIGHT {shlex.quote(cfg.TEST.WEIGHT)}"
         return [f"python -m processor.search {given} --gallery FOLDER --queries IMAGE"]
     ending = f"_{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"_stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
+    ending = "_best" if name == "best" else ending
     weight = shlex.quote(str(run.output_dir / f"{cfg.MODEL.NAME}{ending}.pth"))
     return [f"python test_clipreid.py --config_file {config} TEST.WEIGHT {weight}"]
 

@@ -24,7 +24,8 @@ GENUINE, IMPOSTOR, MARK = "#1b7f5c", "#b5442e", "#333333"
 
 STYLES = ("-", "--", "-.", ":")
 NOT_LOSSES = frozenset({"stage", "epoch", "accuracy", "lr", "images_per_second", "seconds"})
-TESTED = ("mAP", "Rank-1", "Rank-5", "Rank-10")
+VALIDATION = ("validation mAP", "validation Rank-1")
+TESTED = ("mAP", "Rank-1", "Rank-5", "Rank-10", *VALIDATION)
 
 
 class Panel(NamedTuple):
@@ -78,6 +79,9 @@ def curve_panels(history: Sequence[Mapping], results: Mapping[str, Mapping]) -> 
         tested = [*tested, {"epoch": history[-1]["epoch"], **results["trained"]}]
     if tested:
         panels.append(Panel("test: query against gallery", "%", _lines(tested, ["mAP", "Rank-1"])))
+    validated = [entry for entry in history if VALIDATION[0] in entry]
+    if validated:
+        panels.append(Panel("validation: held-out images", "%", _lines(validated, VALIDATION)))
     return panels
 
 
