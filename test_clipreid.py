@@ -8,6 +8,7 @@ from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import check_weights, make_test_model
 from processor import do_inference, finish_run, start_run
+from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
 
 EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth"
@@ -24,7 +25,8 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
     evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
-    finish_run(cfg, run, dataset, "test", evaluation)
+    finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
+    write_report(run.output_dir, test=True, recipe=config_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from processor import (
     note_result,
     start_run,
 )
+from processor.html_report import write_report
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from utils.command_line import parse_arguments, run_script
 
@@ -60,7 +61,8 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     if run.best:
         note_result(cfg, run, dataset, "trained", evaluate())
         load_best(cfg, model, run)
-    finish_run(cfg, run, dataset, "best" if run.best else "trained", evaluate())
+    finish_run(cfg, run, dataset, "best" if run.best else "trained", evaluate(), model, loaders.test)
+    write_report(run.output_dir, recipe=config_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

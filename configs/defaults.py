@@ -134,7 +134,7 @@ _C.TEST.RERANK_K2 = 15  # (ours) its k2; 6 in its own paper, 15 in the published
 _C.TEST.RERANK_LAMBDA = 0.3  # (ours) share of the original distance
 _C.TEST.DIST_MAT = ""  # file of the query x gallery distances (.npy, relative to OUTPUT_DIR); empty: none; _run<i> each
 _C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the model it starts from
-_C.TEST.PICTURES = True  # (ours) write ranking pictures into OUTPUT_DIR
+_C.TEST.PICTURES = True  # (ours) write ranking.png and pictures/, which show people; curves.png is always written
 
 _C.OUTPUT_DIR = "output/run"  # folder of everything a run writes
 _C.RESUME = "auto"  # (ours) auto: go on where OUTPUT_DIR was interrupted | never: start over | another run's folder

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from utils.errors import ReIDError
+from utils.images import IMAGE_SUFFIXES
 
 
 class UselessDataError(ReIDError):
@@ -253,9 +254,6 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     """The first ``limit`` names, and how many more there are: for messages."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
 
 
 def list_images(folder: Path) -> list[Path]:

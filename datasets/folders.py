@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.bases import IMAGE_SUFFIXES, some
+from datasets.bases import some
 from utils.errors import ReIDError
+from utils.images import IMAGE_SUFFIXES
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 """Files and folders, in lower case, that operating systems leave among photographs."""

@@ -19,6 +19,7 @@ from datasets.preprocessing import Transform
 from datasets.sampler import Draw
 from utils.images import cause, decode, read_image
 from utils.logger import on_terminal
+from utils.progress import PATIENCE
 
 
 def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> dict[str, str]:
@@ -33,7 +34,8 @@ def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> d
             pool.map(partial(_reason, exif=exif), unique),
             total=len(unique),
             desc="checking images",
-            unit="image",
+            unit=" images",
+            delay=PATIENCE,
             leave=False,
             disable=not on_terminal(),
         )

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from processor.run import Run
 from utils.errors import ReIDError
 from utils.interrupt import check_interrupt
-from utils.logger import LOGGER, on_terminal
+from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
+from utils.progress import counted
 from utils.reranking import k_reciprocal
 from utils.search import Nearest, top_k
 from utils.verification import VerificationMetrics, verify
@@ -111,9 +111,7 @@ def extract_features(model: ImageReID, loader: DataLoader, device: torch.device,
     """
     model.eval()
     features, pids, camids = [], [], []
-    for images, batch_pids, batch_camids, viewids, _ in tqdm(
-        loader, desc="test features", leave=False, disable=not on_terminal()
-    ):
+    for images, batch_pids, batch_camids, viewids, _ in counted(loader, "test features"):
         check_interrupt("evaluation")
         images, labels = images.to(device), (batch_camids.to(device), viewids.to(device))
         feature = model.embed(images, *labels)

@@ -10,6 +10,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from utils.errors import ReIDError
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
+"""What image files in a folder are known by."""
+
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 """What is decoded, whatever the name says; Pillow would start another program for some others (EPS)."""
 
