@@ -15,6 +15,7 @@ from configs.checks import check_config
 from configs.defaults import _C
 from configs.published import RETIRED, retired_note, translate
 from utils.errors import ReIDError
+from utils.text_files import read_text
 
 __all__ = ["get_defaults", "load_config"]
 
@@ -22,6 +23,20 @@ BASE_KEY = "_BASE_"
 DEPTH = 6
 """Groups nest three deep; a few more levels let a misplaced key be named instead of its depth."""
 LARGEST = 2**63
+LARGEST_FILE = 1 << 20
+"""Bytes; every key there is takes some ten thousand."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Values as they stand. Aliases let a kilobyte stand for more than any memory holds, or for itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{event.anchor} is not followed: write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 def get_defaults() -> CfgNode:
@@ -67,13 +82,14 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """The mapping in ``path`` on top of the one its ``_BASE_`` names."""
     if path.suffix.lower() not in (".yml", ".yaml"):
         raise ReIDError(f"{path}: configurations are YAML files (.yml or .yaml), found {path.suffix or 'no'} suffix.")
-    try:
-        here = path.resolve()
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f" Near it: {', '.join(near)}." if near else ""
-        raise ReIDError(f"{path}: no such configuration file.{hint}") from None
+        raise ReIDError(f"{path}: no such configuration file.{hint}")
+    text = read_text(path, LARGEST_FILE)
+    try:
+        here = path.resolve()
+        tree = yaml.load(text, _PlainLoader)
     except Exception as error:  # besides its own errors, PyYAML lets through what Python says of odd values
         raise ReIDError(f"{path}: not a readable YAML file: {error}") from None
     if here in seen:
@@ -83,7 +99,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     if not isinstance(tree, dict):
         raise ReIDError(f"{path}: expected a mapping of keys such as MODEL and SOLVER, found {type(tree).__name__}.")
     if _deeper(tree, DEPTH):
-        raise ReIDError(f"{path}: more than {DEPTH} groups inside one another, or a group that holds itself.")
+        raise ReIDError(f"{path}: more than {DEPTH} groups inside one another.")
     base = tree.pop(BASE_KEY, None)
     if base is None:
         return tree
@@ -93,7 +109,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
 
 
 def _deeper(node: dict, levels: int) -> bool:
-    """Whether mappings nest more than ``levels`` deep; YAML's anchors can even make them endless."""
+    """Whether mappings nest more than ``levels`` deep."""
     return not levels or any(_deeper(value, levels - 1) for value in node.values() if isinstance(value, dict))
 
 

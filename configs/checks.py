@@ -56,6 +56,7 @@ _AT_LEAST_ONE = [
     "LOG_PERIOD",
     "EVAL_PERIOD",
     "ACCUMULATE",
+    "RUNS",
     "RERANK_K1",
     "RERANK_K2",
     "TRAIN_IDS",

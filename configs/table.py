@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -52,4 +53,7 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m configs.table", description=__doc__, epilog="example: python -m configs.table > docs/config.md"
+    ).parse_args()
     sys.stdout.write(make_table())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from datasets.bases import ReIDDataset
 
+Read = Callable[[str], Image.Image]
 GIGABYTE = 2**30
 DIGEST = 16
 CHECKSUM = 4
@@ -59,7 +60,7 @@ class Reader:
         Raises:
             ReIDError: ``path`` is missing or no readable image.
         """
-        image = read_image(path, self.exif, self.size if self.draft else None)
+        image = read_image(path, self.exif, max(self.size) if self.draft else None)
         return Resize(self.size, InterpolationMode(self.interpolation))(image)
 
 
@@ -134,11 +135,11 @@ class ImageCache:
 
 
 class Readers(NamedTuple):
-    """From a path to its picture: for stage 1's features, for stage 2, for the test."""
+    """From a path to its picture: for stage 1's features, for stage 2, for test and validation."""
 
-    stage1: Callable[[str], Image.Image]
-    stage2: Callable[[str], Image.Image]
-    test: Callable[[str], Image.Image]
+    stage1: Read
+    stage2: Read
+    test: Read
 
 
 def make_readers(cfg: CfgNode, dataset: ReIDDataset) -> Readers:
@@ -150,7 +151,9 @@ def make_readers(cfg: CfgNode, dataset: ReIDDataset) -> Readers:
     augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, exif, draft)
     plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, exif, draft)
     train = [record.path for record in dataset.train] if dataset.require_train else []
-    test = [record.path for record in (*dataset.query, *dataset.gallery)]
+    validation = dataset.validation
+    test = [record.path for record in (*dataset.test_images, *(validation.images if validation else ()))]
+    test = list(dict.fromkeys(test))
     if cfg.DATASETS.CACHE == "none":
         return Readers(plain.read, augmented.read, plain.read)
     folder = _folder(cfg.DATASETS.CACHE_DIR) if cfg.DATASETS.CACHE == "disk" else None

@@ -20,6 +20,7 @@ from datasets.preprocessing import Transform
 from datasets.sampler import Draw
 from utils.images import cause, decode, read_image
 from utils.logger import on_terminal
+from utils.progress import PATIENCE
 
 
 def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> dict[str, str]:
@@ -34,7 +35,8 @@ def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> d
             pool.map(partial(_reason, exif=exif), unique),
             total=len(unique),
             desc="checking images",
-            unit="image",
+            unit=" images",
+            delay=PATIENCE,
             leave=False,
             disable=not on_terminal(),
         )
@@ -43,7 +45,7 @@ def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> d
 
 def _reason(path: str, exif: bool) -> str:
     try:
-        decode(path, exif, at_least=(1, 1))
+        decode(path, exif, at_least=1)
     except Exception as error:  # as in read_image
         return cause(path, error)
     return ""

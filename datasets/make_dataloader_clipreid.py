@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.bases import ReIDDataset, some
-from datasets.image_cache import make_readers
+from datasets.bases import Record, ReIDDataset, some
+from datasets.image_cache import Read, make_readers
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
@@ -28,12 +29,14 @@ class Loaders(NamedTuple):
     Attributes:
         stage1: all training images once, in order, without augmentation.
         stage2: augmented training batches; its batch sampler's ``set_epoch`` plans an epoch.
-        test: the query images, then the gallery images.
+        test: the images of all trials, each once; query and gallery of the first come first.
+        validation: those of ``dataset.validation``, None where there is none.
     """
 
     stage1: DataLoader | None
     stage2: DataLoader | None
     test: DataLoader
+    validation: DataLoader | None = None
 
 
 def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
@@ -56,8 +59,11 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         )
 
     readers = make_readers(cfg, dataset)
-    test = ImageDataset([*dataset.query, *dataset.gallery], plain, read=readers.test)
-    test_loader = loader(test, batch_size=cfg.TEST.IMS_PER_BATCH)
+
+    def untouched(records: Iterable[Record], read: Read) -> DataLoader:
+        return loader(ImageDataset(records, plain, read=read), batch_size=cfg.TEST.IMS_PER_BATCH)
+
+    test_loader = untouched(dataset.test_images, readers.test)
     if not dataset.require_train:
         return Loaders(None, None, test_loader)
     augmented = train_transform(
@@ -69,10 +75,12 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         padding=cfg.INPUT.PADDING,
         erasing=cfg.INPUT.RE_PROB,
     )
+    validation = dataset.validation
     return Loaders(
-        loader(ImageDataset(dataset.train, plain, read=readers.stage1), batch_size=cfg.TEST.IMS_PER_BATCH),
+        untouched(dataset.train, readers.stage1),
         loader(ImageDataset(dataset.train, augmented, read=readers.stage2), batch_sampler=make_sampler(cfg, dataset)),
         test_loader,
+        untouched(validation.images, readers.test) if validation else None,
     )
 
 
@@ -115,8 +123,8 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 
 def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
-    train = dataset.train if dataset.require_train else []
-    paths = [record.path for record in (*train, *dataset.query, *dataset.gallery)]
+    train = [*dataset.train, *dataset.val] if dataset.require_train else []
+    paths = [record.path for record in (*train, *dataset.test_images)]
     broken = find_unreadable(paths, num_workers(cfg), cfg.INPUT.EXIF)
     if not broken:
         return
@@ -156,7 +164,7 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 def _check_side_information(cfg: CfgNode, dataset: ReIDDataset) -> None:
     """The model learns an embedding for each camera or view seen in training; others would have none."""
-    test = [*dataset.query, *dataset.gallery]
+    test = dataset.test_images
     for key, word, seen, labels in (
         ("SIE_CAMERA", "cameras", dataset.num_train_cams, [record.camid for record in test]),
         ("SIE_VIEW", "views", dataset.num_train_views, [record.viewid for record in test]),

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import ReIDError
+from utils.text_files import read_text
+
+_LONGEST_NUMBER = 100
+"""Digits up to which a label counts as a number; Python refuses to read numbers of some thousands."""
 
 
 class Row(NamedTuple):
@@ -36,12 +40,7 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
         length.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ReIDError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise ReIDError(f"{path}: is not UTF-8 text ({error}). Save the table as UTF-8.") from error
+    text = read_text(path)
     table = (_from_json if path.suffix.lower() == ".json" else _from_csv)(path, text)
     missing = [c for c in required if c not in table.columns]
     if missing:
@@ -57,7 +56,7 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
 def label_numbers(labels: Iterable[str]) -> dict[str, int]:
     """Numbers 0, 1, ... for labels in sorted order; labels that are all whole numbers sort by value."""
     distinct = set(labels)
-    by_value = all(label.isdecimal() for label in distinct)
+    by_value = all(label.isdecimal() and len(label) <= _LONGEST_NUMBER for label in distinct)
     ordered = sorted(distinct, key=lambda label: (int(label) if by_value else 0, label))
     return {label: number for number, label in enumerate(ordered)}
 
@@ -90,7 +89,7 @@ def _from_csv(path: Path, text: str) -> Table:
 def _from_json(path: Path, text: str) -> Table:
     try:
         entries = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides JSON's own: endless numbers, endless brackets
         raise ReIDError(f"{path}: is not JSON ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ReIDError(f'{path}: must be a JSON list of objects, such as [{{"path": "a.jpg", "identity": "7"}}].')

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.clip.model import ImageFeatures, make_image_encoder
 from model.clip.shapes import CLIPShape
 from model.execution import encode_in_parts
+from model.saliency import saliency
 from utils.errors import ReIDError
 
 
@@ -116,6 +117,10 @@ class ImageReID(nn.Module):
         if self.neck_feat == "after":
             parts = [self.bottleneck(parts[0]), self.bottleneck_proj(parts[1])]
         return torch.cat(parts, dim=1)
+
+    def saliency(self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None) -> Tensor:
+        """Where the image encoder looks, [B, h, w] in [0, 1]; see :mod:`model.saliency`."""
+        return saliency(self.image_encoder, images, self._side_vector(camids, viewids))
 
     def _score(self, feature: Tensor, classifier: nn.Linear) -> Tensor:
         if self.cosine_head:

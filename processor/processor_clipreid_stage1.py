@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from loss.make_loss import Stage1Loss
 from processor.run import Run
@@ -18,7 +17,8 @@ from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import StepResult
 from utils.checkpoint import save_model
 from utils.interrupt import check_interrupt
-from utils.logger import LOGGER, on_terminal
+from utils.logger import LOGGER
+from utils.progress import counted
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -97,7 +97,7 @@ def collect_image_features(model: CLIPReID, loader: DataLoader, run: Run) -> tup
     model.eval()
     LOGGER.info("stage 1: computing the image features of %d images", len(loader.dataset))
     features, labels = [], []
-    for images, pids, *_ in tqdm(loader, desc="image features", leave=False, disable=not on_terminal()):
+    for images, pids, *_ in counted(loader, "image features"):
         check_interrupt("stage 1, image features")
         with run.precision.autocast():
             features.append(model.encode_image(images.to(run.device)).projected.float())

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
-import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 import torchvision
 
-from utils.checkpoint import write_atomically
+from utils.chance import seed_everything
+from utils.checkpoint import remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_logger
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from yacs.config import CfgNode
+
+    from datasets.bases import Record
 
 FREE_TO_CHANGE = (
     "OUTPUT_DIR",
@@ -70,8 +72,10 @@ class Run:
         minutes: between two saved states within an epoch.
         history: one entry an epoch, as written to ``metrics.json``.
         results: numbers of each evaluation by name.
+        best: epoch and mAP of the best validation so far, empty before the first.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
+        data: fingerprint of the training images.
         seconds_before: spent by earlier, interrupted runs.
         suffix: of files that would otherwise replace those of a training in the same folder.
         started: when this one began, as a reading of ``time.perf_counter``.
@@ -83,8 +87,10 @@ class Run:
     minutes: float = 10.0
     history: list[dict] = field(default_factory=list)
     results: dict[str, dict] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
     unclaimed: dict[str, dict] = field(default_factory=dict)
+    data: str = ""
     seconds_before: float = 0.0
     suffix: str = ""
     started: float = field(default_factory=time.perf_counter)
@@ -118,8 +124,9 @@ class Run:
                 "position": list(position),
                 "history": self.history,
                 "results": self.results,
+                "best": self.best,
                 "seconds": self.seconds,
-                "random": torch.get_rng_state(),
+                "data": self.data,
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             }
         )
@@ -127,37 +134,71 @@ class Run:
     def resume(self, source: str) -> None:
         """Find the state to go on from; ``source`` is ``auto``, ``never`` or another run's folder.
 
+        This run's own states come first, so that a run that started from another's goes on with its own.
+
         Raises:
             ReIDError: the state belongs to another configuration, or ``source`` names a folder without one.
         """
+        for folder in (self.output_dir, self.states.folder):
+            remove_unfinished(folder)
         if source == "never":
             self.states.clear()
             return
-        states = self.states if source == "auto" else TrainingStates(Path(source) / "resume")
+        states = self.states
         state = states.load()
-        if state is None:
-            if source != "auto":
+        if state is None and source != "auto":
+            states = TrainingStates(Path(source) / "resume")
+            state = states.load()
+            if state is None:
                 raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
+        if state is None:
             return
+        _check_shape(state, states.folder)
         _check_same(state["settings"], self.settings, states.folder)
         self.position = Position(*state["position"])
         self.history, self.results = state["history"], state["results"]
-        self.seconds_before = state["seconds"]
+        self.best = state["best"]
+        self.data, self.seconds_before = state["data"], state["seconds"]
         self.unclaimed = state["parts"]
-        torch.set_rng_state(state["random"])
         stage, epoch, steps, ended = self.position
         done = "complete" if ended else f"{steps} iterations done"
         LOGGER.info("going on at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
 
+    def check_data(self, records: Sequence[Record]) -> None:
+        """Note which images this run trains on; where they lie does not matter, their names and labels do.
+
+        Raises:
+            ReIDError: the run that is to go on was trained on others.
+        """
+        lines = (f"{Path(r.path).name}\0{r.pid}\0{r.camid}\0{r.viewid}\n" for r in records)
+        data = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        if self.position.stage and self.data != data:
+            raise ReIDError(
+                f"{self.output_dir}: the run to go on was trained on other images or labels than the {len(records)} "
+                "training images found now. Bring the old ones back, set RESUME to never to start over, or choose "
+                "another OUTPUT_DIR."
+            )
+        self.data = data
+
     def restore(self, parts: Mapping[str, Part]) -> None:
-        """Give each of ``parts`` the state that was saved under its name, if there is one."""
+        """Give each of ``parts`` the state that was saved under its name, if there is one.
+
+        Raises:
+            ReIDError: the state does not fit the part.
+        """
         for name, part in parts.items():
             if name in self.unclaimed:
-                part.load_state_dict(self.unclaimed.pop(name))
+                try:
+                    part.load_state_dict(self.unclaimed.pop(name))
+                except Exception as error:  # each part complains in its own way
+                    raise ReIDError(
+                        f"{self.states.folder}: the saved {name} does not fit this run ({str(error)[:300]}). Set "
+                        "RESUME to never to start over, or choose another OUTPUT_DIR."
+                    ) from None
 
 
 def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Run:
-    """Choose the device, seed everything, open the log and keep the whole configuration in ``OUTPUT_DIR``.
+    """Choose the device, seed everything, open the log, find where to go on, keep the configuration in ``OUTPUT_DIR``.
 
     Args:
         cfg: the configuration.
@@ -165,21 +206,27 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
         test: this run only tests; it leaves the files of a training in the same folder as they are.
 
     Raises:
-        ReIDError: there is no such device, or ``OUTPUT_DIR`` cannot be written to.
+        ReIDError: there is no such device, ``OUTPUT_DIR`` cannot be written to, or the run in it may not go on.
     """
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES)
     run.suffix = "_test" if test and run.states.folder.is_dir() else ""
-    write_atomically(run.output_dir / f"config{run.suffix}.yml", lambda file: file.write(cfg.dump().encode()))
     try:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
         setup_logger(run.output_dir / "train_log.txt")
     except OSError as error:
-        raise ReIDError(f"OUTPUT_DIR = {run.output_dir}: the log cannot be written ({error}).") from None
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(cfg.SOLVER.SEED)
+        raise ReIDError(
+            f"OUTPUT_DIR = {run.output_dir}: the log cannot be written ({error.strerror}). Check its permissions and "
+            "the disk."
+        ) from None
+    seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)
     LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
     for note in notes:
         LOGGER.info("note: %s", note)
+    if not test:
+        run.resume(cfg.RESUME)
+    # Last: a run that may not go on here leaves the configuration of the one before.
+    write_atomically(run.output_dir / f"config{run.suffix}.yml", lambda file: file.write(cfg.dump().encode()))
     return run
 
 
@@ -188,6 +235,15 @@ def _flat(node: Mapping, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= _flat(value, f"{prefix}{key}.") if hasattr(value, "items") else {f"{prefix}{key}": value}
     return flat
+
+
+def _check_shape(state: object, folder: Path) -> None:
+    """Refuse what is no state of a run, however well its checksum fits."""
+    kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
+    kinds["parts"] = dict
+    whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    if not whole or [type(value) for value in state["position"]] != [int, int, int, bool]:
+        raise ReIDError(f"{folder}: its newest state is not one of a run. Set RESUME to never to start over.")
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -9,11 +9,14 @@ from typing import Protocol
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from processor.curves import Curves
 from processor.run import Part, Position, Run
 from processor.update import Batch, StepResult, Update
+from utils.chance import RandomNumbers
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
 from utils.meter import Meters
+from utils.progress import PATIENCE
 
 
 class Scheduler(Protocol):
@@ -61,10 +64,11 @@ def train_epochs(
     scaler = run.precision.scaler()
     meters = Meters()
     update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], names, run.output_dir)
-    parts = {**parts, "scaler": scaler, "meters": meters}
+    parts = {**parts, "scaler": scaler, "meters": meters, "random": RandomNumbers(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
     start = run.position if run.position.stage == stage else Position(stage, 1)
     run.restore(parts)
+    curves = Curves(run, stage, start.epoch)
     for epoch in range(start.epoch, epochs + 1):
         here = start if epoch == start.epoch else Position(stage, epoch)
         if not here.ended:
@@ -72,6 +76,8 @@ def train_epochs(
             plan = batches(epoch, here.steps)
             _train_epoch(here, epochs, run, plan, update, parts, meters, log_period)
         run.history[-1] |= after_epoch(epoch) or {}
+        curves.refresh()
+    curves.close()
 
 
 def _train_epoch(
@@ -89,10 +95,12 @@ def _train_epoch(
     place = f"stage {stage} epoch {epoch}/{epochs}"
     began = saved = time.perf_counter()
     seen = meters.count
-    for batch in tqdm(plan, desc=place, leave=False, disable=not on_terminal()):
+    bar = tqdm(plan, desc=place, unit=" batches", delay=PATIENCE, leave=False, disable=not on_terminal())
+    for batch in bar:
         iteration += 1
         result = update(batch, f"{place}, iteration {iteration}")
         meters.update({"loss": result.loss, **result.parts}, result.count)
+        bar.set_postfix_str(f"{(meters.count - seen) / (time.perf_counter() - began):.0f} images/s", refresh=False)
         if iteration % log_period == 0:
             LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
         stop = interrupt_requested()

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,10 @@ def test_training_leaves_its_files(trained):
         "train_log.txt",
         "metrics.json",
         "ranking.png",
+        "curves.png",
+        "pictures",
+        "queries.npz",
+        "report.html",
         "ViT-Tiny-16_stage1_1.pth",
         "ViT-Tiny-16_2.pth",
     }
@@ -119,6 +124,17 @@ def test_training_leaves_its_files(trained):
     assert len(metrics["results"]["trained"]["CMC"]) == 50 and metrics["results"]["trained"]["queries"] == 8
     log = (base / "run" / "train_log.txt").read_text()
     assert all(line.split(" ", 1)[1] in log for line in lines if re.match(r"\d\d:\d\d:\d\d ", line))
+
+
+def test_the_last_lines_name_a_command_that_works(trained, tmp_path):
+    base, _, lines = trained
+    (command,) = (line.partition("next: ")[2] for line in lines if "next: " in line)
+    python, name, *rest = shlex.split(command)
+    assert (python, name) == ("python", "test_clipreid.py")
+    evaluate(*rest[1:], "OUTPUT_DIR", tmp_path / "out", "TEST.PICTURES", "False")
+    found = results(tmp_path / "out")["results"]["test"]
+    assert found["mAP"] == results(base / "run")["results"]["trained"]["mAP"]
+    assert (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "pictures").exists()
 
 
 def test_training_reports_every_term(trained):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from torch import nn
 
 from utils.errors import ReIDError
 
+UNFINISHED = ".unfinished"
+"""Ending of the temporary files; their names begin with a dot."""
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then give it that name.
@@ -23,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
@@ -31,6 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
             Path(temporary).replace(path)
+            _keep_names(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -41,9 +46,39 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
 
 
+def _keep_names(folder: Path) -> None:
+    """Have the disk keep the new name too, where folders can be synchronised (not on Windows)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a run that was killed while writing left in ``folder``; nobody else may be writing there."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 def save_model(model: nn.Module, path: Path) -> None:
     """Write the model's state dict under the published names; read it with ``weights_only=True``."""
     write_atomically(path, lambda file: torch.save(model.state_dict(), file))
+
+
+def load_model(model: nn.Module, path: Path) -> None:
+    """Read what :func:`save_model` wrote for the same model.
+
+    Raises:
+        ReIDError: the file is missing, damaged or of another model.
+    """
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ReIDError(f"{path}: is not the checkpoint that this run wrote ({error}).") from None
 
 
 def save_json(content: Any, path: Path) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 from utils.errors import EXIT_STATUS, ReIDError
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
-from utils.interrupt import InterruptedRunError, catch_signals
+from utils.interrupt import InterruptedRunError, catch_signals, interrupt_requested
 from utils.logger import LOGGER, close_logger
+
+WORKER_LOST = (
+    "a process that reads images has died ({}) Most often memory ran out: lower DATALOADER.NUM_WORKERS or the batch "
+    "size. The same command goes on from the last saved state."
+)
 
 
 def parse_arguments(description: str, example: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,15 +37,24 @@ def parse_arguments(description: str, example: str, argv: Sequence[str] | None) 
 
 
 def run_script(script: Callable[[], None]) -> int:
-    """Run ``script`` and return its exit status; a :class:`ReIDError` becomes one message and status 2."""
+    """Run ``script`` and return its exit status.
+
+    A :class:`ReIDError` becomes one message and status 2, as does the loss of a loader process; a signal, status 3.
+    """
     try:
         with catch_signals():
             script()
     except InterruptedRunError as error:
         LOGGER.warning("stopped at %s; the same command goes on from the last saved state", error)
         return STOPPED_STATUS
-    except ReIDError as error:
-        message = f"error: {_without_worker_traceback(str(error))}"
+    except (ReIDError, RuntimeError) as error:
+        lost = re.match(r"DataLoader worker .*? (?:is killed by|exited unexpectedly)", str(error), re.DOTALL)
+        if isinstance(error, RuntimeError) and not lost:
+            raise
+        if lost and interrupt_requested():
+            LOGGER.warning("stopped, and its image readers with it; the same command goes on from the last saved state")
+            return STOPPED_STATUS
+        message = f"error: {WORKER_LOST.format(error) if lost else _without_worker_traceback(str(error))}"
         if LOGGER.handlers:
             LOGGER.error("%s", message)
         else:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from utils.errors import ReIDError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
+"""What image files in a folder are known by."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+"""What is decoded, whatever the name says; Pillow would start another program for some others (EPS)."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,7 +31,7 @@ _WHITE = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255, 65535)}
 """Values that white may have in modes of more than 8 bits; see :func:`read_image`."""
 
 
-def read_image(path: str | Path, exif: bool = False, at_least: Sequence[int] | None = None) -> Image.Image:
+def read_image(path: str | Path, exif: bool = False, at_least: int | None = None) -> Image.Image:
     """The picture in RGB; of an animation or several pages, the first. Alpha is dropped, grey is repeated.
 
     Grey values of more than 8 bits, which Pillow would cut off at 255, are scaled to 8 bits: with 16 bits, 65535 is
@@ -50,17 +55,13 @@ def read_image(path: str | Path, exif: bool = False, at_least: Sequence[int] | N
         ) from None
 
 
-def decode(path: str | Path, exif: bool, at_least: Sequence[int] | None = None) -> Image.Image:
-    """As :func:`read_image`, with Pillow's own errors.
-
-    With ``at_least``, height and width in pixels, a JPEG is decoded at a half, a quarter or an eighth of its size as
-    long as no side becomes shorter: much faster, and once resized not the same picture bit for bit.
-    """
+def decode(path: str | Path, exif: bool, at_least: int | None = None) -> Image.Image:
+    """As :func:`read_image`, with Pillow's own errors; smaller where that is faster and ``at_least`` pixels will do."""
     if not os.path.isfile(path):  # noqa: PTH113 -- a Path each is slow; opening a pipe would wait for ever
         raise FileNotFoundError
-    with Image.open(path) as image:
-        if at_least:
-            image.draft("RGB", (max(at_least),) * 2)  # of either orientation: EXIF may turn it
+    with Image.open(path, formats=FORMATS) as image:
+        if at_least is not None:
+            image.draft("RGB", (at_least, at_least))
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)) if exif else None
         rgb = _to_rgb(image)
         return rgb if turn is None else rgb.transpose(turn)

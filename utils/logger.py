@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,26 +14,76 @@ LOGGER = logging.getLogger("clipreid")
 """The project's logger; every module logs here."""
 
 
+_COLOURS = {logging.WARNING: "33", logging.ERROR: "31"}
+"""Terminal codes of yellow and red."""
+
+
+class _Formatter(logging.Formatter):
+    """Lines that can be shared and printed anywhere.
+
+    Paths below the working directory are relative to it, and the home folder is ``~``. File names may hold control
+    characters, which steer terminals, and bytes that are no text: both are written as escapes.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for folder, short in ((Path.cwd(), ""), (Path.home(), f"~{os.sep}")):
+            if folder.parent != folder:
+                text = text.replace(f"{folder}{os.sep}", short)
+        text = text.encode("utf-8", "backslashreplace").decode()
+        return "".join(c if (c >= " " and c != "\x7f") or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+class _FileHandler(logging.FileHandler):
+    """A full disk must not bury what the terminal says under tracebacks of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 class _TerminalHandler(logging.Handler):
-    """Writes above a progress bar instead of through it; errors go to standard error."""
+    """Writes above a progress bar instead of through it; errors go to standard error, as does all if ``aside``.
+
+    Warnings and errors are coloured on a terminal, unless NO_COLOR is set (https://no-color.org).
+    """
+
+    def __init__(self, aside: bool = False) -> None:
+        super().__init__()
+        self.aside = aside
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        tqdm.write(self.format(record), file=stream)
+        stream = sys.stderr if self.aside or record.levelno >= logging.ERROR else sys.stdout
+        text, colour = self.format(record), _COLOURS.get(record.levelno)
+        if colour and stream.isatty() and not os.environ.get("NO_COLOR"):
+            text = f"\033[{colour}m{text}\033[0m"
+        tqdm.write(text, file=stream)
         stream.flush()
 
 
 def setup_logger(file: Path) -> None:
     """Send everything to standard output and, appended, to ``file``."""
+    to_file = _FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    on_terminal = _TerminalHandler()
+    on_terminal.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    _use(to_file, on_terminal)
+
+
+def setup_console() -> None:
+    """Send everything to standard error: standard output is for a command's results."""
+    _use(_TerminalHandler(aside=True))
+
+
+def _use(*handlers: logging.Handler) -> None:
+    close_logger()
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    close_logger()
-    to_file = logging.FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    on_terminal = _TerminalHandler()
-    on_terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    LOGGER.addHandler(to_file)
-    LOGGER.addHandler(on_terminal)
+    for handler in handlers:
+        LOGGER.addHandler(handler)
 
 
 def close_logger() -> None:

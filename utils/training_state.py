@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from utils.checkpoint import save_json, write_atomically
+from utils.errors import ReIDError
 from utils.logger import LOGGER
+from utils.text_files import read_text
 
 KEPT = 2
+"""The newest state, and the one before it in case that one is damaged. Each is as large as model and optimiser."""
+
+
+_NAME = re.compile(r"state_([0-9]{6})\.pt")
 
 
 class TrainingStates:
@@ -28,28 +36,35 @@ class TrainingStates:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write ``state`` as the newest and delete all but the last :data:`KEPT`."""
-        numbers = self._numbers()
-        number = max(numbers, default=0) + 1
+        number = max(self._numbers(), default=0) + 1
         path = self._file(number)
         write_atomically(path, lambda file: torch.save(state, file))
         save_json({"bytes": path.stat().st_size, "sha256": _sha256(path)}, path.with_suffix(".json"))
-        for old in sorted(numbers)[: len(numbers) + 1 - KEPT]:
-            self._file(old).with_suffix(".json").unlink(missing_ok=True)
-            self._file(old).unlink(missing_ok=True)
+        finished = [n for n in sorted(self._numbers()) if self._file(n).with_suffix(".json").exists()]
+        self._delete(n for n in self._numbers() if n < finished[-KEPT:][0])
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole; damaged ones are named in the log and passed over."""
-        for number in sorted(self._numbers(), reverse=True):
+        """The newest state that is whole, None if none is; damaged ones are named in the log and passed over."""
+        numbers = sorted(self._numbers(), reverse=True)
+        for number in numbers:
             path = self._file(number)
             reason = _damage(path)
             if not reason:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                try:
+                    return torch.load(path, map_location="cpu", weights_only=True)
+                except Exception as error:  # the checksum fits, so somebody made this file
+                    reason = f"it does not hold plain tensors and numbers ({type(error).__name__})"
             LOGGER.warning("%s is not used: %s. Trying the one before it.", path, reason)
+        if numbers:
+            LOGGER.warning("none of the %d states in %s is whole", len(numbers), self.folder)
         return None
 
     def clear(self) -> None:
         """Delete all states, for a run that starts over."""
-        for number in self._numbers():
+        self._delete(self._numbers())
+
+    def _delete(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             self._file(number).with_suffix(".json").unlink(missing_ok=True)
             self._file(number).unlink(missing_ok=True)
 
@@ -57,17 +72,19 @@ class TrainingStates:
         return self.folder / f"state_{number:06d}.pt"
 
     def _numbers(self) -> list[int]:
-        names = (path.stem.removeprefix("state_") for path in self.folder.glob("state_*.pt"))
-        return [int(name) for name in names if name.isdecimal()]
+        found = (_NAME.fullmatch(path.name) for path in self.folder.glob("state_*.pt"))
+        return [int(match[1]) for match in found if match]
 
 
 def _damage(path: Path) -> str:
     """Why the state cannot be trusted; empty if it can."""
     try:
-        manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(path.with_suffix(".json"), 4096))
+        if not path.is_file():
+            return "it is no file"
         if path.stat().st_size != manifest["bytes"] or _sha256(path) != manifest["sha256"]:
             return "its content does not have the checksum of its manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ReIDError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read ({type(error).__name__})"
     return ""
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from utils.images import read_image
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
 """Frame colours; right and wrong are told apart by a tick or cross in the caption as well."""
+
+HEAT = colormaps["viridis"]
+"""From 0 to 1 ever lighter, so that it also reads in grey and without colour vision."""
 
 _GAP, _FRAME, _CAPTION, _TITLE = 10, 4, 34, 30
 
@@ -60,15 +65,87 @@ def ranking_sheet(
     return sheet
 
 
+class Seen(NamedTuple):
+    """A picture, how much each place of it matters [h, w] in [0, 1], and two lines about it."""
+
+    image: Image.Image
+    weights: np.ndarray
+    caption: str
+
+
+def overlay(image: Image.Image, weights: np.ndarray) -> Image.Image:
+    """``image`` in grey under the colours of ``weights`` [h, w] in [0, 1], from dark blue (0) to yellow (1)."""
+    smooth = Image.fromarray(weights.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    colours = HEAT(np.asarray(smooth).clip(0, 1))[..., :3]
+    grey = np.asarray(image.convert("L"))[..., None] / 255
+    return Image.fromarray((255 * (0.45 * grey + 0.55 * colours)).round().astype(np.uint8))
+
+
+def saliency_sheet(seen: Sequence[Seen], title: str, cell: tuple[int, int] = (144, 144)) -> Image.Image:
+    """Each picture above the same picture with its weights laid over, and the scale of the colours at the right."""
+    width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _GAP
+    sheet = Image.new("RGB", (len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
+    for column, item in enumerate(seen):
+        left = _GAP + column * width
+        sheet.paste(ImageOps.contain(item.image, cell), (left, _TITLE))
+        lower = overlay(ImageOps.contain(item.image, cell), item.weights)
+        _paste(sheet, (left - _FRAME, _TITLE + height - _FRAME), lower, "white", item.caption, cell, "black")
+    left, rows = _GAP + len(seen) * width, np.linspace(1, 0, cell[1])[:, None].repeat(16, 1)
+    scale = Image.fromarray((255 * HEAT(rows)[..., :3]).astype(np.uint8))
+    sheet.paste(scale, (left, _TITLE + height))
+    for place, text in ((0, "most"), (cell[1] - 14, "least")):
+        draw.text((left + 20, _TITLE + height + place), text, fill="black", font=ImageFont.load_default(12))
+    return sheet
+
+
+class Shown(NamedTuple):
+    """One picture of a contact sheet, its frame's colour and what stands under it (two lines)."""
+
+    path: str
+    caption: str
+    colour: tuple[int, int, int] = QUERY
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Shown]], title: str, cell: tuple[int, int] = (128, 128), exif: bool = False
+) -> Image.Image:
+    """Pictures in rows under one line of text; a row for each identity, say.
+
+    Args:
+        rows: of any length.
+        title: one line above.
+        cell: width and height of a picture in pixels.
+        exif: turn photos upright.
+    """
+    columns = max((len(row) for row in rows), default=1)
+    width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + 2 * _GAP, len(rows) * height + _TITLE + _GAP), "white")
+    ImageDraw.Draw(sheet).text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
+    for number, row in enumerate(rows):
+        for column, shown in enumerate(row):
+            corner = (_GAP + column * width, _TITLE + number * height)
+            _paste(sheet, corner, read_image(shown.path, exif), shown.colour, shown.caption, cell)
+    return sheet
+
+
 def _paste(
-    sheet: Image.Image, corner: tuple[int, int], image: Image.Image, colour: tuple, caption: str, cell: tuple[int, int]
+    sheet: Image.Image,
+    corner: tuple[int, int],
+    image: Image.Image,
+    colour: tuple | str,
+    caption: str,
+    cell: tuple[int, int],
+    ink: tuple | str | None = None,
 ) -> None:
+    """Put ``image`` in a frame of ``colour`` at ``corner``, the caption in ``ink`` (by default alike) under it."""
     framed = ImageOps.expand(ImageOps.contain(image, cell), _FRAME, colour)
     sheet.paste(framed, corner)
     font = ImageFont.load_default(12)
     text = "\n".join(_shortened(line, font, cell[0] + 2 * _FRAME) for line in caption.split("\n"))
     at = (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2)
-    ImageDraw.Draw(sheet).multiline_text(at, text, fill=colour, font=font, spacing=2)
+    ImageDraw.Draw(sheet).multiline_text(at, text, fill=ink or colour, font=font, spacing=2)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

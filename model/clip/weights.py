@@ -154,6 +154,8 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             raise ReIDError(
                 f"{path}: a zip archive without PyTorch weights. If it contains a file of weights, unpack it."
             )
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ReIDError(f"{path}: its content is compressed, which torch.save never does. Save the weights again.")
     # Mapped, not read: optimizer states and whatever else is in the file never reach memory.
     return _own(_entries(torch.load(path, map_location="cpu", weights_only=True, mmap=True)))
 

@@ -332,12 +332,12 @@ def test_odd_yaml_is_a_user_error(tmp_path, text):
 @pytest.mark.parametrize("content", [bytes(range(256)), b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
 def test_binary_files(tmp_path, content):
     (tmp_path / "mine.yml").write_bytes(content)
-    assert "not a readable YAML file" in message(file=tmp_path / "mine.yml")
+    assert "mine.yml: is not UTF-8 text" in message(file=tmp_path / "mine.yml")
 
 
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "mine.yml").mkdir()
-    assert "not a readable YAML file" in message(file=tmp_path / "mine.yml")
+    assert "mine.yml: cannot be read (it is a folder)" in message(file=tmp_path / "mine.yml")
 
 
 def test_an_empty_file_changes_nothing(tmp_path):

@@ -214,7 +214,7 @@ def test_processes_that_fill_one_file_at_once(paths, tmp_path):
 def test_draft_decodes_small_and_is_never_shared_with_exact(tmp_path, decoded):
     photo = np.asarray(Image.fromarray(pixels(3, 12, 16)).resize((1600, 1200), Image.Resampling.BICUBIC))
     path = save(tmp_path / "photo.jpg", photo, quality=95)
-    assert read_image(path, False, (256, 128)).size == (400, 300)
+    assert read_image(path, False, 256).size == (400, 300)
     exact, draft = Reader((256, 128), "bicubic"), Reader((256, 128), "bicubic", draft=True)
     difference = np.abs(np.asarray(exact.read(path), int) - np.asarray(draft.read(path), int))
     assert 0 < difference.mean() < 3  # close, and not the same: this is why it is a choice

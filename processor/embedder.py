@@ -1,0 +1,151 @@
+"""A trained model as one function: image files in, features out. For notebooks, extraction and search.
+
+>>> from processor import load_embedder
+>>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_16.pth")
+>>> embedder.embed(["a.jpg", "b.jpg"]).shape
+(2, 1280)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from utils.errors import ReIDError
+from utils.images import read_image
+from utils.interrupt import check_interrupt
+from utils.logger import LOGGER
+from utils.progress import image_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from yacs.config import CfgNode
+
+Compute = Callable[[Tensor], Tensor]
+"""From normalised images [B, 3, H, W] to features [B, D] in float32, both on the CPU."""
+
+
+class _Files(Dataset):
+    def __init__(self, paths: Sequence[str], transform: Callable[[Image.Image], Tensor], exif: bool) -> None:
+        self.paths, self.transform, self.exif = paths, transform, exif
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(read_image(self.paths[index], self.exif))
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Features of image files, computed as the evaluation does.
+
+    Attributes:
+        compute: the network.
+        transform: from a picture to its input [3, H, W].
+        exif: turn photos upright.
+        batch_size: images at a time.
+        workers: processes that read images.
+    """
+
+    compute: Compute
+    transform: Callable[[Image.Image], Tensor]
+    exif: bool = False
+    batch_size: int = 64
+    workers: int = 0
+
+    def embed(self, paths: Sequence[str | Path]) -> np.ndarray:
+        """Features [N, D] in float32 of the images in ``paths``, in their order.
+
+        Raises:
+            ReIDError: no path, or a file that is no readable image.
+        """
+        if not paths:
+            raise ReIDError("embed() was given no image; name at least one file.")
+        return np.concatenate(list(self.batches(paths)))
+
+    def batches(self, paths: Sequence[str | Path], done: int = 0) -> Iterator[np.ndarray]:
+        """The same in pieces [b, D]; ``done`` images before these are counted by the progress bar."""
+        files = _Files([str(path) for path in paths], self.transform, self.exif)
+        workers = self.workers if len(files) > 2 * self.batch_size else 0
+        with image_bar(done + len(files), "features", done) as bar:
+            for images in DataLoader(files, self.batch_size, num_workers=workers):
+                check_interrupt("computing features")
+                yield self.compute(images).numpy()
+                bar.update(len(images))
+
+
+# The packages that a model is made of stand beside `processor`, not below it, and only what is on top may wire them
+# (docs: "How it is built"). This function is on top, though it is imported from here: notebooks ask for one short
+# name. So its imports stand inside it, where they bind nothing together until somebody calls it.
+def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequence[str] = ()) -> Embedder:
+    """The model in ``weight``, ready for :meth:`Embedder.embed`.
+
+    Args:
+        config_file: YAML file of the training, or the ``config.yml`` in its folder.
+        weight: a checkpoint, or an ``.onnx`` file that ``python -m model.export`` wrote.
+        overrides: ``[KEY, VALUE, ...]``, as on the command line.
+
+    Raises:
+        ReIDError: the configuration or the weights cannot be read or do not fit each other.
+    """
+    from configs import load_config
+    from datasets.make_dataloader_clipreid import num_workers
+    from datasets.preprocessing import test_transform
+
+    cfg, _ = load_config(config_file, [*overrides, "TEST.WEIGHT", str(weight)])
+    inputs = cfg.INPUT
+    transform = test_transform(
+        inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, interpolation=inputs.INTERPOLATION_TEST
+    )
+    compute = _onnx_network(cfg) if Path(weight).suffix == ".onnx" else _torch_network(cfg)
+    return Embedder(compute, transform, inputs.EXIF, cfg.TEST.IMS_PER_BATCH, num_workers(cfg))
+
+
+def _torch_network(cfg: CfgNode) -> Compute:
+    from model import check_weights, make_test_model
+    from model.export import TestFeature
+    from utils.device import choose_device
+
+    check_weights(cfg, test=True)
+    device = choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID)
+    model = make_test_model(cfg, num_views=1)
+    if model.side_information is not None:
+        LOGGER.warning("loose images have no camera or view label: features are computed without side information")
+    network = TestFeature(model, flip=cfg.TEST.FLIP, normalise=cfg.TEST.FEAT_NORM == "yes").to(device).eval()
+
+    @torch.no_grad()
+    def compute(images: Tensor) -> Tensor:
+        return network(images.to(device)).float().cpu()
+
+    return compute
+
+
+def _onnx_network(cfg: CfgNode) -> Compute:
+    """The file's own TEST.FLIP, TEST.FEAT_NORM and TEST.NECK_FEAT hold, whatever ``cfg`` says."""
+    path = Path(cfg.TEST.WEIGHT)
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ReIDError(f"{path} needs the package onnxruntime: pip install -r requirements-extra.txt") from None
+    if not path.is_file():
+        raise ReIDError(f"TEST.WEIGHT = {path}: no such file. Write it with python -m model.export.")
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+    except Exception as error:  # onnxruntime's own classes, one for each of its status codes
+        raise ReIDError(f"TEST.WEIGHT = {path}: not a readable ONNX file ({error}).") from None
+    names = [entry.name for entry in session.get_inputs()]
+    size = list(session.get_inputs()[0].shape[2:])
+    if names != ["images"] or size != list(cfg.INPUT.SIZE_TEST):
+        raise ReIDError(
+            f"TEST.WEIGHT = {path} takes {', '.join(names)} of {size} pixels; expected images of INPUT.SIZE_TEST = "
+            f"{cfg.INPUT.SIZE_TEST} alone. Export it without side information, with the same configuration."
+        )
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

@@ -1,0 +1,334 @@
+"""One self-contained HTML page about a run, or about several runs side by side.
+
+A run's page (``report.html`` in its folder) holds the results, what its configuration changes, the data, the pictures,
+the environment and the seed. With several folders the page compares them: a table with mean and standard deviation,
+and the paired bootstrap of the difference in mAP between the first run and each other one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from utils.bootstrap import paired_bootstrap
+from utils.checkpoint import write_atomically
+from utils.command_line import run_script
+from utils.errors import ReIDError
+from utils.html import escape, page, picture, table
+from utils.logger import setup_console
+
+EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
+MEASURES = ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP")
+
+PICTURES = {
+    "curves": ("Training", "Losses, learning rate and accuracy by epoch; mAP and Rank-1 where the model was tested."),
+    "cmc": ("CMC curve", "Share of the queries whose person is among the first k images."),
+    "roc_det": ("ROC and DET curves", "True accept and false reject rate of pairs at each false accept rate."),
+    "scores": ("Scores", "Cosine similarities of pairs of one person and of two; dashed: where both errors are equal."),
+    "ranking": ("Rankings", "Queries from best to worst; their nearest images framed green if right, red if wrong."),
+    "rankings_worst": ("Worst queries", "Those of lowest average precision and their ten nearest images."),
+    "rankings_median": ("Median queries", "Those in the middle and their ten nearest images."),
+    "rankings_random": ("Random queries", "Drawn with the run's seed, and their ten nearest images."),
+    "confused": ("Confused identities", "Mean similarity between the identities that are most alike."),
+    "attention": ("Where the network looks", "Queries and, under them, how much each place counts."),
+    "embedding": ("Map of the features", "Each point an image, coloured by identity; queries are stars."),
+}
+"""File names without suffix, in the order of the page: title and description."""
+
+
+class RunFolder(NamedTuple):
+    """What a run left: its folder, ``metrics.json``, configuration, the name of its result and the files' suffix."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    settings: dict[str, Any]
+    name: str
+    suffix: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The numbers of the run's last evaluation."""
+        return self.metrics["results"][self.name]
+
+    def queries(self) -> Mapping[str, np.ndarray] | None:
+        """``path``, ``identity`` and ``average_precision`` of each query; None where they were not kept."""
+        path = self.folder / f"queries{self.suffix}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+
+
+def read_run(folder: Path, test: bool = False) -> RunFolder:
+    """What lies in ``folder``; of a training that was also tested there, the test if ``test``.
+
+    Raises:
+        ReIDError: it is no finished run.
+    """
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        finished = [name for name in ("best", "trained") if name in metrics["results"]]
+        name = finished[0] if finished and not test else "test"
+        suffix = "_test" if test and (folder / "config_test.yml").is_file() else ""
+        metrics["results"][name]
+        settings = flatten(yaml.safe_load((folder / f"config{suffix}.yml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ReIDError(
+            f"{folder}: not the folder of a finished run ({type(error).__name__}: {error}). Name an OUTPUT_DIR that "
+            "holds metrics.json and config.yml."
+        ) from None
+    return RunFolder(folder, metrics, settings, name, suffix)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as ``GROUP.KEY``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> str:
+    """The page about one run.
+
+    Args:
+        run: it.
+        defaults: every key's default.
+        recipe: every key's value in the run's recipe, if that is known.
+    """
+    result = run.result
+    introduction = (
+        f"<p><strong>mAP {result['mAP']:.1f} %, Rank-1 {result['Rank-1']:.1f} %</strong> "
+        f"on {escape(result['dataset'])} with {escape(result['model'])} ({escape(result['method'])}); "
+        f"{escape(result['weights'])}. "
+        "Photographs of hands are biometric data: keep this page as such.</p>"
+    )
+    sections = [
+        ("Results", _results(run)),
+        ("Configuration", _differences(run.settings, defaults, recipe)),
+        ("Data", _data(run.metrics.get("data", {}))),
+        ("Pictures", _pictures(run)),
+        ("Environment", _environment(run)),
+    ]
+    return page(f"Run {run.folder.resolve().name}", sections, introduction)
+
+
+def _results(run: RunFolder) -> str:
+    columns = ["evaluation", *(f"{m} (%)" for m in MEASURES), "queries", "without match", "seconds", "weights"]
+    rows = [
+        [
+            *(name, *(float(row[m]) for m in MEASURES), row["queries"], row["queries_without_match"]),
+            *(float(row["seconds"]), row["weights"]),
+        ]
+        for name, row in run.metrics["results"].items()
+    ]
+    return table("Evaluations", columns, rows)
+
+
+def _differences(settings: Mapping[str, Any], defaults: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> str:
+    columns = ["key", "this run", *(["recipe"] if recipe else []), "default"]
+    rows = []
+    for key, value in settings.items():
+        others = [*([recipe.get(key, "")] if recipe else []), defaults.get(key, "")]
+        if any(value != other for other in others):
+            rows.append([key, *(str(v) for v in (value, *others))])
+    same = f"<p>The other {len(settings) - len(rows)} keys have their default values.</p>"
+    return (
+        table(
+            "Keys that differ" + (" from the recipe or the defaults" if recipe else " from the defaults"), columns, rows
+        )
+        + same
+    )
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    if not data:
+        return "<p>Not recorded.</p>"
+    columns = ["split", "images", "identities", "cameras", "views", "images of an identity (mean)"]
+    rows = [
+        [split, *(count[c] for c in columns[1:5]), count["images"] / max(count["identities"], 1)]
+        for split, count in data["splits"].items()
+    ]
+    rule = {"market": "images of the query's person under the query's camera are ignored", "none": "nothing is ignored"}
+    notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
+    return (
+        f"<p>{escape(data['name'])}; camera rule {escape(data['camera_rule'])}: "
+        f"{rule.get(data['camera_rule'], '')}.</p>"
+        + table("Images and identities", columns, rows)
+        + (f"<p>Notes:</p><ul>{notes}</ul>" if notes else "")
+    )
+
+
+def _pictures(run: RunFolder) -> str:
+    folder = run.folder / f"pictures{run.suffix}"
+    places = {name: folder / f"{name}.png" for name in PICTURES}
+    places["ranking"] = run.folder / f"ranking{run.suffix}.png"
+    places["curves"] = run.folder / "curves.png"
+    shown = "".join(picture(path, *PICTURES[name]) for name, path in places.items() if path.is_file())
+    return shown or "<p>None were drawn (TEST.PICTURES False).</p>"
+
+
+def _environment(run: RunFolder) -> str:
+    facts = {
+        "seed (SOLVER.SEED)": run.settings.get("SOLVER.SEED", ""),
+        "seconds": f"{run.metrics.get('seconds', 0):.0f}",
+        "epochs": len(run.metrics.get("history", [])),
+        **run.metrics.get("environment", {}),
+    }
+    return table("Where and with what", ["what", "value"], [[k, str(v)] for k, v in facts.items()])
+
+
+def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> str:
+    """The page that compares ``runs``; the first is the one that the others are measured against."""
+    labels = run_labels(runs)
+    rows = [[label, *(float(r.result[m]) for m in MEASURES)] for label, r in zip(labels, runs, strict=True)]
+    numbers = np.array([row[1:] for row in rows])
+    spread = numbers.std(0, ddof=1).tolist()
+    summary = [["mean", *numbers.mean(0).tolist()], ["standard deviation", *spread]]
+    columns = ["run", *(f"{m} (%)" for m in MEASURES)]
+    keys = [key for key in runs[0].settings if len({repr(r.settings.get(key)) for r in runs}) > 1]
+    keys = [key for key in keys if key != "OUTPUT_DIR"]
+    differing = [[key, *(str(r.settings.get(key)) for r in runs)] for key in keys]
+    changed = [key for key in runs[0].settings if any(r.settings.get(key) != defaults.get(key) for r in runs)]
+    sections = [
+        ("Results", table("Each run", columns, rows) + table("All runs", columns, summary)),
+        ("Differences in mAP", _bootstrap(labels, runs)),
+        (
+            "Configuration",
+            table("Keys in which the runs differ", ["key", *labels], differing)
+            + f"<p>{len(changed)} keys have other than their default values in some run.</p>",
+        ),
+    ]
+    return page(f"Comparison of {len(runs)} runs", sections)
+
+
+def run_labels(runs: Sequence[RunFolder]) -> list[str]:
+    """The shortest ends of the folders' paths that tell the runs apart."""
+    parts = [run.folder.resolve().parts for run in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ReIDError(f"the same run is named twice: {', '.join(str(run.folder) for run in runs)}.")
+
+
+def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
+    rows, apart = [], []
+    queries = [run.queries() for run in runs]
+    for label, found in list(zip(labels, queries, strict=True))[1:]:
+        if queries[0] is None or found is None or not _same_queries(queries[0], found):
+            apart.append(label)
+            continue
+        values = (queries[0]["average_precision"], found["average_precision"], found["identity"])
+        difference = paired_bootstrap(*values)
+        rows.append(
+            [
+                f"{label} - {labels[0]}",
+                *(100 * value for value in difference[:3]),
+                f"{difference.p:.4f}" if difference.p else "< 0.0002",
+            ]
+        )
+    text = (
+        "<p>The same queries are answered by both runs. Identities are drawn with replacement 10,000 times, each with "
+        "all its queries; the interval holds 95 % of the differences, p is twice the share beyond zero. "
+        "It is about other queries, not about other seeds of training: for those see the standard deviation.</p>"
+    )
+    columns = ["difference", "mAP (points)", "from", "to", "p"]
+    left = f"<p>Not the queries of {escape(labels[0])}: {escape(', '.join(apart))}.</p>" if apart else ""
+    return text + (table("Paired bootstrap", columns, rows, digits=2) if rows else "") + left
+
+
+def _same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
+    """Whether two runs asked the same: file names and identities, since the data may have moved."""
+    names = [[Path(path).name for path in queries["path"].tolist()] for queries in (first, second)]
+    return names[0] == names[1] and np.array_equal(first["identity"], second["identity"])
+
+
+def write_report(folder: Path, test: bool = False, recipe: str | Path | None = None) -> Path:
+    """Write the page about the run in ``folder`` into it and return its path.
+
+    Args:
+        folder: of a finished run.
+        test: the run tested in the folder of a training.
+        recipe: the YAML file that the run was started with.
+
+    Raises:
+        ReIDError: there is no finished run, or ``recipe`` cannot be read.
+    """
+    run = read_run(folder, test)
+    path = folder / f"report{run.suffix}.html"
+    content = run_page(run, _defaults(), None if recipe is None else _recipe(recipe))
+    write_atomically(path, lambda file: file.write(content.encode()))
+    return path
+
+
+# This is a command, which wires everything: it may import configs. The scripts import it from here; were the imports
+# not inside these functions, `import processor` would pull in what stands above it.
+def _defaults() -> dict[str, Any]:
+    from configs import get_defaults
+
+    return flatten(get_defaults())
+
+
+def _recipe(file: str | Path) -> dict[str, Any]:
+    from configs import load_config
+
+    return flatten(load_config(file)[0])
+
+
+def report(folders: Sequence[Path], output: Path | None, recipe: Path | None, test: bool) -> None:
+    """Write the page of one run, or the comparison of several."""
+    setup_console()
+    if len(folders) == 1 and output is None:
+        path = write_report(folders[0], test, recipe)
+    else:
+        path = output or Path("comparison.html")
+        runs = [read_run(folder, test) for folder in folders]
+        values = None if recipe is None else _recipe(recipe)
+        content = comparison_page(runs, _defaults()) if len(runs) > 1 else run_page(runs[0], _defaults(), values)
+        write_atomically(path, lambda file: file.write(content.encode()))
+    sys.stdout.write(f"{path}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m processor.html_report",
+        description=__doc__,
+        epilog=f"example: {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="OUTPUT_DIR of a finished run; the first is what the others are compared with",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the page; by default report.html in the folder of one run, comparison.html here for several",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE",
+        type=Path,
+        help="YAML file that the run was started with: what was changed against it is shown too",
+    )
+    parser.add_argument("--test", action="store_true", help="in folders that were trained and tested in, take the test")
+    arguments = parser.parse_args(argv)
+    return run_script(partial(report, arguments.runs, arguments.output, arguments.recipe, arguments.test))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

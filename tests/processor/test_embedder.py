@@ -1,0 +1,208 @@
+"""A trained model used on loose images: embedding, extraction with resume, search and its threshold."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from configs import load_config
+from datasets import make_dataloader, make_dataset
+from model import make_model, make_test_model
+from processor import Embedder, extract, load_embedder, search
+from processor.evaluation import extract_features
+from processor.extract import Listed, list_folder
+from processor.search import Answer, as_csv, as_html, as_json, as_text, calibrate
+from tests.toy_hands import make_toy_hands, write_config
+from utils.errors import ReIDError
+from utils.logger import close_logger
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A configuration, a checkpoint of random weights for it, and the folder of its hands."""
+    base = tmp_path_factory.mktemp("embedder")
+    hands = make_toy_hands(base / "hands")
+    file = write_config(hands, base / "run")
+    cfg, _ = load_config(file)
+    torch.manual_seed(0)
+    weight = base / "model.pth"
+    torch.save(make_model(cfg, 6, 1, 1, "A photo of a {} hand.").state_dict(), weight)
+    return file, weight, hands
+
+
+@pytest.fixture(autouse=True)
+def no_log():
+    yield
+    close_logger()
+
+
+def expected_features(file, weight):
+    """Features of the query images, the way of the evaluation."""
+    cfg, _ = load_config(file, ["TEST.WEIGHT", str(weight)])
+    dataset = make_dataset(cfg, require_train=False)
+    found = extract_features(make_test_model(cfg, 1), make_dataloader(cfg, dataset).test, torch.device("cpu"))
+    paths = [record.path for record in (*dataset.query, *dataset.gallery)]
+    return paths, torch.nn.functional.normalize(found.features).numpy()
+
+
+def test_features_are_those_of_the_evaluation(model):
+    file, weight, _ = model
+    paths, expected = expected_features(file, weight)
+    found = load_embedder(file, weight).embed(paths)
+    assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-5)
+    assert np.allclose(
+        load_embedder(file, weight, ["TEST.IMS_PER_BATCH", "3"]).embed(paths[::-1]), expected[::-1], atol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same(model, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"SKIPPED: {package} is not installed (requirements-extra.txt)")
+    from model.export import main as export
+
+    file, weight, _ = model
+    output = tmp_path / "model.onnx"
+    assert export(["--config_file", str(file), "--output", str(output), "TEST.WEIGHT", str(weight)]) == 0
+    paths, expected = expected_features(file, weight)
+    assert np.allclose(load_embedder(file, output).embed(paths), expected, atol=1e-4)
+    with pytest.raises(ReIDError, match="SIZE_TEST"):
+        load_embedder(file, output, ["INPUT.SIZE_TRAIN", "[48, 48]", "INPUT.SIZE_TEST", "[48, 48]"])
+    with pytest.raises(ReIDError, match="no such file"):
+        load_embedder(file, tmp_path / "gone.onnx")
+
+
+def test_user_mistakes(model, tmp_path):
+    file, weight, _ = model
+    with pytest.raises(ReIDError, match="no image"):
+        load_embedder(file, weight).embed([])
+    with pytest.raises(ReIDError, match=r"gone\.png"):
+        load_embedder(file, weight).embed([tmp_path / "gone.png"])
+    with pytest.raises(ReIDError, match="no such folder"):
+        list_folder(tmp_path / "gone")
+    with pytest.raises(ReIDError, match="no images found"):
+        list_folder(tmp_path)
+
+
+def counting(seen):
+    """An embedder that notes which images it was asked for; a feature is the image's mean colour."""
+
+    def compute(images):
+        seen.extend(images[:, 0, 0, 0].tolist())
+        return images.mean((2, 3))
+
+    def transform(image):
+        return torch.from_numpy(np.asarray(image, dtype=np.float32).copy()).permute(2, 0, 1)
+
+    return Embedder(compute, transform, batch_size=4)
+
+
+def test_an_interrupted_extraction_goes_on(model, tmp_path, monkeypatch):
+    _, _, hands = model
+    monkeypatch.setattr("processor.extract.SAVE_EVERY", 1000)
+    whole, listed = extract.extract(counting(every := []), hands / "train", tmp_path / "whole", "a")
+    assert len(listed) == len(whole) == len(every) == 24 and isinstance(whole, np.memmap)
+    stops = iter([None, None, None, KeyboardInterrupt])
+
+    def stop(place):
+        if (error := next(stops)) is not None:
+            raise error
+
+    monkeypatch.setattr("processor.embedder.check_interrupt", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract.extract(counting(first := []), hands / "train", tmp_path / "parts", "a")
+    monkeypatch.setattr("processor.embedder.check_interrupt", lambda place: None)
+    found, _ = extract.extract(counting(second := []), hands / "train", tmp_path / "parts", "a")
+    assert len(first) == 12 and len(second) == 12 and np.array_equal(found, whole)
+    extract.extract(counting(third := []), hands / "train", tmp_path / "parts", "a")
+    assert not third
+    extract.extract(counting(other := []), hands / "train", tmp_path / "parts", "other weights")
+    assert len(other) == 24
+
+
+def test_extract_command(model, tmp_path):
+    file, weight, hands = model
+    arguments = ["--config_file", str(file), "--images", str(hands / "test" / "query"), "--output", str(tmp_path)]
+    assert extract.main([*arguments, "TEST.WEIGHT", str(weight)]) == 0
+    rows = list(csv.DictReader((tmp_path / "listing.csv").open()))
+    features = np.load(tmp_path / "features.npy", mmap_mode="r")
+    paths = [hands / "test" / "query" / row["path"] for row in rows]
+    assert [int(row["row"]) for row in rows] == list(range(8)) and rows[0]["identity"].startswith("person")
+    assert np.allclose(features, load_embedder(file, weight).embed(paths), atol=1e-6)
+    assert extract.main(arguments) == 2
+
+
+def test_identities_from_names(tmp_path):
+    for name in ("b/x/1.jpg", "a/2.PNG", "c_1.jpg", ".hidden.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_folder(tmp_path) == [Listed("a/2.PNG", "a"), Listed("b/x/1.jpg", "b"), Listed("c_1.jpg", "c")]
+
+
+def test_search_against_a_full_sort():
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(9, 5)).astype(np.float32)
+    listed = [Listed(f"{i}.png", f"p{i % 3}") for i in range(9)]
+    found = search.search(query, ["x", "y", "z"], gallery, listed, 4, threshold=0.2)
+    for row, name in enumerate("xyz"):
+        cosines = [float(query[row] @ g / np.linalg.norm(query[row]) / np.linalg.norm(g)) for g in gallery]
+        best = sorted(range(9), key=lambda i: -cosines[i])[:4]
+        own = [answer for answer in found if answer.query == name]
+        assert [a.image for a in own] == [f"{i}.png" for i in best] and [a.rank for a in own] == [1, 2, 3, 4]
+        assert [a.similarity for a in own] == pytest.approx([cosines[i] for i in best], abs=1e-6)
+        assert [a.accepted for a in own] == ["yes" if cosines[i] >= 0.2 else "no" for i in best]
+
+
+def test_threshold_against_counting():
+    rng = np.random.default_rng(1)
+    gallery = rng.normal(size=(60, 4)).astype(np.float32)
+    listed = [Listed(f"{i}", f"p{i % 6}") for i in range(60)]
+    unit = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
+    pairs = [(a, b) for a in range(60) for b in range(a) if a % 6 != b % 6]
+    impostors = np.sort([float(unit[a] @ unit[b]) for a, b in pairs])
+    for far in (0.01, 0.1):
+        threshold = calibrate(gallery, listed, far)
+        assert (impostors >= threshold).mean() <= far + 1e-9
+        assert (impostors >= threshold - 1e-3).mean() >= far - 0.005, "and hardly less"
+    with pytest.raises(ReIDError, match="1,500 pairs of different people and 10,000"):
+        calibrate(gallery, listed, 0.001)
+    with pytest.raises(ReIDError, match="between 0 and 1"):
+        calibrate(gallery, listed, 1)
+
+
+def test_formats(model):
+    _, _, hands = model
+    gallery = hands / "test" / "gallery"
+    image = list_folder(gallery)[0].name
+    answers = [Answer(str(gallery / image), 1, "p <1>", 0.5, "yes", image)]
+    answers.append(answers[0]._replace(rank=2, accepted="no"))
+    assert list(csv.DictReader(io.StringIO(as_csv(answers))))[1]["accepted"] == "no"
+    assert json.loads(as_json(answers)) == [a._asdict() for a in answers]
+    assert [line.split()[-2] for line in as_text(answers).splitlines()] == ["accepted", "yes", "no"]
+    assert "accepted" not in as_text([answers[0]._replace(accepted="")])
+    text = as_html(answers, gallery)
+    assert text.count("<img") == 3 and text.count("p &lt;1&gt;") >= 4 and "http" not in text
+
+
+def test_search_command(model, tmp_path, capsys):
+    file, weight, hands = model
+    gallery = hands / "test" / "gallery"
+    asked = next(gallery.rglob("*.png"))
+    command = ["--config_file", str(file), "--gallery", str(gallery), "--queries", str(asked), "--top", "3"]
+    command += ["--enrolled", str(tmp_path / "enrolled"), "TEST.WEIGHT", str(weight)]
+    assert search.main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 3 and rows[0]["image"] == asked.relative_to(gallery).as_posix()
+    assert float(rows[0]["similarity"]) == pytest.approx(1, abs=1e-5) and rows[0]["identity"] == asked.parent.name
+    assert search.main([*command, "--format", "html", "--output", str(tmp_path / "sheet.html")]) == 0
+    assert (tmp_path / "sheet.html").read_text().count("<img") == 4
+    for wrong, message in {
+        "--format html": "--output",
+        "--top 0": "at least 1",
+        "--far 0.01": "pairs of different",
+    }.items():
+        assert search.main([*command, *wrong.split()]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""Start, kill and disturb training runs: ``python -m tests.run_driver``, one JSON order a line, one JSON answer a line.
+
+Importing takes seconds and a run takes one, so this process imports once and forks for each run. It never trains
+itself: autograd does not survive a fork.
+
+An order is ``{"argv": [...], "at": n, "act": name}``. A run counts its events (steps, batches of an evaluation, halves
+of files written, names given to files, files deleted) and does ``act`` at the n-th. The answer tells the exit status
+(negative: signal), what the event was, and what the run said.
+"""
+
+import io
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import processor.evaluation
+import processor.processor_clipreid_stage1
+import processor.training_loop
+import train_clipreid
+
+FULL_DISK = 200_000
+"""Bytes that a file may have on the full disk: the log still fits, a state does not."""
+
+
+class Events:
+    """Counts what happens and acts at one of them; notes are a file, since a killed process tells nothing."""
+
+    def __init__(self, at, act, notes):
+        self.at, self.act, self.notes, self.count = at, act, notes, 0
+
+    def __call__(self, label):
+        self.count += 1
+        if self.count != self.at:
+            return
+        self.notes.write_text(label)
+        kind, _, detail = self.act.partition(" ")
+        if kind == "signal":
+            os.kill(os.getpid(), getattr(signal, detail))
+        elif kind == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, FULL_DISK))
+        elif kind == "vanish":
+            Path(detail).unlink()
+        elif kind == "worker":
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    def around(self, owner, name, label, after=""):
+        """Have ``owner.name`` count as an event before, and as another after if that has a label."""
+        function = getattr(owner, name)
+
+        def counted(*args, **kwargs):
+            self(label.format(*args))
+            result = function(*args, **kwargs)
+            if after:
+                self(after.format(*args))
+            return result
+
+        setattr(owner, name, counted)
+
+    def install(self):
+        self.around(processor.training_loop, "_check_finite", "step: {1}")
+        self.around(processor.evaluation, "check_interrupt", "evaluation")
+        self.around(processor.processor_clipreid_stage1, "check_interrupt", "features")
+        self.around(os, "replace", "before naming {1}", "after naming {1}")
+        save = torch.save
+
+        def save_in_halves(content, file):
+            memory = io.BytesIO()
+            save(content, memory)
+            half = len(memory.getvalue()) // 2
+            file.write(memory.getvalue()[:half])
+            file.flush()
+            self("half a file")
+            file.write(memory.getvalue()[half:])
+
+        torch.save = save_in_halves
+
+
+def run(order):
+    """Fork, train, wait."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes, said = Path(folder, "notes"), Path(folder, "said")
+        pid = os.fork()
+        if not pid:
+            descriptor = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            status = 99
+            try:
+                Events(order.get("at", 0), order.get("act", ""), notes).install()
+                status = train_clipreid.main(order["argv"])
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        _, waited = os.waitpid(pid, 0)
+        event = notes.read_text() if notes.exists() else ""
+        return {"status": os.waitstatus_to_exitcode(waited), "event": event, "said": said.read_text()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,176 @@
+"""A run that is killed, stopped or starved goes on with the same command and ends as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.toy_hands import make_toy_hands, write_config
+
+ROOT = Path(__file__).resolve().parents[1]
+KILL = "signal SIGKILL"
+KILLED = -signal.SIGKILL
+LONG = {
+    "SOLVER.STAGE1.MAX_EPOCHS": 2,
+    "SOLVER.STAGE1.CHECKPOINT_PERIOD": 1,
+    "SOLVER.STAGE2.MAX_EPOCHS": 3,
+    "SOLVER.STAGE2.CHECKPOINT_PERIOD": 2,
+    "SOLVER.STAGE2.EVAL_PERIOD": 1,
+    "MODEL.METRIC_LOSS_TYPE": "triplet_center",
+    "TEST.BEFORE_TRAINING": True,
+    "TEST.PICTURES": False,
+    "CHECKPOINT_MINUTES": 0.0,
+}
+"""Both stages, every kind of state: two optimisers, centers, batch norm, an evaluation in between."""
+TIMES = {"seconds", "images_per_second"}
+
+
+@pytest.fixture(scope="module")
+def driver():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tests.run_driver"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    yield process
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def hands(tmp_path_factory):
+    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
+
+
+class Runs:
+    """Runs of one configuration in ``folder``."""
+
+    def __init__(self, driver, hands, folder, name="ViT-Tiny-16", **options):
+        self.driver, self.folder = driver, folder
+        self.file = write_config(hands, folder, name)
+        self.options = LONG | {key.replace("__", "."): value for key, value in options.items()}
+
+    def __call__(self, at=0, act="", **more):
+        options = self.options | {key.replace("__", "."): value for key, value in more.items()}
+        argv = ["--config_file", str(self.file), *(str(word) for pair in options.items() for word in pair)]
+        self.driver.stdin.write(json.dumps({"argv": argv, "at": at, "act": act}).encode() + b"\n")
+        self.driver.stdin.flush()
+        return json.loads(self.driver.stdout.readline())
+
+    def numbers(self):
+        """``metrics.json`` without what a clock measured."""
+        content = json.loads((self.folder / "metrics.json").read_text())
+        entries = [*content.pop("history"), *content.pop("results").values()]
+        return [{key: value for key, value in entry.items() if key not in TIMES} for entry in entries]
+
+    def weights(self):
+        return {path.name: torch.load(path, weights_only=True) for path in sorted(self.folder.glob("*.pth"))}
+
+
+def assert_same(runs, others):
+    assert runs.numbers() == others.numbers()
+    found, expected = runs.weights(), others.weights()
+    assert found.keys() == expected.keys() and len(found) == 4
+    for name, state in found.items():
+        assert state.keys() == expected[name].keys()
+        assert all(torch.equal(tensor, expected[name][key]) for key, tensor in state.items()), name
+
+
+@pytest.fixture(scope="module")
+def whole(driver, hands, tmp_path_factory):
+    """The run that nothing disturbs."""
+    runs = Runs(driver, hands, tmp_path_factory.mktemp("whole") / "run")
+    done = runs()
+    assert done["status"] == 0, done["said"]
+    return runs
+
+
+def kill_again_and_again(runs, times, furthest, seed):
+    """Kill at the 1st to ``furthest``-th event after each start; the events."""
+    chance, events = random.Random(seed), []
+    for _ in range(times):
+        done = runs(chance.randint(1, furthest), KILL)
+        assert done["status"] == KILLED and "Traceback" not in done["said"], done["said"]
+        events.append(done["event"])
+    done = runs()
+    assert done["status"] == 0, done["said"]
+    return events
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random(driver, hands, whole, tmp_path):
+    runs = Runs(driver, hands, tmp_path / "run")
+    events = kill_again_and_again(runs, 20, 14, seed=5)
+    assert_same(runs, whole)
+    for place in ("stage 1", "stage 2", "evaluation", "half a file", "before naming", "after naming", "state_"):
+        assert any(place in event for event in events), (place, events)
+    assert not list(runs.folder.glob("**/.*")), "what the killed runs were writing is cleared away"
+
+
+@pytest.mark.parametrize("place", ["half a file", "before naming", "after naming", "evaluation", "stage 1", "stage 2"])
+def test_killed_at_each_kind_of_moment(driver, hands, whole, tmp_path, place):
+    """The last such event of the run."""
+    runs = Runs(driver, hands, tmp_path / "run")
+    for at in MOMENTS[place]:
+        done = runs(at, KILL)
+        assert done["status"] == KILLED and place in done["event"], done
+    assert runs()["status"] == 0
+    assert_same(runs, whole)
+
+
+MOMENTS = {
+    "half a file": [47],
+    "before naming": [50],
+    "after naming": [20],
+    "evaluation": [84],
+    "stage 1": [32],
+    "stage 2": [91],
+}
+"""Numbers of events of :mod:`tests.run_driver`."""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_has_its_own_status(driver, hands, whole, tmp_path, name):
+    runs = Runs(driver, hands, tmp_path / "run", CHECKPOINT_MINUTES=10.0)
+    done = runs(20, f"signal {name}")
+    assert done["status"] == 3 and "step: stage 2" in done["event"] and "goes on" in done["said"], done
+    done = runs()
+    assert done["status"] == 0 and "going on at stage 2, epoch 1, 1 iterations done" in done["said"], done["said"]
+    assert_same(runs, whole)
+
+
+def test_a_full_disk_leaves_the_last_state(driver, hands, whole, tmp_path):
+    runs = Runs(driver, hands, tmp_path / "run")
+    done = runs(64, "full")
+    assert done["status"] == 2 and "cannot be written" in done["said"] and "Traceback" not in done["said"], done
+    assert runs()["status"] == 0
+    assert_same(runs, whole)
+
+
+def test_another_configuration_is_refused_with_its_keys(driver, hands, tmp_path):
+    runs = Runs(driver, hands, tmp_path / "run")
+    runs(32, KILL)
+    kept = (runs.folder / "config.yml").read_bytes()
+    done = runs(SOLVER__STAGE2__BASE_LR=0.5)
+    assert done["status"] == 2 and "SOLVER.STAGE2.BASE_LR: 0.001 -> 0.5" in done["said"], done["said"]
+    assert (runs.folder / "config.yml").read_bytes() == kept
+
+
+@pytest.mark.parametrize("spoil", ["cut", "flip", "no manifest"])
+def test_a_damaged_state_is_named_and_the_one_before_used(driver, hands, whole, tmp_path, spoil):
+    runs = Runs(driver, hands, tmp_path / "run")
+    runs(91, KILL)
+    newest = sorted((runs.folder / "resume").glob("*.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    if spoil == "no manifest":
+        newest.with_suffix(".json").unlink()
+    else:
+        newest.write_bytes(content[: len(content) // 2] if spoil == "cut" else content)
+    done = runs()
+    assert done["status"] == 0 and f"{newest.name} is not used" in done["said"], done["said"]
+    assert_same(runs, whole)

@@ -1,0 +1,74 @@
+"""Progress bars count images, and say nothing where nobody is watching."""
+
+import logging
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from utils import logger, progress
+from utils.logger import LOGGER, close_logger, setup_console, setup_logger
+
+
+@pytest.fixture(autouse=True)
+def no_log():
+    yield
+    close_logger()
+
+
+def loader():
+    return DataLoader(TensorDataset(torch.arange(10)), batch_size=4)
+
+
+def test_images_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    seen = []
+    for batch in progress.counted(loader(), "looking"):
+        seen += batch[0].tolist()
+        time.sleep(0.12)  # the bar is drawn ten times a second
+    assert seen == list(range(10))
+    said = capsys.readouterr().err
+    assert "looking" in said and "8/10" in said and "images/s" in said
+
+
+def test_silence(capsys):
+    list(progress.counted(loader(), "looking"))
+    assert capsys.readouterr() == ("", "")
+
+
+class Terminal:
+    def __init__(self):
+        self.text = ""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_colours_on_a_terminal_only(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    setup_logger(tmp_path / "log.txt")
+    LOGGER.warning("plain")
+    assert "\033" not in capsys.readouterr().out
+    terminal = Terminal()
+    monkeypatch.setattr(logger.sys, "stdout", terminal)
+    LOGGER.warning("yellow")
+    LOGGER.info("no colour")
+    assert "\033[33m" in terminal.text.splitlines()[0] and "\033" not in terminal.text.splitlines()[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    LOGGER.warning("asked not to")
+    assert "\033" not in terminal.text.splitlines()[2]
+    assert "\033" not in (tmp_path / "log.txt").read_text()
+
+
+def test_commands_keep_their_output_clean(capsys):
+    setup_console()
+    LOGGER.log(logging.INFO, "aside")
+    assert capsys.readouterr() == ("", "aside\n")

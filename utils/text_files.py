@@ -1,0 +1,33 @@
+"""Reading text that somebody else wrote: configurations, tables, lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from utils.errors import ReIDError
+
+
+def read_text(path: Path, largest: int = 1 << 28, hint: str = "") -> str:
+    """The content of a UTF-8 file, a byte order mark left out.
+
+    Args:
+        path: the file. Pipes and devices are refused: they could make the reader wait or fill the memory for ever.
+        largest: size in bytes up to which the file is read.
+        hint: what to do, for messages.
+
+    Raises:
+        ReIDError: no such file, no file, too large, or not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ReIDError(f"{path}: cannot be read (it is {'a folder' if path.is_dir() else 'no file'}). {hint}")
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; null characters in the name
+        raise ReIDError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). {hint}") from None
+    if len(content) > largest:
+        raise ReIDError(f"{path}: cannot be read (it is larger than {largest >> 20} MiB). {hint}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReIDError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8. {hint}") from None
