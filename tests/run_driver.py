@@ -22,7 +22,7 @@ import torch
 
 import processor.evaluation
 import processor.processor_clipreid_stage1
-import processor.training_loop
+import processor.update
 import train_clipreid
 
 FULL_DISK = 200_000
@@ -64,7 +64,7 @@ class Events:
         setattr(owner, name, counted)
 
     def install(self):
-        self.around(processor.training_loop, "_check_finite", "step: {1}")
+        self.around(processor.update.Update, "_losses", "step: {2}")
         self.around(processor.evaluation, "check_interrupt", "evaluation")
         self.around(processor.processor_clipreid_stage1, "check_interrupt", "features")
         self.around(os, "replace", "before naming {1}", "after naming {1}")
