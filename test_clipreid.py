@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from configs import load_config
-from datasets import check_data, make_dataloader, make_dataset
+from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import check_weights, make_test_model
 from processor import do_inference, finish_run, start_run
 from utils.command_line import parse_arguments, run_script
 
-EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_20.pth"
+EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth"
 
 
 def test(config_file: str, overrides: Sequence[str]) -> None:
@@ -20,9 +20,10 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_weights(cfg, test=True)
     dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
+    write_drawn_splits(dataset, run.output_dir)
     loaders = make_dataloader(cfg, dataset)
-    model = make_test_model(cfg, dataset.num_views).to(run.device)
-    evaluation = do_inference(cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
+    model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
+    evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation)
 
 

@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from functools import partial
 
 from configs import load_config
-from datasets import check_data, make_dataloader, make_dataset
+from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from loss import make_loss
 from model import check_weights, load_prompts, make_model
-from processor import do_inference, do_train_stage1, do_train_stage2, finish_run, note_result, start_run
+from processor import (
+    do_inference,
+    do_train_stage1,
+    do_train_stage2,
+    do_validation,
+    finish_run,
+    load_best,
+    note_result,
+    start_run,
+)
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from utils.command_line import parse_arguments, run_script
 
@@ -22,13 +31,16 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     check_weights(cfg)
     dataset = make_dataset(cfg)
     check_data(cfg, dataset)
+    write_drawn_splits(dataset, run.output_dir)
     run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)
     counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
     model = make_model(cfg, *counts, dataset.prompt).to(run.device)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
-    evaluate = partial(do_inference, cfg, model, loaders.test, len(dataset.query), dataset.camera_rule, run)
+    evaluate = partial(do_inference, cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
+    validation = dataset.validation
+    validate = partial(do_validation, cfg, model, loaders.validation, validation, run) if validation else None
     run.restore({"model": model})
     if cfg.TEST.BEFORE_TRAINING and not run.position.stage:
         note_result(cfg, run, dataset, "untrained", evaluate())
@@ -43,9 +55,12 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         optimizer, center_optimizer = make_optimizer_2stage(cfg, model, criterion.center)
         scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
         optimizers = [o for o in (optimizer, center_optimizer) if o is not None]
-        do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate)
+        do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate, validate)
 
-    finish_run(cfg, run, dataset, "trained", evaluate())
+    if run.best:
+        note_result(cfg, run, dataset, "trained", evaluate())
+        load_best(cfg, model, run)
+    finish_run(cfg, run, dataset, "best" if run.best else "trained", evaluate())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,6 +54,7 @@ _AT_LEAST_ONE = [
     "CHECKPOINT_PERIOD",
     "LOG_PERIOD",
     "EVAL_PERIOD",
+    "RUNS",
     "RERANK_K1",
     "RERANK_K2",
     "TRAIN_IDS",

@@ -18,6 +18,7 @@ from datasets.make_dataloader_clipreid import Loaders, check_data, make_dataload
 from datasets.market1501 import Market1501
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
+from datasets.splits import write_drawn_splits
 from datasets.synthetic_hand import SyntheticHand
 from datasets.vehicleid import VehicleID
 from datasets.veri import VeRi
@@ -26,14 +27,14 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-__all__ = ["DATASETS", "Loaders", "check_data", "make_dataloader", "make_dataset"]
+__all__ = ["DATASETS", "Loaders", "check_data", "make_dataloader", "make_dataset", "write_drawn_splits"]
 
 DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
-    "market1501": lambda keys: (Market1501, {}),
-    "dukemtmc": lambda keys: (DukeMTMCreID, {}),
-    "msmt17": lambda keys: (MSMT17, {}),
-    "occ_duke": lambda keys: (OccludedDuke, {}),
-    "veri": lambda keys: (VeRi, {}),
+    "market1501": lambda keys: (Market1501, _rule(keys)),
+    "dukemtmc": lambda keys: (DukeMTMCreID, _rule(keys)),
+    "msmt17": lambda keys: (MSMT17, _rule(keys)),
+    "occ_duke": lambda keys: (OccludedDuke, _rule(keys)),
+    "veri": lambda keys: (VeRi, _rule(keys)),
     "vehicleid": lambda keys: (VehicleID, {"test_size": keys.TEST_SIZE, **_split(keys)}),
     "hand": lambda keys: (HandFolder, _rule(keys)),
     "listing": lambda keys: (Listing, {"file": keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv", **_rule(keys)}),
@@ -62,7 +63,11 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ReIDError(f"DATASETS.NAMES = {keys.NAMES!r}: choose one of {', '.join(DATASETS)}.{hint}")
     kind, options = DATASETS[name](keys)
+    if "run" in options:
+        options["runs"] = cfg.TEST.RUNS
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
+    if len(dataset.trials) < cfg.TEST.RUNS:
+        dataset.notes.append(f"TEST.RUNS = {cfg.TEST.RUNS}, but {dataset.name} has one fixed split: it is tested once")
     if keys.CAMERA_RULE not in ("auto", dataset.camera_rule):
         dataset.use_camera_rule(keys.CAMERA_RULE)
     return dataset

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from utils.errors import ReIDError
+
+
+class UselessDataError(ReIDError):
+    """Images that can be read, but of which nothing can be learned or measured."""
 
 
 class Photo(NamedTuple):
@@ -31,6 +35,25 @@ class Record(NamedTuple):
     viewid: int
 
 
+Image = TypeVar("Image", Photo, Record)
+
+
+class Trial(NamedTuple, Generic[Image]):
+    """Query and gallery of one evaluation.
+
+    ``run`` is the number of the random choice that made them; None where the set has one fixed split.
+    """
+
+    run: int | None
+    query: Sequence[Image]
+    gallery: Sequence[Image]
+
+    @property
+    def images(self) -> list[Image]:
+        """Each once, queries first."""
+        return list(dict.fromkeys((*self.query, *self.gallery)))
+
+
 class ReIDDataset:
     """Train, query and gallery records of one dataset.
 
@@ -49,9 +72,14 @@ class ReIDDataset:
             in the numbering of cameras and views, which SIE models need, and in nothing else.
         require_train: whether the caller wants to train; if so an unusable train set is an error.
         notes: what the reader wants logged: files left out, counts that differ from the published ones.
+        run: which random choice ``query`` and ``gallery`` are, where the set has several.
+        redrawn: further random choices of query and gallery.
+
+    Attributes:
+        trials: what is evaluated: query and gallery, then those of ``redrawn``. They share all numberings.
 
     Raises:
-        ReIDError: the splits are empty or no query can be found in the gallery.
+        UselessDataError: the splits are empty or no query can be found in the gallery.
     """
 
     prompt: ClassVar[str] = "A photo of a {} person."
@@ -69,13 +97,16 @@ class ReIDDataset:
         absent: Sequence[Photo] = (),
         require_train: bool = False,
         notes: Iterable[str] = (),
+        run: int | None = None,
+        redrawn: Sequence[Trial[Photo]] = (),
     ) -> None:
         self.name = name
         self.camera_rule = camera_rule
         self.require_train = require_train
         self.train_identities = sorted({p.identity for p in train})
-        self.test_identities = sorted({p.identity for p in (*query, *gallery)})
-        known, others = (*train, *absent), (*val, *query, *gallery)
+        tested = [*query, *gallery, *(photo for trial in redrawn for photo in (*trial.query, *trial.gallery))]
+        self.test_identities = sorted({p.identity for p in tested})
+        known, others = (*train, *absent), (*val, *tested)
         cameras = _numbering((p.camera for p in known), (p.camera for p in others))
         views = _numbering((p.view for p in known), (p.view for p in others))
 
@@ -90,6 +121,10 @@ class ReIDDataset:
         self.val = records(val, self.val_identities)
         self.query = records(query, self.test_identities)
         self.gallery = records(gallery, self.test_identities)
+        self.trials: list[Trial[Record]] = [
+            Trial(run, self.query, self.gallery),
+            *(Trial(t.run, *(records(part, self.test_identities) for part in t[1:])) for t in redrawn),
+        ]
         self.num_train_pids = len(self.train_identities)
         self.num_train_cams = len({r.camid for r in self.train})
         self.num_train_views = len({r.viewid for r in self.train})
@@ -121,6 +156,8 @@ class ReIDDataset:
             absent=self._absent,
             require_train=self.require_train,
             notes=[note for note in self.notes if note not in stale],
+            run=self.trials[0].run,
+            redrawn=[Trial(t.run, *(photos(part, self.test_identities) for part in t[1:])) for t in self.trials[1:]],
         )
 
     def use_camera_rule(self, rule: str) -> None:
@@ -135,24 +172,51 @@ class ReIDDataset:
         self.notes = [note for note in self.notes if note not in stale] + self._unfindable()
 
     @property
+    def num_cameras(self) -> int:
+        """Cameras that the numbers of all splits reach to."""
+        return 1 + max(r.camid for r in (*self.train, *self.test_images))
+
+    @property
     def num_views(self) -> int:
-        """Views in all splits together."""
-        return len({r.viewid for r in (*self.train, *self.query, *self.gallery)})
+        """Views that the numbers of all splits reach to."""
+        return 1 + max(r.viewid for r in (*self.train, *self.test_images))
+
+    @property
+    def test_images(self) -> list[Record]:
+        """The images of all trials, each once: query and gallery of the first, then what others add."""
+        return list(dict.fromkeys(r for trial in self.trials for r in (*trial.query, *trial.gallery)))
+
+    @property
+    def validation(self) -> Trial[Record] | None:
+        """Query and gallery for choosing a checkpoint, or None where nothing is held out.
+
+        Where at least two people of ``val`` do not train and have two images or more, they are the strangers that the
+        test will bring: the first image of each by path is the gallery, the others ask. Otherwise the held-out images
+        of training people ask and the training images are the gallery.
+        """
+        images_of: dict[int, list[Record]] = {}
+        for record in sorted(self.val):
+            images_of.setdefault(record.pid, []).append(record)
+        strangers = [r for pid, r in images_of.items() if pid >= self.num_train_pids and len(r) > 1]
+        if len(strangers) > 1:
+            return Trial(None, [r for images in strangers for r in images[1:]], [images[0] for images in strangers])
+        query = [record for record in self.val if record.pid < self.num_train_pids]
+        return Trial(None, query, self.train) if query else None
 
     def check_train(self) -> None:
         """Refuse a train set from which nothing can be learned: telling people apart takes two of them."""
         if self.num_train_pids < 2:
             found = f"one identity ({self.train_identities[0]})" if self.train else "no image"
-            raise ReIDError(f"{self.name}: the train set has {found}; at least two identities are needed.")
+            raise UselessDataError(f"{self.name}: the train set has {found}; at least two identities are needed.")
 
     def check_test(self) -> None:
         """Refuse a test set on which nothing can be measured, before hours are spent on training."""
         for split, records in (("query", self.query), ("gallery", self.gallery)):
             if not records:
-                raise ReIDError(f"{self.name}: the {split} set is empty; at least one image is needed.")
+                raise UselessDataError(f"{self.name}: the {split} set is empty; at least one image is needed.")
         if not any(self.findable()):
             rule = " once images of the same camera are ignored" if self.camera_rule == "market" else ""
-            raise ReIDError(
+            raise UselessDataError(
                 f"{self.name}: no query identity appears in the gallery{rule} (camera rule "
                 f"{self.camera_rule!r}). Put other images of the query people into the gallery, or, for data "
                 "without cameras, set DATASETS.CAMERA_RULE to 'none'."

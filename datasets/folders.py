@@ -35,7 +35,7 @@ def scan(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Fold
             name = entry.name
             if name.startswith(".") or name.lower() in _LITTER:
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 content.folders.append(name)
             elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 (a Path each is slow)
                 content.images.append(name)
@@ -44,6 +44,14 @@ def scan(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Fold
     for names in content:
         names.sort()
     return content
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether ``entry`` is a folder or leads to one; a link that leads in a circle does not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def note_others(others: Iterable[str], where: str) -> list[str]:

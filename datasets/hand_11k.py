@@ -81,6 +81,7 @@ class Hand11k(SplitDataset):
         root: the folder of ``HandInfo.csv``, or the one above it if that is called ``11k_hands`` or ``11k``.
         aspect: one of :data:`ASPECTS`, or ``"all"``.
         run: number of the random choice of gallery images.
+        runs: how many choices to evaluate, from ``run`` on.
         seed: seed of all random choices.
         gallery: ``"all"`` as published, or ``"aspect"`` for a gallery without distractors.
         part: ``"train_all"``, or ``"train"`` to hold a random image of each training identity (in joint mode:
@@ -97,6 +98,7 @@ class Hand11k(SplitDataset):
         *,
         aspect: str = "dorsal right",
         run: int = 0,
+        runs: int = 1,
         seed: int = 0,
         gallery: str = "all",
         part: str = "train_all",
@@ -110,7 +112,9 @@ class Hand11k(SplitDataset):
         hands, notes = read_hands(root / TABLE)
         hands = _present(hands, root, notes)
         notes += _count_notes(hands, aspect, gallery == "all")
-        rows = split_11k(hands, aspect, run=run, seed=seed, distractors=gallery == "all", hold_out=part == "train")
+        choices = {"seed": seed, "distractors": gallery == "all", "hold_out": part == "train"}
+        drawn = {i: split_11k(hands, aspect, run=i, **choices) for i in range(run, run + runs)}
+        rows = drawn[run]
         untrained = aspect == "all" and not any(row.split == "train" for row in rows)
         super().__init__(
             rows,
@@ -119,6 +123,7 @@ class Hand11k(SplitDataset):
             absent=[SplitRow("", "", "train", view=view) for view in ASPECTS] if untrained else [],
             require_train=require_train,
             notes=notes,
+            runs=drawn,
         )
 
 

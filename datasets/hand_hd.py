@@ -51,10 +51,11 @@ class HandHD(SplitDataset):
     Args:
         root: the folder above ``Original Images``, or the one above that if it is called ``HD``.
         run: number of the random choice of gallery images.
+        runs: how many choices to evaluate, from ``run`` on.
         seed: seed of all random choices.
         gallery: ``"all"`` as published, or ``"aspect"`` for a gallery without distractors.
         part: ``"train_all"``, or ``"train"`` to hold a random image of each training id (251) out as
-        ``self.val``.
+            ``self.val``.
         require_train: False where only a test is wanted.
 
     Raises:
@@ -66,6 +67,7 @@ class HandHD(SplitDataset):
         root: str | Path,
         *,
         run: int = 0,
+        runs: int = 1,
         seed: int = 0,
         gallery: str = "all",
         part: str = "train_all",
@@ -87,8 +89,9 @@ class HandHD(SplitDataset):
             found = Size(len(members), sum(map(len, members.values())))
             if found != PUBLISHED[name] and (name != "distractor" or gallery == "all"):
                 notes.append(f"HD, {name}: expected {PUBLISHED[name]}, found {found}")
-        rows = split_hd(people, strangers, run=run, seed=seed, hold_out=part == "train")
-        super().__init__(rows, root, name="hand_hd", require_train=require_train, notes=notes)
+        choices = {"seed": seed, "hold_out": part == "train"}
+        drawn = {i: split_hd(people, strangers, run=i, **choices) for i in range(run, run + runs)}
+        super().__init__(drawn[run], root, name="hand_hd", require_train=require_train, notes=notes, runs=drawn)
 
 
 def split_hd(

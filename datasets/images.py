@@ -42,7 +42,7 @@ def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> d
 
 def _reason(path: str, exif: bool) -> str:
     try:
-        decode(path, exif, reduced=True)
+        decode(path, exif, at_least=1)
     except Exception as error:  # as in read_image
         return cause(path, error)
     return ""

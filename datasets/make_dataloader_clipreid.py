@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.bases import ReIDDataset, some
+from datasets.bases import Record, ReIDDataset, some
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
@@ -27,12 +28,14 @@ class Loaders(NamedTuple):
     Attributes:
         stage1: all training images once, in order, without augmentation.
         stage2: augmented training batches; its batch sampler's ``set_epoch`` plans an epoch.
-        test: the query images, then the gallery images.
+        test: the images of all trials, each once; query and gallery of the first come first.
+        validation: those of ``dataset.validation``, None where there is none.
     """
 
     stage1: DataLoader | None
     stage2: DataLoader | None
     test: DataLoader
+    validation: DataLoader | None = None
 
 
 def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
@@ -54,8 +57,10 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
             **how,
         )
 
-    test = ImageDataset([*dataset.query, *dataset.gallery], plain, cfg.INPUT.EXIF)
-    test_loader = loader(test, batch_size=cfg.TEST.IMS_PER_BATCH)
+    def untouched(records: Iterable[Record]) -> DataLoader:
+        return loader(ImageDataset(records, plain, cfg.INPUT.EXIF), batch_size=cfg.TEST.IMS_PER_BATCH)
+
+    test_loader = untouched(dataset.test_images)
     if not dataset.require_train:
         return Loaders(None, None, test_loader)
     augmented = train_transform(
@@ -67,10 +72,12 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         padding=cfg.INPUT.PADDING,
         erasing=cfg.INPUT.RE_PROB,
     )
+    validation = dataset.validation
     return Loaders(
-        loader(ImageDataset(dataset.train, plain, cfg.INPUT.EXIF), batch_size=cfg.TEST.IMS_PER_BATCH),
+        untouched(dataset.train),
         loader(ImageDataset(dataset.train, augmented, cfg.INPUT.EXIF), batch_sampler=make_sampler(cfg, dataset)),
         test_loader,
+        untouched(validation.images) if validation else None,
     )
 
 
@@ -113,8 +120,8 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 
 def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
-    train = dataset.train if dataset.require_train else []
-    paths = [record.path for record in (*train, *dataset.query, *dataset.gallery)]
+    train = [*dataset.train, *dataset.val] if dataset.require_train else []
+    paths = [record.path for record in (*train, *dataset.test_images)]
     broken = find_unreadable(paths, num_workers(cfg), cfg.INPUT.EXIF)
     if not broken:
         return
@@ -154,7 +161,7 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 def _check_side_information(cfg: CfgNode, dataset: ReIDDataset) -> None:
     """The model learns an embedding for each camera or view seen in training; others would have none."""
-    test = [*dataset.query, *dataset.gallery]
+    test = dataset.test_images
     for key, word, seen, labels in (
         ("SIE_CAMERA", "cameras", dataset.num_train_cams, [record.camid for record in test]),
         ("SIE_VIEW", "views", dataset.num_train_views, [record.viewid for record in test]),

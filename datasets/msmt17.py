@@ -62,7 +62,7 @@ class MSMT17(PublishedDataset):
     cameras = 15
     sizes = (Size(1_041, 32_621), Size(3_060, 11_659), Size(3_060, 82_161))
 
-    def __init__(self, root: str | Path, *, require_train: bool = True) -> None:
+    def __init__(self, root: str | Path, *, require_train: bool = True, camera_rule: str = "market") -> None:
         folder = self.locate(root)
         version, train, test = self._layout(folder)
         notes = [f"{self.title} {version} in {folder} (folders {train} and {test})"]
@@ -78,7 +78,8 @@ class MSMT17(PublishedDataset):
         }
         require_images([photo for photos in splits.values() for photo in photos], self.hint())
         notes += self.count_notes(splits, self.sizes)
-        super().__init__(splits, folder, name=f"{self.title} {version}", require_train=require_train, notes=notes)
+        rest = {"camera_rule": camera_rule, "require_train": require_train, "notes": notes}
+        super().__init__(splits, folder, name=f"{self.title} {version}", **rest)
 
     @classmethod
     def _layout(cls, folder: Path) -> tuple[str, str, str]:

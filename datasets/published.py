@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Photo, ReIDDataset, some
+from datasets.bases import Photo, ReIDDataset, Trial, some
 from datasets.folders import find_root, note_others, scan
 from utils.errors import ReIDError
 from utils.text_files import read_text
@@ -39,7 +39,7 @@ class PublishedDataset(ReIDDataset):
     Args:
         splits: what the reader found.
         root: the set's own folder.
-        name, camera_rule, require_train, notes: as for :class:`ReIDDataset`.
+        name, camera_rule, require_train, notes, run, redrawn: as for :class:`ReIDDataset`.
     """
 
     title: ClassVar[str]
@@ -62,6 +62,8 @@ class PublishedDataset(ReIDDataset):
         camera_rule: str = "market",
         require_train: bool,
         notes: Sequence[str],
+        run: int | None = None,
+        redrawn: Sequence[Trial[Photo]] = (),
     ) -> None:
         labels = [*((c, 0) for c in range(self.cameras)), *((0, v) for v in range(self.views))]
         super().__init__(
@@ -71,6 +73,8 @@ class PublishedDataset(ReIDDataset):
             absent=[] if splits["train"] else [Photo("", "", *label) for label in labels],
             require_train=require_train,
             notes=notes,
+            run=run,
+            redrawn=redrawn,
         )
         self.root = root
 
@@ -121,6 +125,7 @@ class NamedPhotos(PublishedDataset):
     Args:
         root: the set's own folder or the one above it.
         require_train: raise if the train folder is absent; otherwise it may be.
+        camera_rule: ``"market"``, the published one, or ``"none"``.
 
     Raises:
         ReIDError: a folder is absent, or no file in it is named as the set names its files.
@@ -135,11 +140,12 @@ class NamedPhotos(PublishedDataset):
     split_folders: ClassVar[tuple[str, str, str]] = ("bounding_box_train", "query", "bounding_box_test")
     """Folder of each of :data:`SPLITS`."""
 
-    def __init__(self, root: str | Path, *, require_train: bool = True) -> None:
+    def __init__(self, root: str | Path, *, require_train: bool = True, camera_rule: str = "market") -> None:
         notes: list[str] = []
         folder = self.locate(root)
         splits = self.read_splits(folder, require_train, notes)
-        super().__init__(splits, folder, name=self.title, require_train=require_train, notes=notes)
+        rest = {"name": self.title, "camera_rule": camera_rule, "require_train": require_train, "notes": notes}
+        super().__init__(splits, folder, **rest)
 
     @classmethod
     def read_splits(cls, folder: Path, require_train: bool, notes: list[str]) -> Splits:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Photo, Record, ReIDDataset, some
+from datasets.bases import Photo, Record, ReIDDataset, Trial, some
 from datasets.tables import Row, label_numbers, read_table
 from utils.errors import ReIDError
 
@@ -70,6 +70,8 @@ class SplitDataset(ReIDDataset):
         rows: the images, which must exist.
         root: folder that their paths start from.
         absent: training images that are known of but not there, see :class:`ReIDDataset`.
+        runs: the splits of several random choices by number, where the set has them; ``rows`` is the first of them,
+            and the others differ from it in query and gallery only.
         name, camera_rule, require_train, notes: as for :class:`ReIDDataset`.
     """
 
@@ -85,14 +87,20 @@ class SplitDataset(ReIDDataset):
         absent: Sequence[SplitRow] = (),
         require_train: bool = False,
         notes: Iterable[str] = (),
+        runs: Mapping[int, Sequence[SplitRow]] | None = None,
     ) -> None:
         self.root = Path(root)
-        cameras = label_numbers(row.camera for row in (*rows, *absent))
-        views = label_numbers(row.view for row in (*rows, *absent))
+        first, *others = runs or [None]
+        known = [*rows, *absent, *(row for run in others for row in runs[run])]
+        cameras = label_numbers(row.camera for row in known)
+        views = label_numbers(row.view for row in known)
         folder = str(self.root)
 
         def photos(of: Sequence[SplitRow]) -> list[Photo]:
             return [Photo(f"{folder}/{r.path}", r.identity, cameras[r.camera], views[r.view]) for r in of]
+
+        def of(split: str, run: int) -> list[Photo]:
+            return photos([row for row in runs[run] if row.split == split])
 
         train, val, query, gallery = ([row for row in rows if row.split == split] for split in SPLITS)
         super().__init__(
@@ -105,6 +113,8 @@ class SplitDataset(ReIDDataset):
             camera_rule=camera_rule,
             require_train=require_train,
             notes=notes,
+            run=first,
+            redrawn=[Trial(run, of("query", run), of("gallery", run)) for run in others],
         )
         both = sorted(set(self.train_identities) & set(self.test_identities))
         if both:
@@ -114,9 +124,9 @@ class SplitDataset(ReIDDataset):
             )
 
 
-def split_of(dataset: ReIDDataset, root: str | Path) -> list[SplitRow]:
+def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[SplitRow]:
     """The split that ``dataset`` stands for, with paths relative to ``root``; cameras and views are its
-    numbers.
+    numbers. ``trial`` tells which of its query and gallery sets.
 
     Reading it back as a listing gives the same records.
 
@@ -133,9 +143,22 @@ def split_of(dataset: ReIDDataset, root: str | Path) -> list[SplitRow]:
     return [
         *rows("train", dataset.train, dataset.train_identities),
         *rows("val", dataset.val, dataset.val_identities),
-        *rows("query", dataset.query, dataset.test_identities),
-        *rows("gallery", dataset.gallery, dataset.test_identities),
+        *rows("query", dataset.trials[trial].query, dataset.test_identities),
+        *rows("gallery", dataset.trials[trial].gallery, dataset.test_identities),
     ]
+
+
+def write_drawn_splits(dataset: ReIDDataset, folder: str | Path) -> list[Path]:
+    """Write ``split_run<i>.csv`` for each random choice of query and gallery; a fixed split needs no file.
+
+    The data set ``listing`` reads them, with ``dataset.root`` as the folder of the images.
+    """
+    written = []
+    for i, trial in enumerate(dataset.trials):
+        if trial.run is not None:
+            written.append(Path(folder) / f"split_run{trial.run}.csv")
+            write_split(written[-1], split_of(dataset, dataset.root, i))
+    return written
 
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:

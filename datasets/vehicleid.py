@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from datasets.bases import Photo
+from datasets.bases import Photo, Trial
 from datasets.published import PublishedDataset, Size, Splits, read_list, require_images
 from datasets.splits import pick, require_run
 from utils.errors import ReIDError
@@ -55,6 +55,7 @@ class VehicleID(PublishedDataset):
         root: the set's own folder or the one above it.
         test_size: 800, 1600 or 2400 test vehicles.
         run: which draw; the protocol's ten are 0 to 9.
+        runs: how many draws to evaluate, from ``run`` on.
         seed: another seed gives ten other draws.
         require_train: raise if the train list is absent; otherwise it may be.
 
@@ -77,6 +78,7 @@ class VehicleID(PublishedDataset):
         *,
         test_size: int = 800,
         run: int = 0,
+        runs: int = 1,
         seed: int = 0,
         require_train: bool = True,
     ) -> None:
@@ -91,12 +93,20 @@ class VehicleID(PublishedDataset):
         train = [] if skip else self._read(folder, train_list, notes)
         test = self._read(folder, f"test_list_{test_size}.txt", notes)
         require_images([*train, *test], self.hint())
-        query, gallery = draw(test, seed=seed, run=run)
+        (_, query, gallery), *redrawn = (Trial(i, *draw(test, seed=seed, run=i)) for i in range(run, run + runs))
         splits: Splits = {"train": train, "query": query, "gallery": gallery}
         sizes = (TRAIN, Size(test_size, QUERY_IMAGES[test_size]), Size(test_size, test_size))
         notes += self.count_notes(splits, sizes)
-        name = f"{self.title} {test_size} (run {run})"
-        super().__init__(splits, folder, name=name, camera_rule="none", require_train=require_train, notes=notes)
+        super().__init__(
+            splits,
+            folder,
+            name=f"{self.title} {test_size}",
+            camera_rule="none",
+            require_train=require_train,
+            notes=notes,
+            run=run,
+            redrawn=redrawn,
+        )
 
     @classmethod
     def _read(cls, folder: Path, list_name: str, notes: list[str]) -> list[Photo]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from configs import load_config
 from model.baseline import ImageReID
 from model.clip.model import ModifiedResNet
-from model.make_model_clipreid import make_test_model
+from model.make_model_clipreid import check_weights, make_test_model
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -154,6 +154,7 @@ def export(config_file: str, overrides: Sequence[str], output: Path, num_views: 
     cfg, notes = load_config(config_file, overrides)
     for note in notes:
         LOGGER.info("note: %s", note)
+    check_weights(cfg, test=True)
     if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and not num_views:
         raise ReIDError("MODEL.SIE_CAMERA and MODEL.SIE_VIEW are both on: add --num_views and those of the training.")
     model = make_test_model(cfg, num_views or 1).eval()

@@ -1,8 +1,18 @@
 """Training stages, evaluation and reports; they are handed built objects and import only losses and helpers."""
 
 from processor.processor_clipreid_stage1 import do_train_stage1
-from processor.processor_clipreid_stage2 import do_inference, do_train_stage2
+from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
 from processor.report import finish_run, note_result
 from processor.run import Run, start_run
 
-__all__ = ["Run", "do_inference", "do_train_stage1", "do_train_stage2", "finish_run", "note_result", "start_run"]
+__all__ = [
+    "Run",
+    "do_inference",
+    "do_train_stage1",
+    "do_train_stage2",
+    "do_validation",
+    "finish_run",
+    "load_best",
+    "note_result",
+    "start_run",
+]

@@ -15,15 +15,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from processor.run import Run
+from utils.errors import ReIDError
 from utils.interrupt import check_interrupt
-from utils.logger import on_terminal
+from utils.logger import LOGGER, on_terminal
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.reranking import k_reciprocal
 from utils.search import Nearest, top_k
+from utils.verification import VerificationMetrics, verify
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from datasets.bases import Record, Trial
     from model.baseline import ImageReID
 
 
@@ -41,6 +44,8 @@ class Evaluation:
         seconds: of extraction and ranking together.
         metric: ``euclidean`` or ``cosine``.
         nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
+        verification: error rates of the same features at a threshold, None where they were not asked for.
+        runs: the numbers of each random split in turn where there are several; everything else is of the first.
     """
 
     metrics: RankingMetrics
@@ -49,6 +54,8 @@ class Evaluation:
     seconds: float
     metric: str = "euclidean"
     nearest: Nearest | None = None
+    verification: VerificationMetrics | None = None
+    runs: tuple[dict[str, float], ...] = ()
 
     def find_nearest(self, queries: Sequence[int]) -> Nearest:
         """Distances and gallery indices [q, k] of the nearest images of some queries, as the evaluation ranked them."""
@@ -58,15 +65,33 @@ class Evaluation:
         return top_k(self.query.features[chosen], self.gallery.features, NOTED, metric=self.metric)
 
     def summary(self) -> dict[str, float]:
-        """The published numbers in percent."""
+        """The published numbers in percent, means over the runs."""
+        return {name: self.means()[name] for name in ("mAP", "Rank-1", "Rank-5", "Rank-10")}
+
+    def numbers(self) -> dict[str, float]:
+        """What the first run gave, in percent."""
         ranks = {f"Rank-{k}": 100 * self.metrics.rank(k) for k in (1, 5, 10)}
-        return {"mAP": 100 * self.metrics.mAP, **ranks}
+        errors = {} if self.verification is None else {"EER": 100 * self.verification.eer}
+        return {"mAP": 100 * self.metrics.mAP, **ranks, "mINP": 100 * self.metrics.mINP, **errors}
+
+    def means(self) -> dict[str, float]:
+        """:meth:`numbers`, averaged over the runs."""
+        runs = self.runs or (self.numbers(),)
+        return {name: float(np.mean([run[name] for run in runs])) for name in runs[0] if name != "run"}
+
+    def deviations(self) -> dict[str, float]:
+        """Sample standard deviation (n - 1 in the denominator) of :meth:`numbers` over the runs; empty for one run."""
+        if len(self.runs) < 2:
+            return {}
+        return {name: float(np.std([run[name] for run in self.runs], ddof=1)) for name in self.means()}
 
     def record(self) -> dict[str, Any]:
-        """Everything that ``metrics.json`` tells about this evaluation."""
+        """Everything that ``metrics.json`` tells about this evaluation; curves and counts are of the first run."""
+        several = {"std": self.deviations(), "runs": list(self.runs)} if self.runs else {}
         return {
-            **self.summary(),
-            "mINP": 100 * self.metrics.mINP,
+            **self.means(),
+            **several,
+            **({} if self.verification is None else {"verification": _verification_record(self.verification)}),
             "CMC": [round(100 * float(value), 4) for value in self.metrics.cmc],
             "queries": self.metrics.num_queries,
             "queries_without_match": self.metrics.num_skipped,
@@ -101,35 +126,88 @@ def extract_features(model: ImageReID, loader: DataLoader, device: torch.device,
 
 
 def evaluate_model(
-    cfg: CfgNode, model: ImageReID, loader: DataLoader, num_query: int, camera_rule: str, run: Run
+    cfg: CfgNode, model: ImageReID, loader: DataLoader, trials: Sequence[Trial[Record]], camera_rule: str, run: Run
 ) -> Evaluation:
-    """Extract, compare and rank as ``cfg.TEST`` asks.
+    """Extract once; compare and rank each trial as ``cfg.TEST`` asks.
 
     Args:
         cfg: ``TEST.*`` is read.
         model: on ``run.device``.
-        loader: the query images, then the gallery images.
-        num_query: how many are query images.
+        loader: all images of the trials, each once; its dataset has their ``records``.
+        trials: query and gallery of each run.
         camera_rule: ``market`` or ``none``.
         run: device and output folder.
     """
     start = time.perf_counter()
-    query, gallery = _split(extract_features(model, loader, run.device, flip=cfg.TEST.FLIP), num_query)
-    if cfg.TEST.FEAT_NORM == "yes":
-        query, gallery = (replace(part, features=F.normalize(part.features)) for part in (query, gallery))
+    images = _images(cfg, model, loader, run)
+    place = {record: i for i, record in enumerate(loader.dataset.records)}
+    first, runs = None, []
+    for trial in trials:
+        query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
+        suffix = f"_run{trial.run}" if len(trials) > 1 else ""
+        outcome = _rank(cfg, query, gallery, camera_rule, run, suffix)
+        if cfg.TEST.VERIFICATION:
+            # One interval is enough, and it takes a second pass over the pairs.
+            outcome = replace(outcome, verification=_verify(query, gallery, camera_rule, first is None))
+        runs.append({"run": trial.run, **outcome.numbers()})
+        first = first or outcome
+    several = tuple(runs) if len(trials) > 1 else ()
+    return replace(first, runs=several, seconds=time.perf_counter() - start)
+
+
+def validate_model(
+    cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: Trial[Record], run: Run
+) -> RankingMetrics:
+    """Rank held-out images, without camera rule and re-ranking; the arguments are those of :func:`evaluate_model`."""
+    images = _images(cfg, model, loader, run)
+    place = {record: i for i, record in enumerate(loader.dataset.records)}
+    query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
+    return evaluate(query, gallery, metric=cfg.TEST.METRIC, camera_rule="none", average_precision=cfg.TEST.AP)
+
+
+def _images(cfg: CfgNode, model: ImageReID, loader: DataLoader, run: Run) -> Features:
+    """Features of all images of ``loader`` as they are compared."""
+    images = extract_features(model, loader, run.device, flip=cfg.TEST.FLIP)
+    return replace(images, features=F.normalize(images.features)) if cfg.TEST.FEAT_NORM == "yes" else images
+
+
+def _verify(query: Features, gallery: Features, camera_rule: str, interval: bool) -> VerificationMetrics | None:
+    try:
+        return verify(query, gallery, camera_rule=camera_rule, bootstrap=1000 if interval else 0)
+    except ReIDError as error:  # such as a test set of one person: no reason to lose the other numbers
+        LOGGER.warning("no verification: %s", error)
+        return None
+
+
+def _verification_record(found: VerificationMetrics) -> dict[str, Any]:
+    """What ``metrics.json`` tells about it, in percent; None where there are not enough impostor pairs."""
+    rates = {f"TAR at FAR {far:g}": None if tar is None else 100 * tar for far, tar in found.tar_at_far.items()}
+    return {
+        "EER": 100 * found.eer,
+        "EER interval": None if found.eer_interval is None else [100 * end for end in found.eer_interval],
+        "EER threshold": found.eer_threshold,
+        **rates,
+        "genuine pairs": found.num_genuine,
+        "impostor pairs": found.num_impostor,
+    }
+
+
+def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, run: Run, suffix: str) -> Evaluation:
     rules = {"camera_rule": camera_rule, "average_precision": cfg.TEST.AP}
     if cfg.TEST.RE_RANKING or cfg.TEST.DIST_MAT:
         nearest: list[Nearest] = []
         distances = _noting_nearest(_distances(cfg, query, gallery), nearest)
         if cfg.TEST.DIST_MAT:
-            path = save_distances(run.output_dir / cfg.TEST.DIST_MAT, distances, (len(query), len(gallery)))
+            path = run.output_dir / cfg.TEST.DIST_MAT
+            path = path.with_stem(f"{path.stem}{suffix}")
+            path = save_distances(path, distances, (len(query), len(gallery)))
             distances = np.load(path, mmap_mode="r")
         metrics = evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids, **rules)
         found = Nearest(torch.cat([n.distances for n in nearest]), torch.cat([n.index for n in nearest]), 1.0)
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
         found = None
-    return Evaluation(metrics, query, gallery, time.perf_counter() - start, cfg.TEST.METRIC, found)
+    return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, found)
 
 
 def _distances(cfg: CfgNode, query: Features, gallery: Features) -> Iterator[Tensor]:
@@ -148,6 +226,8 @@ def _noting_nearest(blocks: Iterable[Tensor], noted: list[Nearest]) -> Iterator[
         yield block
 
 
-def _split(features: Features, num_query: int) -> tuple[Features, Features]:
-    parts = (features.features, features.pids, features.camids)
-    return Features(*(p[:num_query] for p in parts)), Features(*(p[num_query:] for p in parts))
+def _rows(features: Features, rows: Sequence[int]) -> Features:
+    """Some of the rows; as a view, without copying features, where they follow one another."""
+    consecutive = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+    chosen = slice(rows[0], rows[0] + len(rows)) if consecutive else torch.tensor(rows)
+    return Features(*(part[chosen] for part in (features.features, features.pids, features.camids)))

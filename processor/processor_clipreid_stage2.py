@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,15 +12,17 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from loss.make_loss import Stage2Loss
-from processor.evaluation import Evaluation, evaluate_model
+from processor.evaluation import Evaluation, evaluate_model, validate_model
 from processor.run import Run
 from processor.training_loop import Batch, Scheduler, StepResult, due, train_epochs
-from utils.checkpoint import save_model
+from utils.checkpoint import load_model, save_model
 from utils.logger import LOGGER
+from utils.metrics import RankingMetrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from datasets.bases import Record, Trial
     from model.baseline import ImageReID
     from model.make_model_clipreid import CLIPReID
 
@@ -33,6 +36,7 @@ def do_train_stage2(
     scheduler: Scheduler,
     run: Run,
     evaluate: Callable[[], Evaluation],
+    validate: Callable[[], RankingMetrics] | None = None,
 ) -> None:
     """Train the image encoder with ID, triplet and image-to-text losses.
 
@@ -49,6 +53,8 @@ def do_train_stage2(
         scheduler: of the first optimizer.
         run: device, precision, output folder.
         evaluate: tests the model; called every ``EVAL_PERIOD`` epochs except the last one, which the caller tests.
+        validate: takes its place where images are held out, so that nothing is chosen by the test set: it is called
+            after the last epoch too, and the model of the highest validation mAP is kept for :func:`load_best`.
     """
     stage = cfg.SOLVER.STAGE2
     text = collect_text_features(model, stage.IMS_PER_BATCH, run) if hasattr(model, "prompt_learner") else None
@@ -71,6 +77,10 @@ def do_train_stage2(
     def after_epoch(epoch: int) -> dict | None:
         if due(epoch, stage.CHECKPOINT_PERIOD, stage.MAX_EPOCHS):
             save_model(model, run.output_dir / f"{cfg.MODEL.NAME}_{epoch}.pth")
+        if validate is not None:
+            if not due(epoch, stage.EVAL_PERIOD, stage.MAX_EPOCHS):
+                return None
+            return _keep_best(cfg, model, run, epoch, validate())
         if epoch % stage.EVAL_PERIOD or epoch == stage.MAX_EPOCHS:
             return None
         summary = evaluate().summary()
@@ -91,6 +101,32 @@ def do_train_stage2(
     )
 
 
+def load_best(cfg: CfgNode, model: ImageReID, run: Run) -> None:
+    """Put the weights of the highest validation mAP into ``model``.
+
+    Raises:
+        ReIDError: the checkpoint is gone or damaged.
+    """
+    path = _best_model(cfg, run)
+    LOGGER.info("best epoch by validation: %d, %s", run.best["epoch"], path)
+    load_model(model, path)
+
+
+def _best_model(cfg: CfgNode, run: Run) -> Path:
+    return run.output_dir / f"{cfg.MODEL.NAME}_best.pth"
+
+
+def _keep_best(cfg: CfgNode, model: ImageReID, run: Run, epoch: int, found: RankingMetrics) -> dict:
+    """Save the model if no earlier epoch was better; of equals the first stays."""
+    values = {"validation mAP": 100 * found.mAP, "validation Rank-1": 100 * found.rank(1)}
+    if not run.best or found.mAP > run.best["mAP"]:
+        save_model(model, _best_model(cfg, run))
+        run.best = {"epoch": epoch, "mAP": found.mAP}
+    shown = "  ".join(f"{name} {value:.1f}" for name, value in values.items())
+    LOGGER.info("after epoch %d: %s; best: epoch %d", epoch, shown, run.best["epoch"])
+    return values
+
+
 @torch.no_grad()
 def collect_text_features(model: CLIPReID, chunk: int, run: Run) -> Tensor:
     """Text features of all identities [C, E] in float32, ``chunk`` identities at a time."""
@@ -101,8 +137,15 @@ def collect_text_features(model: CLIPReID, chunk: int, run: Run) -> Tensor:
 
 
 def do_inference(
-    cfg: CfgNode, model: ImageReID, loader: DataLoader, num_query: int, camera_rule: str, run: Run
+    cfg: CfgNode, model: ImageReID, loader: DataLoader, trials: Sequence[Trial[Record]], camera_rule: str, run: Run
 ) -> Evaluation:
-    """Test ``model`` on the query and gallery images of ``loader``; see :func:`processor.evaluation.evaluate_model`."""
-    LOGGER.info("evaluation: %d query and %d gallery images", num_query, len(loader.dataset) - num_query)
-    return evaluate_model(cfg, model, loader, num_query, camera_rule, run)
+    """Test ``model`` on query and gallery of each trial; see :func:`processor.evaluation.evaluate_model`."""
+    times = f", {len(trials)} random splits of {len(loader.dataset)} images" if len(trials) > 1 else ""
+    LOGGER.info("evaluation: %d query and %d gallery images%s", len(trials[0].query), len(trials[0].gallery), times)
+    return evaluate_model(cfg, model, loader, trials, camera_rule, run)
+
+
+def do_validation(cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: Trial[Record], run: Run) -> RankingMetrics:
+    """Rank the images that were held out of training; see :func:`processor.evaluation.validate_model`."""
+    LOGGER.info("validation: %d held-out images against %d", len(trial.query), len(trial.gallery))
+    return validate_model(cfg, model, loader, trial, run)

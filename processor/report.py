@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import Record, ReIDDataset
+    from utils.verification import VerificationMetrics
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
 SHOWN_QUERIES = 8
@@ -26,7 +27,7 @@ SHOWN_ANSWERS = 10
 
 
 def finish_run(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation) -> None:
-    """Write ``metrics.json`` and the pictures, and end the log with the table of results.
+    """Write ``metrics.json``, the curves and the pictures, and end the log with the table of results.
 
     Args:
         cfg: the configuration.
@@ -39,8 +40,11 @@ def finish_run(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluati
     note_result(cfg, run, dataset, name, evaluation)
     path = run.output_dir / "metrics.json"
     earlier = _read_json(path) if name == "test" else {}
-    content = {"seconds": run.seconds, "history": run.history, **earlier}
+    best = {"best": run.best} if run.best else {}
+    content = {"seconds": run.seconds, "history": run.history, **best, **earlier}
     save_json({**content, "results": {**earlier.get("results", {}), **run.results}}, path)
+    if evaluation.verification is not None:
+        write_verification(run.output_dir / f"verification{run.suffix}.npz", evaluation.verification)
     if cfg.TEST.PICTURES:
         write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset, cfg.INPUT.EXIF)
     label = f"weights: {run.results[name]['weights']}"
@@ -48,8 +52,23 @@ def finish_run(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluati
     log_table(run.results, closing)
 
 
+def write_verification(path: Path, found: VerificationMetrics) -> None:
+    """Write the curves and score distributions of the first run, for plots.
+
+    Arrays: ``far``, ``frr`` and ``threshold`` [P] of the ROC (far, 1 - frr) and DET (far, frr) curves; ``edges``
+    [B + 1], ``genuine`` and ``impostor`` [B] of the two score histograms.
+    """
+    curve, scores = found.curve._asdict(), found.scores.coarse()
+    arrays = {**curve, "edges": scores.edges, "genuine": scores.genuine, "impostor": scores.impostor}
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
 def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation) -> None:
-    """Keep the numbers of ``evaluation`` under ``name`` in ``run.results``, with what they were measured on."""
+    """Log verification and keep all numbers under ``name`` in ``run.results``, with what they were measured on."""
+    if evaluation.verification is not None:
+        first = f", run {evaluation.runs[0]['run']}" if evaluation.runs else ""
+        for line in evaluation.verification.lines():
+            LOGGER.info("verification (%s%s): %s", name, first, line)
     run.results[name] = {
         **evaluation.record(),
         "dataset": dataset.name,
@@ -78,10 +97,20 @@ def _read_json(path: Path) -> dict:
 
 
 def log_table(rows: dict[str, dict], closing: str) -> None:
-    """The last lines of a run: one row for each evaluation, then where the rest lies."""
+    """The last lines of a run: one row for each evaluation, then where the rest lies.
+
+    Over several runs a cell is the mean and, after ``±``, the sample standard deviation.
+    """
     width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"{column:>9}" for column in COLUMNS)]
-    lines += [f"{name:<{width}}" + "".join(f"{row[c]:9.1f}" for c in COLUMNS) for name, row in rows.items()]
+    counts = {len(row["runs"]) for row in rows.values() if "runs" in row}
+    cell = 14 if counts else 9
+    lines = [" " * width + "".join(f"{column:>{cell}}" for column in COLUMNS)]
+    for name, row in rows.items():
+        std = row.get("std", {})
+        cells = (f"{row[c]:.1f} ± {std[c]:.1f}" if c in std else f"{row[c]:.1f}" for c in COLUMNS)
+        lines.append(f"{name:<{width}}" + "".join(f"{text:>{cell}}" for text in cells))
+    if counts:
+        lines.append(f"mean ± sample standard deviation over {max(counts)} random splits of query and gallery")
     for line in [*lines, closing]:
         LOGGER.info("%s", line)
 

@@ -71,6 +71,7 @@ class Run:
         minutes: between two saved states within an epoch.
         history: one entry an epoch, as written to ``metrics.json``.
         results: numbers of each evaluation by name.
+        best: epoch and mAP of the best validation so far, empty before the first.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
         data: fingerprint of the training images.
@@ -85,6 +86,7 @@ class Run:
     minutes: float = 10.0
     history: list[dict] = field(default_factory=list)
     results: dict[str, dict] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
     unclaimed: dict[str, dict] = field(default_factory=dict)
     data: str = ""
@@ -121,6 +123,7 @@ class Run:
                 "position": list(position),
                 "history": self.history,
                 "results": self.results,
+                "best": self.best,
                 "seconds": self.seconds,
                 "data": self.data,
                 "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -153,6 +156,7 @@ class Run:
         _check_same(state["settings"], self.settings, states.folder)
         self.position = Position(*state["position"])
         self.history, self.results = state["history"], state["results"]
+        self.best = state["best"]
         self.data, self.seconds_before = state["data"], state["seconds"]
         self.unclaimed = state["parts"]
         stage, epoch, steps, ended = self.position

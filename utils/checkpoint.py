@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,18 @@ def remove_unfinished(folder: Path) -> None:
 def save_model(model: nn.Module, path: Path) -> None:
     """Write the model's state dict under the published names; read it with ``weights_only=True``."""
     write_atomically(path, lambda file: torch.save(model.state_dict(), file))
+
+
+def load_model(model: nn.Module, path: Path) -> None:
+    """Read what :func:`save_model` wrote for the same model.
+
+    Raises:
+        ReIDError: the file is missing, damaged or of another model.
+    """
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ReIDError(f"{path}: is not the checkpoint that this run wrote ({error}).") from None
 
 
 def save_json(content: Any, path: Path) -> None:

@@ -51,13 +51,13 @@ def read_image(path: str | Path, exif: bool = False) -> Image.Image:
         ) from None
 
 
-def decode(path: str | Path, exif: bool, reduced: bool = False) -> Image.Image:
-    """As :func:`read_image`, with Pillow's own errors; if ``reduced``, of any size."""
+def decode(path: str | Path, exif: bool, at_least: int | None = None) -> Image.Image:
+    """As :func:`read_image`, with Pillow's own errors; smaller where that is faster and ``at_least`` pixels will do."""
     if not os.path.isfile(path):  # noqa: PTH113 -- a Path each is slow; opening a pipe would wait for ever
         raise FileNotFoundError
     with Image.open(path, formats=FORMATS) as image:
-        if reduced:
-            image.draft("RGB", (1, 1))
+        if at_least is not None:
+            image.draft("RGB", (at_least, at_least))
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)) if exif else None
         rgb = _to_rgb(image)
         return rgb if turn is None else rgb.transpose(turn)

@@ -60,6 +60,36 @@ def ranking_sheet(
     return sheet
 
 
+class Shown(NamedTuple):
+    """One picture of a contact sheet, its frame's colour and what stands under it (two lines)."""
+
+    path: str
+    caption: str
+    colour: tuple[int, int, int] = QUERY
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Shown]], title: str, cell: tuple[int, int] = (128, 128), exif: bool = False
+) -> Image.Image:
+    """Pictures in rows under one line of text; a row for each identity, say.
+
+    Args:
+        rows: of any length.
+        title: one line above.
+        cell: width and height of a picture in pixels.
+        exif: turn photos upright.
+    """
+    columns = max((len(row) for row in rows), default=1)
+    width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + 2 * _GAP, len(rows) * height + _TITLE + _GAP), "white")
+    ImageDraw.Draw(sheet).text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
+    for number, row in enumerate(rows):
+        for column, shown in enumerate(row):
+            corner = (_GAP + column * width, _TITLE + number * height)
+            _paste(sheet, corner, read_image(shown.path, exif), shown.colour, shown.caption, cell)
+    return sheet
+
+
 def _paste(
     sheet: Image.Image, corner: tuple[int, int], image: Image.Image, colour: tuple, caption: str, cell: tuple[int, int]
 ) -> None:

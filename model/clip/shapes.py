@@ -105,9 +105,10 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
         f"visual.{n.removeprefix('image_encoder.')}": t for n, t in state.items() if n.startswith("image_encoder.")
     }
     try:
-        last = image["visual.proj"].T if "visual.proj" in image else image["visual.attnpool.c_proj.weight"]
+        vit = "visual.proj" in image
+        embed_dim = image["visual.proj"].shape[1] if vit else len(image["visual.attnpool.c_proj.weight"])
         text = {n.removeprefix("text_encoder."): t for n, t in state.items() if n.startswith("text_encoder.")}
-        return CLIPShape(_image_shape(image), _text_shape(text) if text else None, len(last))
+        return CLIPShape(_image_shape(image), _text_shape(text) if text else None, embed_dim)
     except (KeyError, IndexError) as error:
         raise ReIDError(f"This is no CLIP-ReID checkpoint: the tensor {error} is missing.") from None
     except ValueError as error:

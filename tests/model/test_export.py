@@ -183,7 +183,8 @@ def test_command_writes_the_file(command, tmp_path, capsys):
     ("more", "message"),
     [
         (["--output", "w.bin"], "must end in .safetensors or .onnx"),
-        (["--output", "w.onnx", "TEST.WEIGHT", "none.pth"], "none.pth: no such file"),
+        (["--output", "w.onnx", "TEST.WEIGHT", "none.pth"], "no such file"),
+        (["--output", "w.onnx", "TEST.WEIGHT", ""], "TEST.WEIGHT is empty"),
         (["--output", "w.onnx", "TEST.WAIT", "x"], "unknown key TEST.WAIT"),
         (["--output", "w.onnx", "MODEL.SIE_CAMERA", "True", "MODEL.SIE_VIEW", "True"], "add --num_views"),
         (["--output", "w.onnx", "MODEL.SIE_CAMERA", "True"], "trained without side information"),
