@@ -76,9 +76,7 @@ _C.SOLVER = CfgNode()
 _C.SOLVER.SEED = 1234  # of everything random
 _C.SOLVER.MARGIN = 0.3  # of the triplet loss
 _C.SOLVER.STAGES = [1, 2]  # (ours) which stages to run
-_C.SOLVER.DETERMINISTIC = (
-    False  # (ours) same bits in each run on GPUs too, as far as torch can: docs/reproducibility.md
-)
+_C.SOLVER.DETERMINISTIC = False  # (ours) same bits in each run on GPUs too, see docs/reproducibility.md
 _C.SOLVER.PRECISION = "auto"  # (ours) auto (bf16 where the device computes in it) | fp32 | bf16 | fp16
 
 
