@@ -89,7 +89,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     text = read_text(path, LARGEST_FILE)
     try:
         here = path.resolve()
-        tree = yaml.load(text, _PlainLoader)  # noqa: S506 -- a SafeLoader
+        tree = yaml.load(text, _PlainLoader)
     except Exception as error:  # besides its own errors, PyYAML lets through what Python says of odd values
         raise ReIDError(f"{path}: not a readable YAML file: {error}") from None
     if here in seen:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from utils.errors import ReIDError
 from utils.text_files import read_text
 
-
 _LONGEST_NUMBER = 100
 """Digits up to which a label counts as a number; Python refuses to read numbers of some thousands."""
 
