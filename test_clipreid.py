@@ -6,7 +6,7 @@ from functools import partial
 
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
-from model import check_weights, make_test_model
+from model import check_weights, make_test_model, set_execution
 from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
@@ -24,6 +24,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     write_drawn_splits(dataset, run.output_dir)
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
+    set_execution(cfg, model)
     evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
     write_report(run.output_dir, test=True, recipe=config_file)

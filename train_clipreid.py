@@ -7,7 +7,7 @@ from functools import partial
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from loss import make_loss
-from model import check_weights, load_prompts, make_model
+from model import check_weights, load_prompts, make_model, set_execution
 from processor import (
     do_inference,
     do_train_stage1,
@@ -37,6 +37,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     loaders = make_dataloader(cfg, dataset)
     counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
     model = make_model(cfg, *counts, dataset.prompt).to(run.device)
+    set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
     evaluate = partial(do_inference, cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)

@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.RUN": tuple(range(10)),
     "DATASETS.TEST_SIZE": (800, 1600, 2400),
     "DATASETS.BAD_IMAGES": ("error", "skip"),
+    "DATASETS.CACHE": ("none", "ram", "disk"),
     "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
     "SOLVER.STAGES": ([1], [2], [1, 2]),
@@ -54,6 +55,7 @@ _AT_LEAST_ONE = [
     "CHECKPOINT_PERIOD",
     "LOG_PERIOD",
     "EVAL_PERIOD",
+    "ACCUMULATE",
     "RUNS",
     "RERANK_K1",
     "RERANK_K2",
@@ -176,6 +178,11 @@ def _check_method(cfg: CfgNode) -> None:
                 f"MODEL.PROMPT = {model.PROMPT!r}: expected one X for each learnable token, 1 to 60 side by side, "
                 "for example 'A photo of a X X X X hand.'"
             )
+    if model.NAME.startswith("RN") and cfg.SOLVER.GRAD_CHECKPOINTING:
+        raise ReIDError(
+            f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {model.NAME}: it is for transformer blocks. To save memory "
+            "with a ResNet, raise SOLVER.STAGE2.ACCUMULATE."
+        )
     if model.NAME.startswith("RN") and (model.SIE_CAMERA or model.SIE_VIEW):
         raise ReIDError(
             f"MODEL.SIE_CAMERA/SIE_VIEW with MODEL.NAME = {model.NAME}: side information is added to a ViT's class "

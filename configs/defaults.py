@@ -43,6 +43,7 @@ _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # per channel, the image is divided 
 _C.INPUT.INTERPOLATION_TRAIN = "bicubic"  # (ours) nearest | bilinear | bicubic | lanczos
 _C.INPUT.INTERPOLATION_TEST = "bilinear"  # (ours) likewise; used for stage 1's features too
 _C.INPUT.EXIF = False  # (ours) turn photos upright as their EXIF orientation says (phones write it)
+_C.INPUT.JPEG_DRAFT = False  # (ours) decode JPEGs at 1/2, 1/4 or 1/8 before resizing: faster, but not bit-exact
 
 # ------------------------------------------------------------------------------------------------- datasets
 _C.DATASETS = CfgNode()
@@ -58,6 +59,9 @@ _C.DATASETS.HOLD_OUT = False  # (ours) hand_11k, hand_hd: hold images out of tra
 _C.DATASETS.TEST_SIZE = 800  # (ours) vehicleid: 800 | 1600 | 2400 test identities
 _C.DATASETS.CHECK_IMAGES = True  # (ours) decode every image once before training, so that a broken one shows at once
 _C.DATASETS.BAD_IMAGES = "error"  # (ours) error: stop at unreadable images | skip: leave them out, counted and named
+_C.DATASETS.CACHE = "ram"  # (ours) none | ram | disk: keep decoded, resized images; batches are the same bit for bit
+_C.DATASETS.CACHE_GB = 4.0  # (ours) most that it takes, in GiB (ram: for each process; disk: all of CACHE_DIR)
+_C.DATASETS.CACHE_DIR = ""  # (ours) folder of the disk cache; empty: clipreid/images in the user's cache folder
 _C.DATASETS.SYNTHETIC = CfgNode()
 _C.DATASETS.SYNTHETIC.TRAIN_IDS = 64  # (ours) hands drawn for training
 _C.DATASETS.SYNTHETIC.TEST_IDS = 32  # (ours) hands drawn for the test
@@ -78,6 +82,9 @@ _C.SOLVER.MARGIN = 0.3  # of the triplet loss
 _C.SOLVER.STAGES = [1, 2]  # (ours) which stages to run
 _C.SOLVER.DETERMINISTIC = False  # (ours) same bits in each run on GPUs too, see docs/reproducibility.md
 _C.SOLVER.PRECISION = "auto"  # (ours) auto (bf16 where the device computes in it) | fp32 | bf16 | fp16
+_C.SOLVER.GRAD_CHECKPOINTING = False  # (ours) compute transformer blocks again in the backward pass: less memory, exact
+_C.SOLVER.CHANNELS_LAST = False  # (ours) ResNets: colours beside each other in memory; sums in another order
+_C.SOLVER.COMPILE = False  # (ours) torch.compile for the encoders: slow to start, rounds otherwise
 
 
 def _stage() -> CfgNode:
@@ -98,6 +105,7 @@ def _stage() -> CfgNode:
     stage.WARMUP_ITERS = 10  # multistep: epochs of warm-up (the published name says iterations, and means epochs)
     stage.WARMUP_FACTOR = 0.01  # multistep: share of the learning rate that the warm-up starts from
     stage.WARMUP_METHOD = "linear"  # multistep: linear | constant
+    stage.CLIP_GRAD = 0.0  # (ours) largest norm of all gradients of a step together; 0: not clipped
     stage.CHECKPOINT_PERIOD = 10  # save the model every so many epochs; it is always saved at the end
     stage.LOG_PERIOD = 100  # log every so many iterations
     return stage
@@ -106,6 +114,7 @@ def _stage() -> CfgNode:
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()
 _C.SOLVER.STAGE2.SCHEDULER = "multistep"
+_C.SOLVER.STAGE2.ACCUMULATE = 1  # (ours) encode a batch in so many parts: less memory; exact but for a ResNet's BN
 _C.SOLVER.STAGE2.WEIGHT_DECAY_BIAS = 5e-4  # of biases
 _C.SOLVER.STAGE2.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
 _C.SOLVER.STAGE2.LARGE_FC_LR = False  # twice the learning rate for the classifiers

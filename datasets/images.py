@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -70,12 +71,24 @@ class ImageDataset(Dataset):
     """Records as items ``(image [3, H, W], pid, camid, viewid, index)``.
 
     Items are asked for by number, or by :class:`Draw` where the transform is random.
+
+    Args:
+        records: the images.
+        transform: from a picture to a tensor.
+        exif: turn photos upright.
+        read: from a path to its picture; None for the photo as it is.
     """
 
-    def __init__(self, records: Sequence[Record], transform: Transform, exif: bool = False) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        transform: Transform,
+        exif: bool = False,
+        read: Callable[[str], Image] | None = None,
+    ) -> None:
         self.records = list(records)
         self.transform = transform
-        self.exif = exif
+        self.read = read or partial(read_image, exif=exif)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -83,7 +96,7 @@ class ImageDataset(Dataset):
     def __getitem__(self, item: int | Draw) -> tuple[Tensor, int, int, int, int]:
         index = item.index if isinstance(item, Draw) else item
         record = self.records[index]
-        image = read_image(record.path, self.exif)
+        image = self.read(record.path)
         if isinstance(item, Draw):
             with _seeded(item.seed):
                 tensor = self.transform(image)

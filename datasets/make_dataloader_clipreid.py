@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.bases import Record, ReIDDataset, some
+from datasets.image_cache import Read, make_readers
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
@@ -57,10 +58,12 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
             **how,
         )
 
-    def untouched(records: Iterable[Record]) -> DataLoader:
-        return loader(ImageDataset(records, plain, cfg.INPUT.EXIF), batch_size=cfg.TEST.IMS_PER_BATCH)
+    readers = make_readers(cfg, dataset)
 
-    test_loader = untouched(dataset.test_images)
+    def untouched(records: Iterable[Record], read: Read) -> DataLoader:
+        return loader(ImageDataset(records, plain, read=read), batch_size=cfg.TEST.IMS_PER_BATCH)
+
+    test_loader = untouched(dataset.test_images, readers.test)
     if not dataset.require_train:
         return Loaders(None, None, test_loader)
     augmented = train_transform(
@@ -74,10 +77,10 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
     )
     validation = dataset.validation
     return Loaders(
-        untouched(dataset.train),
-        loader(ImageDataset(dataset.train, augmented, cfg.INPUT.EXIF), batch_sampler=make_sampler(cfg, dataset)),
+        untouched(dataset.train, readers.stage1),
+        loader(ImageDataset(dataset.train, augmented, read=readers.stage2), batch_sampler=make_sampler(cfg, dataset)),
         test_loader,
-        untouched(validation.images) if validation else None,
+        untouched(validation.images, readers.test) if validation else None,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.clip.model import ImageFeatures, make_image_encoder
 from model.clip.shapes import CLIPShape
+from model.execution import encode_in_parts
 from model.saliency import saliency
 from utils.errors import ReIDError
 
@@ -50,6 +51,9 @@ class ImageReID(nn.Module):
         side_information: camera/view embedding, None for none.
         cosine_head: classifiers score the cosine, as margin losses want it, in place of the inner product.
         neck_feat: ``before`` or ``after`` the BNNeck, for :meth:`embed`.
+
+    Attributes:
+        parts: in how many parts the encoder goes through a training batch; see :mod:`model.execution`.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class ImageReID(nn.Module):
         self.side_information = side_information
         self.cosine_head = cosine_head
         self.neck_feat = neck_feat
+        self.parts = 1
         self.feature_width = widths.feature
         if side_information is not None:
             self.cv_embed = nn.Parameter(torch.zeros(side_information.rows, widths.feature))
@@ -95,8 +100,8 @@ class ImageReID(nn.Module):
         return self.image_encoder(images, self._side_vector(camids, viewids))
 
     def forward(self, images: Tensor, camids: Tensor, viewids: Tensor) -> TrainOutput:
-        """One training step's scores and features; the heads always compute in float32."""
-        features = self.encode_image(images, camids, viewids)
+        """One training step's scores and features; the heads always compute in float32, on the whole batch."""
+        features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
         with torch.autocast(images.device.type, enabled=False):
             features = ImageFeatures(*(f.float() for f in features))
             scores = [

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from loss.make_loss import Stage1Loss
 from processor.run import Run
-from processor.training_loop import Scheduler, StepResult, due, train_epochs
+from processor.training_loop import Scheduler, due, train_epochs
+from processor.update import StepResult
 from utils.checkpoint import save_model
 from utils.interrupt import check_interrupt
 from utils.logger import LOGGER
@@ -61,6 +62,9 @@ def do_train_stage1(
     def batches(epoch: int, skip: int) -> list[Tensor]:
         return list(order(epoch).to(run.device).split(stage.IMS_PER_BATCH))[skip:]
 
+    def names(batch: Tensor) -> list[str]:
+        return [loader.dataset.records[index].path for index in batch.tolist()]
+
     def step(batch: Tensor) -> StepResult:
         identities, position = labels[batch].unique(return_inverse=True)
         text = model.encode_text(identities)[position]
@@ -76,7 +80,9 @@ def do_train_stage1(
         run=run,
         epochs=stage.MAX_EPOCHS,
         log_period=stage.LOG_PERIOD,
+        clip=stage.CLIP_GRAD,
         batches=batches,
+        names=names,
         step=step,
         parts={"model": model},
         optimizers=[optimizer],

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from loss.make_loss import Stage2Loss
 from processor.evaluation import Evaluation, evaluate_model, validate_model
 from processor.run import Run
-from processor.training_loop import Batch, Scheduler, StepResult, due, train_epochs
+from processor.training_loop import Scheduler, due, train_epochs
+from processor.update import Batch, StepResult
 from utils.checkpoint import load_model, save_model
 from utils.logger import LOGGER
 from utils.metrics import RankingMetrics
@@ -64,6 +65,9 @@ def do_train_stage2(
         loader.batch_sampler.set_epoch(epoch, skip)
         return loader
 
+    def names(batch: Batch) -> list[str]:
+        return [loader.dataset.records[index].path for index in batch[4].tolist()]
+
     def step(batch: Batch) -> StepResult:
         images, labels, camids, viewids = (t.to(run.device, non_blocking=True) for t in batch[:4])
         scores, features = model(images, camids, viewids)
@@ -92,7 +96,9 @@ def do_train_stage2(
         run=run,
         epochs=stage.MAX_EPOCHS,
         log_period=stage.LOG_PERIOD,
+        clip=stage.CLIP_GRAD,
         batches=batches,
+        names=names,
         step=step,
         parts={"model": model, "criterion": criterion},
         optimizers=optimizers,

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
-import torch
-from torch import Tensor
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from processor.curves import Curves
 from processor.run import Part, Position, Run
+from processor.update import Batch, StepResult, Update
 from utils.chance import RandomNumbers
-from utils.errors import ReIDError
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
 from utils.meter import Meters
 from utils.progress import PATIENCE
-
-Batch = TypeVar("Batch")
 
 
 class Scheduler(Protocol):
@@ -30,21 +25,15 @@ class Scheduler(Protocol):
     def step(self, epoch: int) -> None: ...
 
 
-class StepResult(NamedTuple):
-    """One iteration: the total to differentiate, its named terms and other values to log, the number of images."""
-
-    loss: Tensor
-    parts: dict[str, Tensor]
-    count: int
-
-
 def train_epochs(
     stage: int,
     *,
     run: Run,
     epochs: int,
     log_period: int,
+    clip: float,
     batches: Callable[[int, int], Iterable[Batch]],
+    names: Callable[[Batch], Sequence[str]],
     step: Callable[[Batch], StepResult],
     parts: dict[str, Part],
     optimizers: Sequence[Optimizer],
@@ -58,20 +47,23 @@ def train_epochs(
         run: device, precision, history, position.
         epochs: how many.
         log_period: iterations between log lines.
+        clip: largest norm of the gradients of the first optimizer together; 0 for any.
         batches: from the epoch (1-based) and a number of iterations to leave out to the batches after those.
+        names: from a batch to the files of its images.
         step: from a batch to its losses; runs under autocast.
-        parts: model and whatever else has a state that training changes, optimizers aside.
+        parts: ``model`` and whatever else has a state that training changes, optimizers aside.
         optimizers: all are stepped on the total; the first one's rate is logged.
         scheduler: stepped at the start of every epoch.
         after_epoch: saves and evaluates where due; what it returns joins the epoch's history. It is called again when
             the run was interrupted in it.
 
     Raises:
-        ReIDError: a loss that is not finite, with the step and the term.
+        ReIDError: a loss that is not finite, with the step, the terms and the files.
         InterruptedRunError: a signal asked to stop; the state is saved.
     """
     scaler = run.precision.scaler()
     meters = Meters()
+    update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], names, run.output_dir)
     parts = {**parts, "scaler": scaler, "meters": meters, "random": RandomNumbers(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
     start = run.position if run.position.stage == stage else Position(stage, 1)
@@ -82,7 +74,7 @@ def train_epochs(
         if not here.ended:
             scheduler.step(epoch)
             plan = batches(epoch, here.steps)
-            _train_epoch(here, epochs, run, plan, step, parts, optimizers, scaler, meters, log_period)
+            _train_epoch(here, epochs, run, plan, update, parts, meters, log_period)
         run.history[-1] |= after_epoch(epoch) or {}
         curves.refresh()
     curves.close()
@@ -93,10 +85,8 @@ def _train_epoch(
     epochs: int,
     run: Run,
     plan: Iterable[Batch],
-    step: Callable[[Batch], StepResult],
+    update: Update[Batch],
     parts: dict[str, Part],
-    optimizers: Sequence[Optimizer],
-    scaler: GradScaler,
     meters: Meters,
     log_period: int,
 ) -> None:
@@ -107,16 +97,8 @@ def _train_epoch(
     seen = meters.count
     bar = tqdm(plan, desc=place, unit=" batches", delay=PATIENCE, leave=False, disable=not on_terminal())
     for batch in bar:
-        with run.precision.autocast():
-            result = step(batch)
         iteration += 1
-        _check_finite(result, f"{place}, iteration {iteration}")
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        scaler.scale(result.loss).backward()
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-        scaler.update()
+        result = update(batch, f"{place}, iteration {iteration}")
         meters.update({"loss": result.loss, **result.parts}, result.count)
         bar.set_postfix_str(f"{(meters.count - seen) / (time.perf_counter() - began):.0f} images/s", refresh=False)
         if iteration % log_period == 0:
@@ -128,7 +110,7 @@ def _train_epoch(
         if stop:
             raise InterruptedRunError(f"{place}, iteration {iteration}")
     seconds = time.perf_counter() - began
-    entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": optimizers[0].param_groups[0]["lr"]}
+    entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": update.optimizers[0].param_groups[0]["lr"]}
     entry |= {"images_per_second": (meters.count - seen) / seconds, "seconds": seconds}
     LOGGER.info("%s: %s", place, _values(entry, skip=("stage", "epoch")))
     run.history.append(entry)
@@ -139,16 +121,6 @@ def _train_epoch(
 def due(epoch: int, period: int, epochs: int) -> bool:
     """Whether something done every ``period`` epochs and at the end is done after ``epoch``."""
     return epoch % period == 0 or epoch == epochs
-
-
-def _check_finite(result: StepResult, where: str) -> None:
-    if torch.isfinite(result.loss):
-        return
-    terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in result.parts.items())
-    raise ReIDError(
-        f"{where}: the loss is not finite ({terms}). Lower the learning rate, or set SOLVER.PRECISION to fp32; "
-        "checkpoints written so far are kept."
-    )
 
 
 def _values(values: dict[str, float], skip: Sequence[str] = ()) -> str:

@@ -4,8 +4,8 @@ Importing takes seconds and a run takes one, so this process imports once and fo
 itself: autograd does not survive a fork.
 
 An order is ``{"argv": [...], "at": n, "where": label, "act": name}``. A run counts its events (steps, batches of an
-evaluation, halves of files written, names given to files) and does ``act`` at the n-th whose label has ``where`` in it. The answer tells the exit status
-(negative: signal), what the event was, and what the run said.
+evaluation, halves of files written, names given to files) and does ``act`` at the n-th whose label has ``where`` in it.
+The answer tells the exit status (negative: signal), what the event was, and what the run said.
 """
 
 import io

@@ -31,7 +31,7 @@ _WHITE = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255, 65535)}
 """Values that white may have in modes of more than 8 bits; see :func:`read_image`."""
 
 
-def read_image(path: str | Path, exif: bool = False) -> Image.Image:
+def read_image(path: str | Path, exif: bool = False, at_least: int | None = None) -> Image.Image:
     """The picture in RGB; of an animation or several pages, the first. Alpha is dropped, grey is repeated.
 
     Grey values of more than 8 bits, which Pillow would cut off at 255, are scaled to 8 bits: with 16 bits, 65535 is
@@ -41,12 +41,13 @@ def read_image(path: str | Path, exif: bool = False) -> Image.Image:
     Args:
         path: the file.
         exif: turn it upright as its EXIF orientation says.
+        at_least: see :func:`decode`.
 
     Raises:
         ReIDError: the file is missing or no readable image.
     """
     try:
-        return decode(path, exif)
+        return decode(path, exif, at_least)
     except Exception as error:  # damaged files make Pillow raise anything from OSError to TypeError
         raise ReIDError(
             f"{path}: cannot be read as an image ({cause(path, error)}). Repair or remove it, or start again with "

@@ -1,0 +1,10 @@
+"""The text path without the cut, for tests and benchmarks to compare with."""
+
+from torch import Tensor
+
+from model.make_model_clipreid import CLIPReID
+
+
+def encode_whole(model: CLIPReID, labels: Tensor) -> Tensor:
+    """Identities [B] -> features [B, E] from all 77 tokens of each, repeated identities included."""
+    return model.text_encoder(model.prompt_learner(labels, whole=True), model.prompt_learner.end)
