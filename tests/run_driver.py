@@ -3,9 +3,9 @@
 Importing takes seconds and a run takes one, so this process imports once and forks for each run. It never trains
 itself: autograd does not survive a fork.
 
-An order is ``{"argv": [...], "at": n, "act": name}``. A run counts its events (steps, batches of an evaluation, halves
-of files written, names given to files, files deleted) and does ``act`` at the n-th. The answer tells the exit status
-(negative: signal), what the event was, and what the run said.
+An order is ``{"argv": [...], "at": n, "where": label, "act": name}``. A run counts its events (steps, batches of an
+evaluation, halves of files written, names given to files) and does ``act`` at the n-th whose label has ``where`` in it.
+The answer tells the exit status (negative: signal), what the event was, and what the run said.
 """
 
 import io
@@ -32,10 +32,12 @@ FULL_DISK = 200_000
 class Events:
     """Counts what happens and acts at one of them; notes are a file, since a killed process tells nothing."""
 
-    def __init__(self, at, act, notes):
-        self.at, self.act, self.notes, self.count = at, act, notes, 0
+    def __init__(self, at, where, act, notes):
+        self.at, self.where, self.act, self.notes, self.count = at, where, act, notes, 0
 
     def __call__(self, label):
+        if self.where not in label:
+            return
         self.count += 1
         if self.count != self.at:
             return
@@ -93,7 +95,7 @@ def run(order):
             os.dup2(descriptor, 2)
             status = 99
             try:
-                Events(order.get("at", 0), order.get("act", ""), notes).install()
+                Events(order["at"], order["where"], order["act"], notes).install()
                 status = train_clipreid.main(order["argv"])
             finally:
                 sys.stdout.flush()
