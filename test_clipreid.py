@@ -11,7 +11,7 @@ from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
 
-EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth"
+EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth"
 
 
 def test(config_file: str, overrides: Sequence[str]) -> None:

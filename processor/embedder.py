@@ -1,7 +1,7 @@
 """A trained model as one function: image files in, features out. For notebooks, extraction and search.
 
 >>> from processor import load_embedder
->>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_16.pth")
+>>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_28.pth")
 >>> embedder.embed(["a.jpg", "b.jpg"]).shape
 (2, 1280)
 """

@@ -28,7 +28,7 @@ from utils.images import IMAGE_SUFFIXES
 from utils.logger import LOGGER, setup_console
 
 EXAMPLE = (
-    "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "
+    "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
     "--images data/hands/test/gallery --output output/features"
 )
 SAVE_EVERY = 20

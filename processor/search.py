@@ -33,7 +33,7 @@ from utils.search import top_k
 from utils.verification import FEWEST_FALSE_ACCEPTS, verify
 
 EXAMPLE = (
-    "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "
+    "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
     "--gallery data/hands/test/gallery --queries who_is_this.jpg --far 0.01"
 )
 THUMBNAIL = 112
