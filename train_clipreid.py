@@ -57,7 +57,10 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         optimizer, center_optimizer = make_optimizer_2stage(cfg, model, criterion.center)
         scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
         optimizers = [o for o in (optimizer, center_optimizer) if o is not None]
-        do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate, validate)
+        do_train_stage2(
+            *(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate, validate),
+            plain_loader=loaders.stage1,
+        )
 
     if run.best:
         note_result(cfg, run, dataset, "trained", evaluate())

@@ -14,7 +14,6 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 YES_NO = ("yes", "no")
 
 CHOICES: dict[str, tuple] = {
-    "MODEL.METHOD": ("clipreid", "baseline"),
     "MODEL.DEVICE": ("auto", "cuda", "mps", "cpu"),
     "MODEL.PRETRAIN_CHOICE": ("imagenet", "random"),
     "MODEL.ACTIVATION": ("quick_gelu", "gelu"),
@@ -33,7 +32,7 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.CACHE": ("none", "ram", "disk"),
     "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
-    "SOLVER.STAGES": ([1], [2], [1, 2]),
+    "SOLVER.STAGES": ([], [1], [2], [1, 2]),
     "TEST.NECK_FEAT": ("before", "after"),
     "TEST.FEAT_NORM": YES_NO,
     "TEST.METRIC": ("euclidean", "cosine"),
@@ -85,8 +84,7 @@ def check_config(cfg: CfgNode) -> None:
         _check_range(key, value)
     _check_input(cfg)
     _check_batches(cfg)
-    _check_method(cfg)
-    _check_losses(cfg)
+    _check_model(cfg)
     _check_test(cfg)
 
 
@@ -162,22 +160,8 @@ def _check_batches(cfg: CfgNode) -> None:
         )
 
 
-def _check_method(cfg: CfgNode) -> None:
-    model, stages = cfg.MODEL, cfg.SOLVER.STAGES
-    if model.METHOD == "baseline" and stages != [2]:
-        raise ReIDError(f"SOLVER.STAGES = {stages}: MODEL.METHOD baseline has no prompts to learn; set it to [2].")
-    if model.METHOD == "clipreid":
-        if stages == [2] and not model.STAGE1_WEIGHT:
-            raise ReIDError(
-                "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that nobody "
-                "learned. Name the checkpoint that stage 1 wrote, or run both stages."
-            )
-        learned = [i for i, word in enumerate(model.PROMPT.split()) if word == "X"]
-        if model.PROMPT and not (1 <= len(learned) <= 60 and learned[-1] - learned[0] == len(learned) - 1):
-            raise ReIDError(
-                f"MODEL.PROMPT = {model.PROMPT!r}: expected one X for each learnable token, 1 to 60 side by side, "
-                "for example 'A photo of a X X X X hand.'"
-            )
+def _check_model(cfg: CfgNode) -> None:
+    model = cfg.MODEL
     if model.NAME.startswith("RN") and cfg.SOLVER.GRAD_CHECKPOINTING:
         raise ReIDError(
             f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {model.NAME}: it is for transformer blocks. To save memory "
@@ -192,30 +176,6 @@ def _check_method(cfg: CfgNode) -> None:
         raise ReIDError(
             f"MODEL.ID_LOSS_TYPE = {model.ID_LOSS_TYPE} with DATALOADER.SAMPLER = triplet, which trains no ID loss: "
             "take softmax_triplet."
-        )
-
-
-def _check_losses(cfg: CfgNode) -> None:
-    """Stage 2 needs a loss: which ones there are, sampler and method decide, see :func:`loss.make_loss.make_loss`."""
-    model, sampler = cfg.MODEL, cfg.DATALOADER.SAMPLER
-    terms = {
-        "MODEL.ID_LOSS_WEIGHT": (sampler != "triplet", model.ID_LOSS_WEIGHT),
-        "MODEL.TRIPLET_LOSS_WEIGHT": (
-            sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE,
-            model.TRIPLET_LOSS_WEIGHT,
-        ),
-        "MODEL.I2T_LOSS_WEIGHT": (model.METHOD == "clipreid", model.I2T_LOSS_WEIGHT),
-        "SOLVER.STAGE2.CENTER_LOSS_WEIGHT": (
-            "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes",
-            cfg.SOLVER.STAGE2.CENTER_LOSS_WEIGHT,
-        ),
-    }
-    possible = [key for key, (there, _) in terms.items() if there]
-    if 2 in cfg.SOLVER.STAGES and not any(there and weight for there, weight in terms.values()):
-        raise ReIDError(
-            f"{' = '.join(possible) or 'no weight'} = 0 leaves stage 2 without a loss (DATALOADER.SAMPLER = {sampler}, "
-            f"MODEL.METHOD = {model.METHOD}, MODEL.METRIC_LOSS_TYPE = {model.METRIC_LOSS_TYPE}). Give one of them a "
-            "weight above 0, or take DATALOADER.SAMPLER softmax_triplet."
         )
 
 

@@ -2,7 +2,7 @@
 
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
 from loss.center_loss import CenterLoss
-from loss.make_loss import Stage1Loss, Stage2Loss, make_loss
+from loss.make_loss import LossAndParts, Stage1Loss, Stage2Loss, add_up, make_loss
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss, SupContrast
 from loss.triplet_loss import TripletLoss, cosine_dist, euclidean_dist, hard_example_mining
@@ -15,11 +15,13 @@ __all__ = [
     "CircleLoss",
     "CosFace",
     "CrossEntropyLabelSmooth",
+    "LossAndParts",
     "Stage1Loss",
     "Stage2Loss",
     "SupConLoss",
     "SupContrast",
     "TripletLoss",
+    "add_up",
     "cosine_dist",
     "euclidean_dist",
     "hard_example_mining",

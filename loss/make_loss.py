@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Stage1Loss(nn.Module):
         self.contrast = SupConLoss(temperature)
 
     def forward(self, image_features: Tensor, text_features: Tensor, labels: Tensor) -> LossAndParts:
-        return _total(
+        return add_up(
             {
                 "i2t": self.contrast(image_features, text_features, labels, labels),
                 "t2i": self.contrast(text_features, image_features, labels, labels),
@@ -61,8 +61,8 @@ class Stage2Loss(nn.Module):
 
     Shape:
         scores: tensors [B, C]; features: block 11, final, projected, [B, D] each; labels [B]; i2t_logits [B,
-        C], or None for a model without text. Parts ``id``, ``triplet``, ``i2t``, ``center``, as far as they
-        are on.
+        C], or None for a method without; terms: a method's own losses, weighted, by name. Parts ``id``,
+        ``triplet``, ``i2t``, ``center``, as far as they are on, and the ``terms``.
 
     Raises:
         ReIDError: ``id_type`` is unknown, or no term is on.
@@ -98,8 +98,9 @@ class Stage2Loss(nn.Module):
         features: Sequence[Tensor],
         labels: Tensor,
         i2t_logits: Tensor | None = None,
+        terms: Mapping[str, Tensor] | None = None,
     ) -> LossAndParts:
-        parts = {}
+        parts = dict(terms or {})
         if self.id_weight:
             parts["id"] = self.id_weight * _sum(self._identity(score, labels) for score in scores)
         if self.triplet_weight:
@@ -110,7 +111,7 @@ class Stage2Loss(nn.Module):
             parts["center"] = self._center(features[1], labels)
         if not parts:
             raise ReIDError("Stage 2 has no loss term that is on; give at least one loss weight a value above 0.")
-        return _total(parts)
+        return add_up(parts)
 
     def _identity(self, score: Tensor, labels: Tensor) -> Tensor:
         logits = score if self.margin_head is None else self.margin_head(score, labels)
@@ -170,5 +171,6 @@ def _sum(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(losses)).sum()
 
 
-def _total(parts: dict[str, Tensor]) -> LossAndParts:
+def add_up(parts: dict[str, Tensor]) -> LossAndParts:
+    """Losses by name -> their sum, and each detached."""
     return _sum(parts.values()), {name: part.detach() for name, part in parts.items()}

@@ -1,10 +1,13 @@
-"""Networks: CLIP, the prompt learner, the re-identification models."""
+"""Networks: CLIP, the prompt learner, the re-identification models of all methods."""
 
 from model.baseline import ImageReID
+from model.clipreid import CLIPReID, PromptLearner
 from model.execution import set_execution
-from model.make_model_clipreid import CLIPReID, PromptLearner, check_weights, load_prompts, make_model, make_test_model
+from model.make_model_clipreid import check_weights, load_prompts, make_model, make_test_model
+from model.methods import METHODS
 
 __all__ = [
+    "METHODS",
     "CLIPReID",
     "ImageReID",
     "PromptLearner",

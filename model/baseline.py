@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,32 @@ from model.execution import encode_in_parts
 from model.saliency import saliency
 from utils.errors import ReIDError
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+Collect = Callable[[], tuple[Tensor, Tensor]]
+"""Computes the projected features [N, E] of all training images, without augmentation, and gives their labels [N]."""
+
+
+class Guidance(NamedTuple):
+    """What a method compares the features of a batch with, besides classifiers and each other.
+
+    Attributes:
+        logits: [B, C] similarity to something that stands for each identity, for the cross-entropy of weight
+            ``MODEL.I2T_LOSS_WEIGHT``; None for a method without.
+        terms: further losses by name, weighted.
+    """
+
+    logits: Tensor | None = None
+    terms: dict[str, Tensor] = {}  # noqa: RUF012 - nobody writes to it
+
 
 class TrainOutput(NamedTuple):
-    """What one training step of stage 2 needs: two scores [B, C] and the three raw features."""
+    """What one training step of stage 2 needs: two scores [B, C], the three raw features, the method's own part."""
 
     scores: list[Tensor]
     features: ImageFeatures
+    guidance: Guidance
 
 
 class SideInformation(NamedTuple):
@@ -39,7 +60,11 @@ class SideInformation(NamedTuple):
 
 
 class ImageReID(nn.Module):
-    """Re-identification from images alone (the baselines of CLIP-ReID, Table 1).
+    """Re-identification from images alone (the baselines of CLIP-ReID, Table 1), and the base of every method.
+
+    A method is a subclass in a file of its own and a line in :data:`model.methods.METHODS`. It says in class attributes
+    what it is, and overrides, as far as it differs: :meth:`options`, :meth:`check`, :meth:`stage1_loss`,
+    :meth:`prepare`, :meth:`texts`, :meth:`guide` (docs/methods.md).
 
     Letters in shapes: B images, C identities, D image width, E width of the shared space.
 
@@ -53,8 +78,28 @@ class ImageReID(nn.Module):
         neck_feat: ``before`` or ``after`` the BNNeck, for :meth:`embed`.
 
     Attributes:
+        stages: values of ``SOLVER.STAGES`` that make sense.
+        reads_text: whether it needs CLIP's text encoder and a sentence.
+        loss_keys: of the weights of its own losses in stage 2.
         parts: in how many parts the encoder goes through a training batch; see :mod:`model.execution`.
     """
+
+    stages: ClassVar[tuple[list[int], ...]] = ([2],)
+    reads_text: ClassVar[bool] = False
+    loss_keys: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, cfg: CfgNode) -> None:
+        """Refuse what this method cannot do, before any data is read.
+
+        Raises:
+            ReIDError: naming the key, the value and a valid one.
+        """
+
+    @classmethod
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor that only this method has."""
+        return {}
 
     def __init__(
         self,
@@ -99,16 +144,37 @@ class ImageReID(nn.Module):
         """Images [B, 3, H, W] -> raw features; with camera or view labels [B] the side information joins in."""
         return self.image_encoder(images, self._side_vector(camids, viewids))
 
-    def forward(self, images: Tensor, camids: Tensor, viewids: Tensor) -> TrainOutput:
-        """One training step's scores and features; the heads always compute in float32, on the whole batch."""
+    def stage1_loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of stage 1 and its named parts, from image features [B, E] that no longer change, and labels [B]."""
+        raise NotImplementedError(f"{type(self).__name__} has no stage 1")
+
+    def prepare(self, collect: Collect, chunk: int) -> None:
+        """Compute what stays as it is during stage 2; called before it, and again when a run goes on.
+
+        Args:
+            collect: for methods that start from the features of the training images.
+            chunk: identities to go through the text encoder at a time.
+        """
+
+    def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor | None:
+        """A text feature [B, E] for each image of a batch, for methods whose texts change during stage 2."""
+        return None
+
+    def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
+        """Compare the features of a whole batch, in float32."""
+        return Guidance()
+
+    def forward(self, images: Tensor, camids: Tensor, viewids: Tensor, labels: Tensor) -> TrainOutput:
+        """One training step of stage 2; all behind the encoders computes in float32, on the whole batch."""
         features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
+        texts = self.texts(features, labels)
         with torch.autocast(images.device.type, enabled=False):
             features = ImageFeatures(*(f.float() for f in features))
             scores = [
                 self._score(self.bottleneck(features.feature), self.classifier),
                 self._score(self.bottleneck_proj(features.projected), self.classifier_proj),
             ]
-        return TrainOutput(scores, features)
+            return TrainOutput(scores, features, self.guide(features, texts, labels))
 
     def embed(self, images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
         """The test feature [B, D + E]: image and projected feature side by side, not normalised."""

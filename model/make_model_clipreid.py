@@ -1,4 +1,4 @@
-"""CLIP-ReID (Li, Sun, Li, AAAI 2023, arXiv 2211.13977): prompts that are learned per identity, and the whole model."""
+"""From the configuration to a model with its start weights, or to one that is tested."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from model.baseline import ImageReID, SideInformation
 from model.clip.clip import find_weights
-from model.clip.model import MLP, QuickGELU, TextEncoder
+from model.clip.model import MLP, QuickGELU
 from model.clip.shapes import CLIPShape, ResNetShape, named_shape, shape_of_checkpoint, shape_of_weights
-from model.clip.simple_tokenizer import tokenize
 from model.clip.weights import clip_weights, is_reid_checkpoint, read_reid_checkpoint, read_state_dict
 from model.loading import LoadReport, load_clip_weights, load_prompts_only, load_reid_weights, load_start
+from model.methods import METHODS, check_method
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -24,90 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from yacs.config import CfgNode
-
-
-class PromptLearner(nn.Module):
-    """Sentences such as "A photo of a [X]1 [X]2 [X]3 [X]4 hand." with the [X] learned for each identity (Eq. 3).
-
-    The other tokens keep CLIP's embeddings; they are buffers, so that a checkpoint needs no token embedding table.
-
-    Args:
-        sentence: with one ``X`` for each learnable token.
-        num_classes: C, the training identities.
-        token_embedding: CLIP's table [vocabulary, D].
-        context: tokens the text encoder reads.
-
-    Raises:
-        ReIDError: the sentence has no ``X``, or they do not stand together.
-    """
-
-    def __init__(self, sentence: str, num_classes: int, token_embedding: Tensor, context: int = 77) -> None:
-        super().__init__()
-        words = sentence.split()
-        count = words.count("X")
-        before = " ".join(words[: words.index("X")]) if count else ""
-        if not count or words[words.index("X") :][:count] != ["X"] * count:
-            raise ReIDError(
-                f"MODEL.PROMPT = {sentence!r}: expected the learnable tokens as neighbouring X, "
-                "for example 'A photo of a X X X X hand.'"
-            )
-        tokens = tokenize(sentence, context_length=context)
-        first = int(tokenize(before, context_length=context).argmax())
-        self.end = int(tokens.argmax())
-        embedded = token_embedding[tokens[0]].float().unsqueeze(0)
-        self.cls_ctx = nn.Parameter(torch.empty(num_classes, count, embedded.shape[-1]).normal_(std=0.02))
-        self.register_buffer("token_prefix", embedded[:, :first].clone())
-        self.register_buffer("token_suffix", embedded[:, first + count :].clone())
-
-    def forward(self, labels: Tensor, whole: bool = False) -> Tensor:
-        """Identities [B] -> embedded sentences [B, L, D], up to the end of the text or as a ``whole`` context."""
-        context = self.cls_ctx[labels]
-        suffix = self.token_suffix
-        if not whole:
-            suffix = suffix[:, : self.end + 1 - self.token_prefix.shape[1] - context.shape[1]]
-        parts = (self.token_prefix.expand(len(labels), -1, -1), context, suffix.expand(len(labels), -1, -1))
-        return torch.cat(parts, dim=1)
-
-
-class CLIPReID(ImageReID):
-    """CLIP-ReID: :class:`ImageReID` plus a prompt learner and CLIP's frozen text encoder.
-
-    Args:
-        sentence: see :class:`PromptLearner`.
-        token_embedding: CLIP's token embedding table; None draws a random one.
-        other arguments: see :class:`ImageReID`.
-    """
-
-    def __init__(
-        self,
-        shape: CLIPShape,
-        num_classes: int,
-        image_size: tuple[int, int],
-        stride: tuple[int, int] | None = None,
-        *,
-        sentence: str,
-        token_embedding: Tensor | None = None,
-        side_information: SideInformation | None = None,
-        cosine_head: bool = False,
-        neck_feat: str = "before",
-    ) -> None:
-        super().__init__(
-            shape,
-            num_classes,
-            image_size,
-            stride,
-            side_information=side_information,
-            cosine_head=cosine_head,
-            neck_feat=neck_feat,
-        )
-        if token_embedding is None:
-            token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
-        self.prompt_learner = PromptLearner(sentence, num_classes, token_embedding, shape.text.context)
-        self.text_encoder = TextEncoder(shape.text, shape.embed_dim)
-
-    def encode_text(self, labels: Tensor) -> Tensor:
-        """Identities [B] -> features of their sentences [B, E], not normalised."""
-        return self.text_encoder(self.prompt_learner(labels), self.prompt_learner.end)
 
 
 NO_OVERLAP = (16, 16)
@@ -121,15 +36,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.G
 
 
 def check_weights(cfg: CfgNode, test: bool = False) -> None:
-    """Find out whether the weights that a run needs are there, before any data is read.
+    """Find out whether the method can run and the weights that it needs are there, before any data is read.
 
     Args:
         cfg: the configuration.
         test: look for ``TEST.WEIGHT`` and not for what training starts from.
 
     Raises:
-        ReIDError: they are not, and cannot be downloaded.
+        ReIDError: it cannot, or they are not and cannot be downloaded.
     """
+    check_method(cfg)
     if test and not cfg.TEST.WEIGHT:
         raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
     for key, path in (
@@ -166,7 +82,7 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
     with _about(path):
         if is_reid_checkpoint(tensors):
             model = _build(cfg, shape_of_checkpoint(tensors), num_classes, side, sentence)
-            if isinstance(model, CLIPReID):
+            if model.reads_text:
                 LOGGER.warning(
                     "%s has no token embeddings: the fixed words around the prompts stay those that it was trained "
                     "with, whatever the words in %r. MODEL.PROMPT should be its own sentence.",
@@ -219,8 +135,8 @@ def load_prompts(model: ImageReID, path: str) -> None:
     Raises:
         ReIDError: they belong to another number of identities or another sentence, or the model has no prompts.
     """
-    if not isinstance(model, CLIPReID):
-        raise ReIDError(f"MODEL.STAGE1_WEIGHT = {path!r}: only MODEL.METHOD clipreid has prompts. Leave it empty.")
+    if not hasattr(model, "prompt_learner"):
+        raise ReIDError(f"MODEL.STAGE1_WEIGHT = {path!r}: {type(model).__name__} has no prompts. Leave it empty.")
     with _about(f"MODEL.STAGE1_WEIGHT = {path}"):
         report = load_prompts_only(model, read_reid_checkpoint(path))
     _log(path, "gives the prompts", report)
@@ -234,7 +150,7 @@ def _build(
     sentence: str = "",
     token_embedding: Tensor | None = None,
 ) -> ImageReID:
-    """A model with random weights; one with prompts if the method has them and there is a ``sentence``."""
+    """A model with random weights: for training if there is a ``sentence``, else for a test."""
     stride = tuple(cfg.MODEL.STRIDE_SIZE)
     image = (tuple(cfg.INPUT.SIZE_TRAIN), None if stride == NO_OVERLAP else stride)
     options = {
@@ -248,16 +164,16 @@ def _build(
             f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "
             "MODEL.NAME the name of their architecture."
         )
-    if cfg.MODEL.METHOD == "clipreid" and sentence:
+    # A test needs the image half alone, which all methods share.
+    method = METHODS[cfg.MODEL.METHOD] if sentence else ImageReID
+    if method.reads_text:
         if shape.text is None:
             raise ReIDError(
-                "there is no text encoder in it, which MODEL.METHOD clipreid needs. Start from CLIP's weights or from "
-                "a checkpoint of CLIP-ReID, or set MODEL.METHOD to baseline."
+                f"there is no text encoder in it, which MODEL.METHOD {cfg.MODEL.METHOD} needs. Start from CLIP's "
+                "weights or from a checkpoint of CLIP-ReID, or set MODEL.METHOD to baseline."
             )
         options |= {"sentence": sentence, "token_embedding": token_embedding}
-        model: ImageReID = CLIPReID(shape, num_classes, *image, **options)
-    else:
-        model = ImageReID(shape, num_classes, *image, **options)
+    model = method(shape, num_classes, *image, **options, **method.options(cfg))
     for module in model.modules():
         if isinstance(module, MLP):
             module.gelu = ACTIVATIONS[cfg.MODEL.ACTIVATION]()

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from loss.make_loss import Stage1Loss
 from processor.run import Run
 from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import StepResult
@@ -23,7 +22,7 @@ from utils.progress import counted
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from model.make_model_clipreid import CLIPReID
+    from model.baseline import ImageReID
 
 Order = Callable[[int], Tensor]
 """From the epoch (1-based) to the order in which the images are visited [N]."""
@@ -31,7 +30,7 @@ Order = Callable[[int], Tensor]
 
 def do_train_stage1(
     cfg: CfgNode,
-    model: CLIPReID,
+    model: ImageReID,
     loader: DataLoader,
     optimizer: Optimizer,
     scheduler: Scheduler,
@@ -41,7 +40,7 @@ def do_train_stage1(
     """Train the prompts against the image features of the training set.
 
     Neither images nor image encoder change, so each image's feature is computed once, in eval mode and without side
-    information, and kept on the device. The text encoder sees each distinct identity of a batch once.
+    information, and kept on the device.
 
     Args:
         cfg: ``SOLVER.STAGE1``, ``SOLVER.SEED`` and ``MODEL.NAME`` are read.
@@ -56,7 +55,6 @@ def do_train_stage1(
         return
     features, labels = collect_image_features(model, loader, run)
     order = order or _random_order(len(labels), cfg.SOLVER.SEED)
-    criterion = Stage1Loss()
     model.train()
 
     def batches(epoch: int, skip: int) -> list[Tensor]:
@@ -66,9 +64,7 @@ def do_train_stage1(
         return [loader.dataset.records[index].path for index in batch.tolist()]
 
     def step(batch: Tensor) -> StepResult:
-        identities, position = labels[batch].unique(return_inverse=True)
-        text = model.encode_text(identities)[position]
-        total, parts = criterion(features[batch], text, labels[batch])
+        total, parts = model.stage1_loss(features[batch], labels[batch])
         return StepResult(total, parts, len(batch))
 
     def after_epoch(epoch: int) -> None:
@@ -92,13 +88,13 @@ def do_train_stage1(
 
 
 @torch.no_grad()
-def collect_image_features(model: CLIPReID, loader: DataLoader, run: Run) -> tuple[Tensor, Tensor]:
+def collect_image_features(model: ImageReID, loader: DataLoader, run: Run) -> tuple[Tensor, Tensor]:
     """Projected features [N, E] and labels [N] of all training images, in the loader's order."""
     model.eval()
-    LOGGER.info("stage 1: computing the image features of %d images", len(loader.dataset))
+    LOGGER.info("computing the features of %d training images", len(loader.dataset))
     features, labels = [], []
     for images, pids, *_ in counted(loader, "image features"):
-        check_interrupt("stage 1, image features")
+        check_interrupt("the features of the training images")
         with run.precision.autocast():
             features.append(model.encode_image(images.to(run.device)).projected.float())
         labels.append(pids.to(run.device))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from loss.make_loss import Stage2Loss
 from processor.evaluation import Evaluation, evaluate_model, validate_model
+from processor.processor_clipreid_stage1 import collect_image_features
 from processor.run import Run
 from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import Batch, StepResult
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from datasets.bases import Record, Trial
     from model.baseline import ImageReID
-    from model.make_model_clipreid import CLIPReID
 
 
 def do_train_stage2(
@@ -38,16 +38,13 @@ def do_train_stage2(
     run: Run,
     evaluate: Callable[[], Evaluation],
     validate: Callable[[], RankingMetrics] | None = None,
+    plain_loader: DataLoader | None = None,
 ) -> None:
-    """Train the image encoder with ID, triplet and image-to-text losses.
-
-    The text features of all identities are computed once: neither prompts nor text encoder change any more. The
-    image-to-text logits are inner products with the projected feature, neither normalised nor scaled. A model without
-    prompts (the baseline) trains without that term.
+    """Train the image encoder with ID and triplet losses and what the method adds (CLIP-ReID: image-to-text).
 
     Args:
         cfg: ``SOLVER.STAGE2`` and ``MODEL.NAME`` are read.
-        model: its text side frozen.
+        model: with what this stage does not train frozen.
         loader: augmented batches; its batch sampler plans each epoch.
         criterion: the weighted sum of the losses.
         optimizers: of the model and, if there is a center loss, of its centers.
@@ -56,9 +53,12 @@ def do_train_stage2(
         evaluate: tests the model; called every ``EVAL_PERIOD`` epochs except the last one, which the caller tests.
         validate: takes its place where images are held out, so that nothing is chosen by the test set: it is called
             after the last epoch too, and the model of the highest validation mAP is kept for :func:`load_best`.
+        plain_loader: all training images once, without augmentation, for methods that start from their features.
     """
     stage = cfg.SOLVER.STAGE2
-    text = collect_text_features(model, stage.IMS_PER_BATCH, run) if hasattr(model, "prompt_learner") else None
+    model.eval()
+    with torch.no_grad(), run.precision.autocast():
+        model.prepare(partial(collect_image_features, model, plain_loader, run), stage.IMS_PER_BATCH)
 
     def batches(epoch: int, skip: int) -> DataLoader:
         model.train()
@@ -70,11 +70,10 @@ def do_train_stage2(
 
     def step(batch: Batch) -> StepResult:
         images, labels, camids, viewids = (t.to(run.device, non_blocking=True) for t in batch[:4])
-        scores, features = model(images, camids, viewids)
+        scores, features, guidance = model(images, camids, viewids, labels)
         with torch.autocast(run.device.type, enabled=False):
-            logits = None if text is None else features.projected @ text.T
-            total, parts = criterion(scores, features, labels, logits)
-        decided = scores[0] if logits is None else logits
+            total, parts = criterion(scores, features, labels, guidance.logits, guidance.terms)
+        decided = scores[0] if guidance.logits is None else guidance.logits
         parts["accuracy"] = (decided.detach().argmax(1) == labels).float().mean()
         return StepResult(total, parts, len(labels))
 
@@ -131,15 +130,6 @@ def _keep_best(cfg: CfgNode, model: ImageReID, run: Run, epoch: int, found: Rank
     shown = "  ".join(f"{name} {value:.1f}" for name, value in values.items())
     LOGGER.info("after epoch %d: %s; best: epoch %d", epoch, shown, run.best["epoch"])
     return values
-
-
-@torch.no_grad()
-def collect_text_features(model: CLIPReID, chunk: int, run: Run) -> Tensor:
-    """Text features of all identities [C, E] in float32, ``chunk`` identities at a time."""
-    model.eval()
-    labels = torch.arange(model.num_classes, device=run.device)
-    with run.precision.autocast():
-        return torch.cat([model.encode_text(part).float() for part in labels.split(chunk)])
 
 
 def do_inference(

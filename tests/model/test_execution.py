@@ -14,6 +14,7 @@ VIT = CLIPShape(ViTShape(64, 3, 16), None, 32)
 RESNET = CLIPShape(ResNetShape(8, (1, 1, 1, 1)), None, 32)
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 SIDE = torch.zeros(8, dtype=torch.long)
+LABELS = torch.arange(8) % 5
 
 
 def built(shape, *options):
@@ -26,8 +27,8 @@ def built(shape, *options):
 
 def gradients(model, images=IMAGES):
     """A loss that compares all images of the batch, as the triplet loss does, and the gradients of everything."""
-    scores, features = model(images, SIDE, SIDE)
-    loss = F.cross_entropy(scores[0], torch.arange(8) % 5) + torch.cdist(features.feature, features.feature).std()
+    scores, features, _ = model(images, SIDE, SIDE, LABELS)
+    loss = F.cross_entropy(scores[0], LABELS) + torch.cdist(features.feature, features.feature).std()
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
@@ -68,7 +69,7 @@ def activation_bytes(model):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(IMAGES, SIDE, SIDE)
+        output = model(IMAGES, SIDE, SIDE, LABELS)
     assert output.scores[0].requires_grad
     return sum(kept.values())
 

@@ -10,8 +10,8 @@ from model import load_prompts, make_model, make_test_model
 from model.baseline import ImageReID, SideInformation
 from model.clip.shapes import CLIPShape
 from model.clip.weights import read_state_dict
+from model.clipreid import CLIPReID
 from model.loading import guess_grid, load_clip_weights, load_reid_weights, load_start, resize_positions
-from model.make_model_clipreid import CLIPReID
 from tests.model.weight_files import KINDS, SENTENCE, SHAPES, clip_tensors, small_model, write
 from utils.errors import ReIDError
 from utils.logger import LOGGER
@@ -323,7 +323,7 @@ def test_prompts_that_are_not_there(tmp_path):
     torch.save(baseline.state_dict(), tmp_path / "w.pth")
     with pytest.raises(ReIDError, match="found none"):
         load_prompts(small_model(), str(tmp_path / "w.pth"))
-    with pytest.raises(ReIDError, match=r"only MODEL.METHOD clipreid has prompts"):
+    with pytest.raises(ReIDError, match=r"ImageReID has no prompts"):
         load_prompts(baseline, str(tmp_path / "w.pth"))
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.clip.shapes import CLIPShape, ResNetShape, TextShape, ViTShape
-from model.make_model_clipreid import CLIPReID
+from model.clipreid import CLIPReID
 from tests.model.test_weights import archive
 
 TEXT = TextShape(64, 1)

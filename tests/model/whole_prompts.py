@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from model.make_model_clipreid import CLIPReID
+from model.clipreid import CLIPReID
 
 
 def encode_whole(model: CLIPReID, labels: Tensor) -> Tensor:

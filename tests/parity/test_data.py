@@ -14,7 +14,7 @@ from datasets.preprocessing import train_transform
 from datasets.sampler import IdentityBatches
 from model.baseline import SideInformation
 from model.clip.shapes import named_shape
-from model.make_model_clipreid import CLIPReID
+from model.clipreid import CLIPReID
 from tests.parity.kit import HERE, assert_agrees, case, index
 
 SCHEMA = json.loads((HERE / "13_checkpoint_schema.json").read_text())

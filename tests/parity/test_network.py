@@ -7,8 +7,8 @@ from model.baseline import SideInformation
 from model.clip.model import make_image_encoder
 from model.clip.shapes import shape_of_weights
 from model.clip.simple_tokenizer import tokenize
+from model.clipreid import CLIPReID
 from model.loading import load_clip_weights, resize_positions
-from model.make_model_clipreid import CLIPReID
 from tests.parity.kit import assert_agrees, case, images, index, manifest, tensors
 
 BIG = ("B", "R")
@@ -135,7 +135,7 @@ def test_prompts_and_text_features(key, meta):
 def test_reid_model(key, meta):
     name, golden = "06_reid", case("06_reid")
     batch = images(meta["image"])
-    _, cams, views = (torch.from_numpy(golden[k])[: len(batch)] for k in ("labels", "cams", "views"))
+    labels, cams, views = (torch.from_numpy(golden[k])[: len(batch)] for k in ("labels", "cams", "views"))
     side = None
     if meta["model"] != "T2" and (meta["sie_camera"] or meta["sie_view"]):
         cameras = meta["cameras"] if meta["sie_camera"] else 0
@@ -148,7 +148,8 @@ def test_reid_model(key, meta):
         assert_agrees(name, f"{key}.get_image_eval", model.encode_image(batch).projected)
         model.neck_feat = "after"
         assert_agrees(name, f"{key}.eval_after", model.embed(batch, cams, views))
-        scores, features = model.train()(batch, cams, views)
+        model.prepare(None, 5)
+        scores, features, _ = model.train()(batch, cams, views, labels)
     for i, score in enumerate(scores):
         assert_agrees(name, f"{key}.train_score{i}", score)
     for i, feature in enumerate(features):
