@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import tempfile
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from datasets.bases import Photo, Record, ReIDDataset, Trial, some
 from datasets.tables import Row, label_numbers, read_table
+from utils.checkpoint import write_atomically
 from utils.errors import ReIDError
 
 SPLITS = ("train", "val", "query", "gallery")
@@ -163,19 +163,12 @@ def write_drawn_splits(dataset: ReIDDataset, folder: str | Path) -> list[Path]:
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
     """Write a split as CSV; the file appears complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(SplitRow._fields)
-            writer.writerows(rows)
-        Path(temporary).chmod(0o644)  # mkstemp's files are for their owner alone
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SplitRow._fields)
+    writer.writerows(rows)
+    # File names need not be UTF-8, tables do: such a name cannot be read back, but it stops no run.
+    write_atomically(Path(path), lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace")))
 
 
 def read_split(path: str | Path) -> list[SplitRow]:

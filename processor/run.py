@@ -16,6 +16,7 @@ from utils.chance import seed_everything
 from utils.checkpoint import remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
 from utils.errors import ReIDError
+from utils.folder_lock import hold_folder
 from utils.logger import LOGGER, setup_logger
 from utils.training_state import TrainingStates
 
@@ -30,6 +31,7 @@ FREE_TO_CHANGE = (
     "OUTPUT_DIR",
     "RESUME",
     "CHECKPOINT_MINUTES",
+    "CHECKPOINTS_KEPT",
     "MODEL.DEVICE",
     "DATASETS.ROOT_DIR",
     "DATASETS.LISTING",
@@ -70,6 +72,7 @@ class Run:
         output_dir: folder of everything the run writes.
         settings: every configuration key, flat; a run is continued only with the same.
         minutes: between two saved states within an epoch.
+        kept: how many of these states stay.
         history: one entry an epoch, as written to ``metrics.json``.
         results: numbers of each evaluation by name.
         best: epoch and mAP of the best validation so far, empty before the first.
@@ -85,6 +88,7 @@ class Run:
     output_dir: Path
     settings: dict[str, Any] = field(default_factory=dict)
     minutes: float = 10.0
+    kept: int = 2
     history: list[dict] = field(default_factory=list)
     results: dict[str, dict] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
@@ -108,7 +112,7 @@ class Run:
     @property
     def states(self) -> TrainingStates:
         """The saved states of this run."""
-        return TrainingStates(self.output_dir / "resume")
+        return TrainingStates(self.output_dir / "resume", self.kept)
 
     def describe_device(self) -> str:
         """Device and number format in words."""
@@ -206,13 +210,16 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
         test: this run only tests; it leaves the files of a training in the same folder as they are.
 
     Raises:
-        ReIDError: there is no such device, ``OUTPUT_DIR`` cannot be written to, or the run in it may not go on.
+        ReIDError: there is no such device, ``OUTPUT_DIR`` cannot be written to or another training is running in
+            it, or the run in it may not go on.
     """
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
-    run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES)
+    run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
     run.suffix = "_test" if test and run.states.folder.is_dir() else ""
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)
+        if not test:
+            hold_folder(run.output_dir)
         setup_logger(run.output_dir / "train_log.txt")
     except OSError as error:
         raise ReIDError(

@@ -3,11 +3,13 @@
 Importing takes seconds and a run takes one, so this process imports once and forks for each run. It never trains
 itself: autograd does not survive a fork.
 
-An order is ``{"argv": [...], "at": n, "where": label, "act": name}``. A run counts its events (steps, batches of an
-evaluation, halves of files written, names given to files) and does ``act`` at the n-th whose label has ``where`` in it.
+An order is ``{"script": name, "argv": [...], "at": n, "where": label, "act": name}``. A run counts its events (its
+start, steps, batches of an evaluation, halves of files written, names given to files) and does ``act`` at the n-th
+whose label has ``where`` in it.
 The answer tells the exit status (negative: signal), what the event was, and what the run said.
 """
 
+import ctypes
 import io
 import json
 import multiprocessing
@@ -23,10 +25,19 @@ import torch
 import processor.evaluation
 import processor.processor_clipreid_stage1
 import processor.update
+import test_clipreid
 import train_clipreid
 
+SCRIPTS = {"train": train_clipreid, "test": test_clipreid}
 FULL_DISK = 200_000
 """Bytes that a file may have on the full disk: the log still fits, a state does not."""
+
+
+def give_up_privileges():
+    """Let permissions bind root too: all its capabilities go (Linux: ``capset``), for this process only."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 class Events:
@@ -49,6 +60,10 @@ class Events:
             resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, FULL_DISK))
         elif kind == "vanish":
             Path(detail).unlink()
+        elif kind == "readonly":
+            for folder in (Path(detail), *Path(detail).glob("*/")):
+                folder.chmod(0o555)
+            give_up_privileges()
         elif kind == "worker":
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
@@ -95,8 +110,10 @@ def run(order):
             os.dup2(descriptor, 2)
             status = 99
             try:
-                Events(order["at"], order["where"], order["act"], notes).install()
-                status = train_clipreid.main(order["argv"])
+                events = Events(order["at"], order["where"], order["act"], notes)
+                events.install()
+                events("start")
+                status = SCRIPTS[order["script"]].main(order["argv"])
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

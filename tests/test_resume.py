@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.toy_hands import make_toy_hands, write_config
+from tests.utils.test_folder_lock import HOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 KILL = "signal SIGKILL"
@@ -54,10 +56,11 @@ class Runs:
         self.file = write_config(hands, folder, name)
         self.options = LONG | {key.replace("__", "."): value for key, value in options.items()}
 
-    def __call__(self, at=0, act="", where="", **more):
+    def __call__(self, at=0, act="", where="", script="train", **more):
         options = self.options | {key.replace("__", "."): value for key, value in more.items()}
         argv = ["--config_file", str(self.file), *(str(word) for pair in options.items() for word in pair)]
-        self.driver.stdin.write(json.dumps({"argv": argv, "at": at, "where": where, "act": act}).encode() + b"\n")
+        order = {"script": script, "argv": argv, "at": at, "where": where, "act": act}
+        self.driver.stdin.write(json.dumps(order).encode() + b"\n")
         self.driver.stdin.flush()
         return json.loads(self.driver.stdout.readline())
 
@@ -161,4 +164,84 @@ def test_a_damaged_state_is_named_and_the_one_before_used(driver, hands, whole, 
         newest.write_bytes(content[: len(content) // 2] if spoil == "cut" else content)
     done = runs()
     assert done["status"] == 0 and f"{newest.name} is not used" in done["said"], done["said"]
+    assert_same(runs, whole)
+
+
+def test_a_read_only_folder_leaves_the_last_state(driver, hands, whole, tmp_path):
+    runs = Runs(driver, hands, tmp_path / "run")
+    for at, place in ((3, "stage 2"), (1, "start")):
+        done = runs(at, f"readonly {runs.folder}", place)
+        assert done["status"] == 2 and "Permission denied" in done["said"] and "OUTPUT_DIR" in done["said"], done
+        assert "Traceback" not in done["said"] and done["said"].count("error: ") == 1, done["said"]
+        for folder in (runs.folder, *runs.folder.glob("*/")):
+            folder.chmod(0o755)
+    done = runs()
+    assert done["status"] == 0 and "going on at stage 2" in done["said"], done["said"]
+    assert_same(runs, whole)
+
+
+def test_a_vanished_image_stops_the_run_and_its_return_lets_it_go_on(driver, hands, whole, tmp_path):
+    """With loader processes and without them."""
+    own = shutil.copytree(hands, tmp_path / "hands")
+    victim = next(own.glob("train/*/*.png"))
+    content = victim.read_bytes()
+    runs = Runs(driver, own, tmp_path / "run", DATASETS__CACHE="none")
+    for workers in (0, 1):
+        done = runs(1, f"vanish {victim}", "stage 2", DATALOADER__NUM_WORKERS=workers)
+        assert done["status"] == 2 and f"{victim}: cannot be read as an image (there is no such file)" in done["said"]
+        assert "Traceback" not in done["said"] and done["said"].count("error: ") == 1, done["said"]
+        done = runs()
+        assert done["status"] == 2 and "23 training images found now. Bring the old ones back" in done["said"], done
+        victim.write_bytes(content)
+    done = runs()
+    assert done["status"] == 0 and "going on at stage 2" in done["said"], done["said"]
+    assert_same(runs, whole)
+
+
+def test_a_killed_loader_process_stops_the_run_which_goes_on(driver, hands, whole, tmp_path):
+    runs = Runs(driver, hands, tmp_path / "run")
+    done = runs(2, "worker", "stage 2 epoch 2", DATALOADER__NUM_WORKERS=1)
+    assert done["status"] == 2 and "a process that reads images has died" in done["said"], done["said"]
+    assert "DATALOADER.NUM_WORKERS" in done["said"] and "Traceback" not in done["said"], done["said"]
+    done = runs()
+    assert done["status"] == 0 and "going on at stage 2, epoch 2" in done["said"], done["said"]
+    assert_same(runs, whole)
+
+
+def test_bfloat16_goes_on_within_its_tolerance(driver, hands, tmp_path):
+    runs, undisturbed = (Runs(driver, hands, tmp_path / name, SOLVER__PRECISION="bf16") for name in ("run", "whole"))
+    assert undisturbed()["status"] == 0
+    assert "bfloat16" in (undisturbed.folder / "train_log.txt").read_text()
+    for at, place in ((2, "stage 1"), (4, "stage 2")):
+        assert runs(at, KILL, place)["status"] == KILLED
+    assert runs()["status"] == 0
+    found, expected = runs.weights(), undisturbed.weights()
+    assert found.keys() == expected.keys()
+    for name, state in found.items():
+        for key, tensor in state.items():  # bfloat16 keeps 8 bits
+            torch.testing.assert_close(tensor, expected[name][key], rtol=2**-7, atol=2**-10, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_so_many_states_are_kept(driver, hands, tmp_path, kept):
+    runs = Runs(driver, hands, tmp_path / "run", CHECKPOINTS_KEPT=kept)
+    assert runs(3, KILL, "stage 2")["status"] == KILLED
+    names = sorted(path.name for path in (runs.folder / "resume").iterdir())
+    assert len(names) == 2 * kept and len({Path(name).stem for name in names}) == kept, names
+
+
+def test_two_trainings_in_one_folder(driver, hands, whole, tmp_path):
+    """The second is stopped, a test is not; the first one's end, however sudden, lets the same command go on."""
+    runs = Runs(driver, hands, tmp_path / "run")
+    assert runs(2, KILL, "stage 2")["status"] == KILLED
+    before = {path: path.read_bytes() for path in runs.folder.rglob("*.*") if path.name != "run.lock"}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, runs.folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    holder.stdout.readline()
+    done = runs()
+    assert done["status"] == 2 and f"another training is running there (process {holder.pid})" in done["said"], done
+    assert before == {path: path.read_bytes() for path in before}, "what the first one goes on from is as it was"
+    assert runs(script="test", TEST__WEIGHT=next(runs.folder.glob("*stage1_2.pth")))["status"] == 0
+    holder.kill()
+    holder.wait()
+    assert runs()["status"] == 0
     assert_same(runs, whole)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utils.errors import ReIDError
+from utils.interrupt import lost_worker
 
 UNFINISHED = ".unfinished"
 """Ending of the temporary files; their names begin with a dot."""
@@ -41,6 +42,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError.
+        if lost_worker(error):
+            raise
         raise ReIDError(
             f"{path}: cannot be written ({error}). Check OUTPUT_DIR, its permissions and the disk."
         ) from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import re
 import sys
 from collections.abc import Callable, Sequence
 
 from utils.errors import EXIT_STATUS, ReIDError
+from utils.folder_lock import release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
-from utils.interrupt import InterruptedRunError, catch_signals, interrupt_requested
+from utils.interrupt import InterruptedRunError, catch_signals, interrupt_requested, lost_worker
 from utils.logger import LOGGER, close_logger
 
 WORKER_LOST = (
@@ -48,7 +48,7 @@ def run_script(script: Callable[[], None]) -> int:
         LOGGER.warning("stopped at %s; the same command goes on from the last saved state", error)
         return STOPPED_STATUS
     except (ReIDError, RuntimeError) as error:
-        lost = re.match(r"DataLoader worker .*? (?:is killed by|exited unexpectedly)", str(error), re.DOTALL)
+        lost = lost_worker(error)
         if isinstance(error, RuntimeError) and not lost:
             raise
         if lost and interrupt_requested():
@@ -64,6 +64,7 @@ def run_script(script: Callable[[], None]) -> int:
         return EXIT_STATUS
     finally:
         close_logger()
+        release_folder()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ _received: list[int] = []
 
 class InterruptedRunError(Exception):
     """A signal asked the run to stop, and it has come to a safe point, which the message names."""
+
+
+def lost_worker(error: BaseException) -> bool:
+    """Whether ``error`` tells of a loader process that died. Torch raises it wherever this process happens to be."""
+    return bool(re.match(r"DataLoader worker .*? (?:is killed by|exited unexpectedly)", str(error), re.DOTALL))
 
 
 def interrupt_requested() -> bool:

@@ -16,10 +16,6 @@ from utils.errors import ReIDError
 from utils.logger import LOGGER
 from utils.text_files import read_text
 
-KEPT = 2
-"""The newest state, and the one before it in case that one is damaged. Each is as large as model and optimiser."""
-
-
 _NAME = re.compile(r"state_([0-9]{6})\.pt")
 
 
@@ -29,19 +25,24 @@ class TrainingStates:
     A state is two files: ``state_<n>.pt``, plain tensors and numbers read with ``weights_only``, and
     ``state_<n>.json`` with its size and SHA-256, written after it. A state without a manifest that fits is no state:
     the run died while writing it, or somebody changed it.
+
+    Args:
+        folder: where they are; it need not exist yet.
+        kept: how many stay. Each is as large as model and optimizer; of one, nothing is left once it is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: int = 2) -> None:
         self.folder = folder
+        self.kept = kept
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write ``state`` as the newest and delete all but the last :data:`KEPT`."""
+        """Write ``state`` as the newest and delete all but the last ones."""
         number = max(self._numbers(), default=0) + 1
         path = self._file(number)
         write_atomically(path, lambda file: torch.save(state, file))
         save_json({"bytes": path.stat().st_size, "sha256": _sha256(path)}, path.with_suffix(".json"))
         finished = [n for n in sorted(self._numbers()) if self._file(n).with_suffix(".json").exists()]
-        self._delete(n for n in self._numbers() if n < finished[-KEPT:][0])
+        self._delete(n for n in self._numbers() if n < finished[-self.kept :][0])
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, None if none is; damaged ones are named in the log and passed over."""
