@@ -17,7 +17,7 @@ from configs.published import RETIRED, retired_note, translate
 from utils.errors import ReIDError
 from utils.text_files import read_text
 
-__all__ = ["get_defaults", "load_config"]
+__all__ = ["get_defaults", "load_config", "read_tree"]
 
 BASE_KEY = "_BASE_"
 DEPTH = 6
@@ -60,7 +60,7 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
     cfg = get_defaults()
     notes: list[str] = []
     if file is not None:
-        tree, notes = translate(_read_yaml(Path(file)))
+        tree, notes = translate(read_tree(Path(file)))
         for key, value in _leaves(tree):
             _set(cfg, key, value, str(file))
     if len(overrides) % 2:
@@ -78,8 +78,12 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
     return cfg, notes
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """The mapping in ``path`` on top of the one its ``_BASE_`` names."""
+def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """The mapping in ``path`` on top of the one its ``_BASE_`` names; no key or value is looked at.
+
+    Raises:
+        ReIDError: there is no such file, or it is no plain YAML mapping.
+    """
     if path.suffix.lower() not in (".yml", ".yaml"):
         raise ReIDError(f"{path}: configurations are YAML files (.yml or .yaml), found {path.suffix or 'no'} suffix.")
     if not path.exists():
@@ -105,7 +109,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         return tree
     if not isinstance(base, str):
         raise ReIDError(f"{path}: {BASE_KEY} must be the name of one YAML file, found {base!r}.")
-    return _merge(_read_yaml(path.parent / base, (*seen, here)), tree)
+    return _merge(read_tree(path.parent / base, (*seen, here)), tree)
 
 
 def _deeper(node: dict, levels: int) -> bool:

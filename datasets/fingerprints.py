@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.images import cause, decode
+from utils.images import FORMATS, cause, decode
 from utils.logger import on_terminal
 
 SIDE = 16
@@ -49,7 +49,7 @@ def fingerprint(path: str, exif: bool = False) -> Fingerprint:
     grey = decode(path, exif, at_least=4 * SIDE).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.float32).reshape(-1)
     values -= values.mean()
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
     with open(path, "rb") as file:  # noqa: PTH123 -- a Path each is slow
         digest = hashlib.file_digest(file, "sha256").digest()

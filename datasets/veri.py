@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from datasets.published import NamedPhotos, Size, Splits
+from utils.text_files import read_text
 
 KEYPOINT_FILES = ("keypoint_train.txt", "keypoint_test.txt")
 VIEWS = ("front", "rear", "left", "left front", "left rear", "right", "right front", "right rear")
@@ -92,7 +93,7 @@ def _read_views(folder: Path, notes: list[str]) -> dict[str, int]:
         return {}
     views: dict[str, int] = {}
     for path in reversed([path for path in paths if path is not None]):
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
         labels = {Path(cells[0]).name: int(cells[-1]) for cells in lines if _is_labelled(cells)}
         bad = sum(not _is_labelled(cells) for cells in lines)
         if bad:
@@ -105,7 +106,7 @@ def _read_views(folder: Path, notes: list[str]) -> dict[str, int]:
 
 
 def _is_labelled(cells: list[str]) -> bool:
-    return len(cells) == 42 and cells[-1].isdecimal() and int(cells[-1]) < len(VIEWS)
+    return len(cells) == 42 and cells[-1].isdecimal() and len(cells[-1]) < 9 and int(cells[-1]) < len(VIEWS)
 
 
 def _beside_or_above(folder: Path, name: str) -> Path | None:

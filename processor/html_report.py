@@ -8,25 +8,24 @@ and the paired bootstrap of the difference in mAP between the first run and each
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import yaml
 
+from processor.run_folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.html import escape, page, picture, table
 from utils.logger import setup_console
+from utils.paths import ShortPaths
 
 EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
-MEASURES = ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP")
 
 PICTURES = {
     "curves": ("Training", "Losses, learning rate and accuracy by epoch; mAP and Rank-1 where the model was tested."),
@@ -42,58 +41,6 @@ PICTURES = {
     "embedding": ("Map of the features", "Each point an image, coloured by identity; queries are stars."),
 }
 """File names without suffix, in the order of the page: title and description."""
-
-
-class RunFolder(NamedTuple):
-    """What a run left: its folder, ``metrics.json``, configuration, the name of its result and the files' suffix."""
-
-    folder: Path
-    metrics: dict[str, Any]
-    settings: dict[str, Any]
-    name: str
-    suffix: str
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The numbers of the run's last evaluation."""
-        return self.metrics["results"][self.name]
-
-    def queries(self) -> Mapping[str, np.ndarray] | None:
-        """``path``, ``identity`` and ``average_precision`` of each query; None where they were not kept."""
-        path = self.folder / f"queries{self.suffix}.npz"
-        if not path.is_file():
-            return None
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-
-
-def read_run(folder: Path, test: bool = False) -> RunFolder:
-    """What lies in ``folder``; of a training that was also tested there, the test if ``test``.
-
-    Raises:
-        ReIDError: it is no finished run.
-    """
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        finished = [name for name in ("best", "trained") if name in metrics["results"]]
-        name = finished[0] if finished and not test else "test"
-        suffix = "_test" if test and (folder / "config_test.yml").is_file() else ""
-        metrics["results"][name]
-        settings = flatten(yaml.safe_load((folder / f"config{suffix}.yml").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ReIDError(
-            f"{folder}: not the folder of a finished run ({type(error).__name__}: {error}). Name an OUTPUT_DIR that "
-            "holds metrics.json and config.yml."
-        ) from None
-    return RunFolder(folder, metrics, settings, name, suffix)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as ``GROUP.KEY``."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> str:
@@ -152,9 +99,9 @@ def _differences(settings: Mapping[str, Any], defaults: Mapping[str, Any], recip
 def _data(data: Mapping[str, Any]) -> str:
     if not data:
         return "<p>Not recorded.</p>"
-    columns = ["split", "images", "identities", "cameras", "views", "images of an identity (mean)"]
+    columns = ["split", *COUNTS, "images of an identity (mean)"]
     rows = [
-        [split, *(count[c] for c in columns[1:5]), count["images"] / max(count["identities"], 1)]
+        [split, *(count[c] for c in COUNTS), count["images"] / max(count["identities"], 1)]
         for split, count in data["splits"].items()
     ]
     rule = {"market": "images of the query's person under the query's camera are ignored", "none": "nothing is ignored"}
@@ -281,7 +228,8 @@ def _defaults() -> dict[str, Any]:
 def _recipe(file: str | Path) -> dict[str, Any]:
     from configs import load_config
 
-    return flatten(load_config(file)[0])
+    values = flatten(load_config(file)[0])
+    return ShortPaths(value for value in values.values() if isinstance(value, str)).everywhere(values)
 
 
 def report(folders: Sequence[Path], output: Path | None, recipe: Path | None, test: bool) -> None:

@@ -15,7 +15,9 @@ from processor.pictures import write_pictures, write_ranking_picture
 from processor.run import Run
 from utils.checkpoint import save_json, write_atomically
 from utils.environment import environment
+from utils.errors import ReIDError
 from utils.logger import LOGGER
+from utils.text_files import read_text
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -54,8 +56,9 @@ def finish_run(
     facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
     best = {"best": run.best} if run.best else {}
     content = {"seconds": run.seconds, "history": run.history, **best, **facts, **earlier}
-    save_json({**content, "results": {**earlier.get("results", {}), **run.results}}, path)
-    save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset)
+    content["results"] = {**earlier.get("results", {}), **run.results}
+    save_json(run.shorten.everywhere(content), path)
+    save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, Path(cfg.DATASETS.ROOT_DIR))
     if name != "test":
         write_curves(run)
     if evaluation.verification is not None:
@@ -112,10 +115,15 @@ def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
     return [f"python test_clipreid.py --config_file {config} TEST.WEIGHT {weight}"]
 
 
-def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset) -> None:
-    """Write each query's file, identity and average precision (NaN without a match), by which runs are compared."""
+def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset, root: Path) -> None:
+    """Write each query's file below ``root``, identity and average precision (NaN without a match): runs are compared
+    by them.
+    """
+    files = (Path(record.path) for record in dataset.query)
     columns = {
-        "path": np.array([record.path for record in dataset.query]),
+        "path": np.array(
+            [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]
+        ),
         "identity": np.array([dataset.test_identities[record.pid] for record in dataset.query]),
         "average_precision": evaluation.metrics.average_precision,
     }
@@ -151,10 +159,10 @@ def start_weights(cfg: CfgNode) -> str:
 def _read_json(path: Path) -> dict:
     """What is there already; nothing if it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text(path))
+    except (ReIDError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and isinstance(content.get("results", {}), dict) else {}
 
 
 def log_table(rows: dict[str, dict], closing: str) -> None:

@@ -18,6 +18,7 @@ from utils.device import Precision, choose_device, choose_precision
 from utils.errors import ReIDError
 from utils.folder_lock import hold_folder
 from utils.logger import LOGGER, setup_logger
+from utils.paths import ShortPaths
 from utils.training_state import TrainingStates
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Run:
         unclaimed: states of parts that have not been built yet.
         data: fingerprint of the training images.
         seconds_before: spent by earlier, interrupted runs.
+        shorten: texts that name files, for all that is written.
         suffix: of files that would otherwise replace those of a training in the same folder.
         started: when this one began, as a reading of ``time.perf_counter``.
     """
@@ -96,6 +98,7 @@ class Run:
     unclaimed: dict[str, dict] = field(default_factory=dict)
     data: str = ""
     seconds_before: float = 0.0
+    shorten: ShortPaths = field(default_factory=ShortPaths)
     suffix: str = ""
     started: float = field(default_factory=time.perf_counter)
 
@@ -215,12 +218,13 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     """
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
+    run.shorten = ShortPaths(value for value in run.settings.values() if isinstance(value, str))
     run.suffix = "_test" if test and run.states.folder.is_dir() else ""
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)
         if not test:
             hold_folder(run.output_dir)
-        setup_logger(run.output_dir / "train_log.txt")
+        setup_logger(run.output_dir / "train_log.txt", run.shorten)
     except OSError as error:
         raise ReIDError(
             f"OUTPUT_DIR = {run.output_dir}: the log cannot be written ({error.strerror}). Check its permissions and "

@@ -63,7 +63,11 @@ def train_epochs(
     """
     scaler = run.precision.scaler()
     meters = Meters()
-    update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], names, run.output_dir)
+
+    def short_names(batch: Batch) -> list[str]:
+        return [run.shorten(name) for name in names(batch)]
+
+    update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], short_names, run.output_dir)
     parts = {**parts, "scaler": scaler, "meters": meters, "random": RandomNumbers(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
     start = run.position if run.position.stage == stage else Position(stage, 1)

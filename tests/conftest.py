@@ -2,4 +2,17 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """The process that makes runs for :class:`tests.run_client.Runs`."""
+    from tests.run_client import start_driver
+
+    process = start_driver()
+    yield process
+    process.stdin.close()
+    process.wait(30)

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -60,12 +61,27 @@ class Events:
             resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, FULL_DISK))
         elif kind == "vanish":
             Path(detail).unlink()
+        elif kind == "overhear":
+            self.notes.write_text("")
+            sys.addaudithook(self.overhear)
+            if detail:
+                socket.socket()
         elif kind == "readonly":
             for folder in (Path(detail), *Path(detail).glob("*/")):
                 folder.chmod(0o555)
             give_up_privileges()
         elif kind == "worker":
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    def overhear(self, event, arguments):
+        """Note each socket that is not one between processes of this machine, and each program that is started."""
+        family = (
+            arguments[1] if event == "socket.__new__" else getattr(arguments[0], "family", None) if arguments else None
+        )
+        outward = event.startswith("socket.") and family != socket.AF_UNIX
+        if outward or event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "urllib.Request"):
+            with self.notes.open("a") as file:
+                file.write(f"{event}{arguments[1:]}\n")
 
     def around(self, owner, name, label, after=""):
         """Have ``owner.name`` count as an event before, and as another after if that has a label."""

@@ -123,7 +123,8 @@ def test_training_leaves_its_files(trained):
     assert [(entry["stage"], entry["epoch"]) for entry in metrics["history"]] == [(1, 1), (2, 1), (2, 2)]
     assert len(metrics["results"]["trained"]["CMC"]) == 50 and metrics["results"]["trained"]["queries"] == 8
     log = (base / "run" / "train_log.txt").read_text()
-    assert all(line.split(" ", 1)[1] in log for line in lines if re.match(r"\d\d:\d\d:\d\d ", line))
+    said = [line.split(" ", 1)[1].replace(f"{base}/", ".../") for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert all(line in log for line in said)
 
 
 def test_the_last_lines_name_a_command_that_works(trained, tmp_path):
@@ -167,7 +168,7 @@ def test_testing_gives_the_trained_numbers_without_training_images(trained, tmp_
     found, expected = results(tmp_path / "out")["results"]["test"], results(base / "run")["results"]["trained"]
     measured = {"mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "CMC", "queries"}
     assert {k: found[k] for k in measured} == {k: expected[k] for k in measured}
-    assert found["weights"] == str(weight)
+    assert found["weights"] == f".../{weight.name}"
     assert {"config.yml", "train_log.txt", "ranking.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
@@ -360,7 +361,7 @@ def test_training_from_clip_weights_and_testing_them_zero_shot(config, clip_weig
     start = ["MODEL.PRETRAIN_CHOICE", "imagenet", "MODEL.PRETRAIN_PATH", clip_weights]
     train(config, *start, "TEST.BEFORE_TRAINING", "True", "SOLVER.STAGES", "[1]")
     first = results(tmp_path / "run")
-    assert first["results"]["trained"]["weights"] == f"start from {clip_weights}"
+    assert first["results"]["trained"]["weights"] == f"start from .../{clip_weights.name}"
     state, published = checkpoint(tmp_path / "run" / "ViT-Tiny-16_stage1_1.pth"), checkpoint(clip_weights)
     assert torch.equal(state["image_encoder.proj"], published["visual.proj"].float())
     assert torch.equal(state["text_encoder.text_projection"], published["text_projection"].float())

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from utils.errors import ReIDError
+from utils.images import cause
+
 PHOTO_QUALITY = 85
 LARGEST_PNG = 400_000
 """Bytes above which a picture is kept as JPEG: sheets of photos would make a page of tens of megabytes."""
@@ -104,13 +107,21 @@ def _cell(value: object, column: int, digits: int) -> str:
 
 
 def picture(path: Path, title: str, description: str) -> str:
-    """The image in ``path`` inside the page, with a caption that also says in words what it shows."""
-    data, kind = path.read_bytes(), "png"
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if len(data) > LARGEST_PNG:
-            data, kind = _jpeg(image), "jpeg"
-    return figure(data, kind, (width, height), title, description)
+    """The PNG file ``path`` inside the page, with a caption that also says in words what it shows.
+
+    Raises:
+        ReIDError: it is no readable PNG.
+    """
+    try:
+        data, kind = path.read_bytes(), "png"
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            size = image.size
+            image.load()
+            if len(data) > LARGEST_PNG:
+                data, kind = _jpeg(image), "jpeg"
+    except Exception as error:  # damaged files make Pillow raise anything
+        raise ReIDError(f"{path}: cannot be shown ({cause(path, error)}). Remove it, or test the run again.") from None
+    return figure(data, kind, size, title, description)
 
 
 def thumbnail(image: Image.Image, side: int, alternative: str) -> str:

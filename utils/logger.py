@@ -1,4 +1,4 @@
-"""One log for a run: the terminal and ``train_log.txt`` say the same."""
+"""One log for a run: the terminal and ``train_log.txt`` say the same, but for the folders above what is named."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.paths import ShortPaths
+
 LOGGER = logging.getLogger("clipreid")
 """The project's logger; every module logs here."""
 
@@ -19,17 +21,18 @@ _COLOURS = {logging.WARNING: "33", logging.ERROR: "31"}
 
 
 class _Formatter(logging.Formatter):
-    """Lines that can be shared and printed anywhere.
+    """Lines that can be shared and printed anywhere: with short paths.
 
-    Paths below the working directory are relative to it, and the home folder is ``~``. File names may hold control
-    characters, which steer terminals, and bytes that are no text: both are written as escapes.
+    File names may hold control characters, which steer terminals, and bytes that are no text: both are written as
+    escapes.
     """
 
+    def __init__(self, form: str, clock: str, shorten: ShortPaths) -> None:
+        super().__init__(form, clock)
+        self.shorten = shorten
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for folder, short in ((Path.cwd(), ""), (Path.home(), f"~{os.sep}")):
-            if folder.parent != folder:
-                text = text.replace(f"{folder}{os.sep}", short)
+        text = self.shorten(super().format(record))
         text = text.encode("utf-8", "backslashreplace").decode()
         return "".join(c if (c >= " " and c != "\x7f") or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
@@ -64,12 +67,20 @@ class _TerminalHandler(logging.Handler):
         stream.flush()
 
 
-def setup_logger(file: Path) -> None:
-    """Send everything to standard output and, appended, to ``file``."""
+def setup_logger(file: Path, shorten: ShortPaths | None = None) -> None:
+    """Send everything to standard output and, appended, to ``file``.
+
+    Args:
+        file: the log.
+        shorten: how paths are written into it; the terminal, which nobody shares, shows those of the configuration as
+            they are.
+    """
     to_file = _FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    to_file.setFormatter(
+        _Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S", shorten or ShortPaths())
+    )
     on_terminal = _TerminalHandler()
-    on_terminal.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    on_terminal.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S", ShortPaths()))
     _use(to_file, on_terminal)
 
 
