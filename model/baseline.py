@@ -28,11 +28,11 @@ class Guidance(NamedTuple):
     Attributes:
         logits: [B, C] similarity to something that stands for each identity, for the cross-entropy of weight
             ``MODEL.I2T_LOSS_WEIGHT``; None for a method without.
-        terms: further losses by name, weighted.
+        terms: further losses by name, weighted; None for none.
     """
 
     logits: Tensor | None = None
-    terms: dict[str, Tensor] = {}  # noqa: RUF012 - nobody writes to it
+    terms: dict[str, Tensor] | None = None
 
 
 class TrainOutput(NamedTuple):
