@@ -18,8 +18,11 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-Collect = Callable[[], tuple[Tensor, Tensor]]
-"""Computes the projected features [N, E] of all training images, without augmentation, and gives their labels [N]."""
+Collect = Callable[..., tuple[Tensor, Tensor]]
+"""Features [N, E] of all training images, without augmentation, and their labels [N].
+
+It may be given what to compute of a batch, images [B, 3, H, W] -> [B, F]; otherwise that is the projected feature.
+"""
 
 
 class Guidance(NamedTuple):
@@ -64,7 +67,7 @@ class ImageReID(nn.Module):
 
     A method is a subclass in a file of its own and a line in :data:`model.methods.METHODS`. It says in class attributes
     what it is, and overrides, as far as it differs: :meth:`options`, :meth:`check`, :meth:`stage1_loss`,
-    :meth:`prepare`, :meth:`texts`, :meth:`guide` (docs/methods.md).
+    :meth:`prepare`, :meth:`begin_epoch`, :meth:`texts`, :meth:`guide`, :meth:`heads` (docs/methods.md).
 
     Letters in shapes: B images, C identities, D image width, E width of the shared space.
 
@@ -80,12 +83,14 @@ class ImageReID(nn.Module):
     Attributes:
         stages: values of ``SOLVER.STAGES`` that make sense.
         reads_text: whether it needs CLIP's text encoder and a sentence.
+        learnable: what stands for the learnable tokens in the data set's own sentence.
         loss_keys: of the weights of its own losses in stage 2.
         parts: in how many parts the encoder goes through a training batch; see :mod:`model.execution`.
     """
 
     stages: ClassVar[tuple[list[int], ...]] = ([2],)
     reads_text: ClassVar[bool] = False
+    learnable: ClassVar[str] = "X X X X"
     loss_keys: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -156,6 +161,9 @@ class ImageReID(nn.Module):
             chunk: identities to go through the text encoder at a time.
         """
 
+    def begin_epoch(self, collect: Collect) -> None:
+        """Compute what is made anew for each epoch of stage 2, in eval mode; not called in the middle of one."""
+
     def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor | None:
         """A text feature [B, E] for each image of a batch, for methods whose texts change during stage 2."""
         return None
@@ -164,17 +172,22 @@ class ImageReID(nn.Module):
         """Compare the features of a whole batch, in float32."""
         return Guidance()
 
+    def heads(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> tuple[list[Tensor], Guidance]:
+        """All that is behind the encoders, in float32: the classifiers' scores and what the method compares with."""
+        scores = [
+            self._score(self.bottleneck(features.feature), self.classifier),
+            self._score(self.bottleneck_proj(features.projected), self.classifier_proj),
+        ]
+        return scores, self.guide(features, texts, labels)
+
     def forward(self, images: Tensor, camids: Tensor, viewids: Tensor, labels: Tensor) -> TrainOutput:
         """One training step of stage 2; all behind the encoders computes in float32, on the whole batch."""
         features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
         texts = self.texts(features, labels)
         with torch.autocast(images.device.type, enabled=False):
             features = ImageFeatures(*(f.float() for f in features))
-            scores = [
-                self._score(self.bottleneck(features.feature), self.classifier),
-                self._score(self.bottleneck_proj(features.projected), self.classifier_proj),
-            ]
-            return TrainOutput(scores, features, self.guide(features, texts, labels))
+            scores, guidance = self.heads(features, texts, labels)
+            return TrainOutput(scores, features, guidance)
 
     def embed(self, images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
         """The test feature [B, D + E]: image and projected feature side by side, not normalised."""

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 NO_OVERLAP = (16, 16)
 """The published default of ``MODEL.STRIDE_SIZE``; it stands for the patch's own size, whatever that is."""
 
-LEARNABLE = "X X X X"
-"""The four learnable tokens of the paper, for sentences that do not say how many."""
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 """From the name in MODEL.ACTIVATION to the activation of the transformers; ResNets' convolutions have ReLU."""
 
@@ -72,7 +69,7 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
     Raises:
         ReIDError: weights are missing, unreadable or do not fit.
     """
-    sentence = cfg.MODEL.PROMPT or prompt.format(LEARNABLE)
+    sentence = cfg.MODEL.PROMPT or prompt.format(METHODS[cfg.MODEL.METHOD].learnable)
     side = _side_information(cfg, num_cameras, num_views)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)

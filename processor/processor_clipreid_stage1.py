@@ -88,15 +88,25 @@ def do_train_stage1(
 
 
 @torch.no_grad()
-def collect_image_features(model: ImageReID, loader: DataLoader, run: Run) -> tuple[Tensor, Tensor]:
-    """Projected features [N, E] and labels [N] of all training images, in the loader's order."""
+def collect_image_features(
+    model: ImageReID, loader: DataLoader, run: Run, encode: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Features [N, E] and labels [N] of all training images, in the loader's order.
+
+    Args:
+        model: put into eval mode.
+        loader: all training images once, without augmentation.
+        run: device, precision.
+        encode: images [B, 3, H, W] -> features [B, E]; the projected ones when None.
+    """
+    encode = encode or (lambda images: model.encode_image(images).projected)
     model.eval()
     LOGGER.info("computing the features of %d training images", len(loader.dataset))
     features, labels = [], []
     for images, pids, *_ in counted(loader, "image features"):
         check_interrupt("the features of the training images")
         with run.precision.autocast():
-            features.append(model.encode_image(images.to(run.device)).projected.float())
+            features.append(encode(images.to(run.device)).float())
         labels.append(pids.to(run.device))
     return torch.cat(features), torch.cat(labels)
 

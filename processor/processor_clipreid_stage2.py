@@ -56,11 +56,16 @@ def do_train_stage2(
         plain_loader: all training images once, without augmentation, for methods that start from their features.
     """
     stage = cfg.SOLVER.STAGE2
+    collect = partial(collect_image_features, model, plain_loader, run)
     model.eval()
     with torch.no_grad(), run.precision.autocast():
-        model.prepare(partial(collect_image_features, model, plain_loader, run), stage.IMS_PER_BATCH)
+        model.prepare(collect, stage.IMS_PER_BATCH)
 
     def batches(epoch: int, skip: int) -> DataLoader:
+        if not skip:
+            model.eval()
+            with torch.no_grad(), run.precision.autocast():
+                model.begin_epoch(collect)
         model.train()
         loader.batch_sampler.set_epoch(epoch, skip)
         return loader
