@@ -22,6 +22,8 @@ __all__ = ["get_defaults", "load_config", "read_tree"]
 BASE_KEY = "_BASE_"
 DEPTH = 6
 """Groups nest three deep; a few more levels let a misplaced key be named instead of its depth."""
+BASES = 32
+"""Files that may build on one another."""
 LARGEST = 2**63
 LARGEST_FILE = 1 << 20
 """Bytes; every key there is takes some ten thousand."""
@@ -98,6 +100,8 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         raise ReIDError(f"{path}: not a readable YAML file: {error}") from None
     if here in seen:
         raise ReIDError(f"{path}: {BASE_KEY} leads back to this file. Remove one of the links.")
+    if len(seen) == BASES:
+        raise ReIDError(f"{path}: more than {BASES} files that name each other as {BASE_KEY}. Merge some of them.")
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):

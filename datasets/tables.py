@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.errors import ReIDError
 from utils.text_files import read_text
 
 _LONGEST_NUMBER = 100
 """Digits up to which a label counts as a number; Python refuses to read numbers of some thousands."""
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Row(NamedTuple):
@@ -37,7 +40,7 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
 
     Raises:
         ReIDError: no such file, not UTF-8, no rows, a ``required`` column is missing, a row of the wrong
-        length.
+        length, a cell that is no text.
     """
     path = Path(path)
     text = read_text(path)
@@ -50,6 +53,13 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
         )
     if not table.rows:
         raise ReIDError(f"{path}: the table has no rows.")
+    for place, cells in table.rows:
+        for column, cell in cells.items():
+            if _NO_TEXT.search(cell):
+                raise ReIDError(
+                    f"{path}: {place}, column {column!r}: {cell!r} holds a null character or half of one of two code "
+                    "units, which is no text. Write the table anew as UTF-8."
+                )
     return table
 
 
@@ -86,9 +96,16 @@ def _from_csv(path: Path, text: str) -> Table:
     return Table(columns, rows)
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        raise ValueError(f"an entry names a value twice: {', '.join(name for name, _ in pairs)}")
+    return entry
+
+
 def _from_json(path: Path, text: str) -> Table:
     try:
-        entries = json.loads(text)
+        entries = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # besides JSON's own: endless numbers, endless brackets
         raise ReIDError(f"{path}: is not JSON ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

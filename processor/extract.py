@@ -21,11 +21,12 @@ from typing import NamedTuple
 import numpy as np
 
 from processor.embedder import Embedder, load_embedder
-from utils.checkpoint import save_json, write_atomically
+from utils.checkpoint import new_array, save_json, write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.images import IMAGE_SUFFIXES
 from utils.logger import LOGGER, setup_console
+from utils.text_files import read_text
 
 EXAMPLE = (
     "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
@@ -88,8 +89,7 @@ def extract(embedder: Embedder, folder: Path, output: Path, source: str) -> tupl
         paths = [folder / image.name for image in listed[done:]]
         for number, part in enumerate(embedder.batches(paths, done)):
             if features is None:
-                shape = (len(listed), part.shape[1])
-                features = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                features = new_array(path, (len(listed), part.shape[1]))
             features[done : done + len(part)] = part
             done += len(part)
             if number % SAVE_EVERY == 0:
@@ -111,14 +111,15 @@ def _fingerprint(source: str, folder: Path, listed: Sequence[Listed]) -> str:
 def _done(state: Path, features: Path, key: str, count: int) -> int:
     """How many features of the same source and images are there."""
     try:
-        known = json.loads(state.read_text(encoding="utf-8"))
-        shape = np.load(features, mmap_mode="r").shape
-        usable = known["key"] == key and shape[0] == count
-    except (OSError, ValueError, KeyError, TypeError):
+        known = json.loads(read_text(state))
+        array = np.load(features, mmap_mode="r", allow_pickle=False)
+        usable = known["key"] == key and array.dtype == np.float32 and array.ndim == 2 and len(array) == count
+        done = int(known["done"]) if usable else 0
+    except Exception:  # whatever is there, it is not what this command wrote
         return 0
     if not usable:
         LOGGER.warning("%s holds the features of other images, weights or settings: starting over", features.parent)
-    return int(known["done"]) if usable else 0
+    return done if 0 <= done <= count else 0
 
 
 def _save(features: np.memmap, state: Path, key: str, done: int) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -61,6 +61,28 @@ def _keep_names(folder: Path) -> None:
         os.close(descriptor)
 
 
+def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A ``.npy`` file of float32, mapped for writing, whose place on the disk is taken at once.
+
+    Writing into a mapped file for which the disk has no room would kill the process without a word.
+
+    Raises:
+        ReIDError: the folder cannot be written to or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate") and array.nbytes:
+            with path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ReIDError(
+            f"{path}: cannot be written ({error}). Check the folder, its permissions and the disk."
+        ) from error
+    return array
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what a run that was killed while writing left in ``folder``; nobody else may be writing there."""
     for path in folder.glob(f".*{UNFINISHED}"):
@@ -80,8 +102,11 @@ def load_model(model: nn.Module, path: Path) -> None:
     """
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ReIDError(f"{path}: is not the checkpoint that this run wrote ({error}).") from None
+    except Exception as error:  # damaged files make torch raise about anything
+        raise ReIDError(
+            f"{path}: is not the checkpoint that this run wrote ({type(error).__name__}: {str(error)[:300]}). Set "
+            "RESUME to never to train again."
+        ) from None
 
 
 def save_json(content: Any, path: Path) -> None:

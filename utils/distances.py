@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.checkpoint import new_array
 from utils.errors import ReIDError
 
 METRICS = ("euclidean", "cosine")
@@ -208,12 +209,11 @@ def save_distances(path: str | os.PathLike[str], chunks: Iterable[Tensor], shape
     when complete. Read it with ``np.load(path, mmap_mode="r")``.
 
     Raises:
-        ReIDError: the blocks do not add up to ``shape``.
+        ReIDError: the blocks do not add up to ``shape``, or there is no room for the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    target = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+    target = new_array(unfinished, shape)
     start = 0
     for chunk in chunks:
         stop = start + len(chunk)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import html
 import itertools
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from torch import Tensor
 from utils.errors import ReIDError
 
 VOCABULARY_FILE = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
+VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 VOCABULARY_SIZE = 49408
 START_OF_TEXT = VOCABULARY_SIZE - 2
 END_OF_TEXT = VOCABULARY_SIZE - 1
@@ -57,14 +59,30 @@ def _vocabulary() -> _Vocabulary:
     ids = {letter + ending: i for i, (ending, letter) in enumerate(itertools.product(("", _END_OF_WORD), letters))}
     spelled = [bytes([b]) for b in order] + [bytes([b]) + b" " for b in order]
     merges = {}
-    with gzip.open(VOCABULARY_FILE, "rt", encoding="utf-8") as lines:
-        next(lines)  # the file's version
-        for line in itertools.islice(lines, _NUM_MERGES):
-            left, right = line.split()
-            merges[ids[left], ids[right]] = ids[left + right] = len(spelled)
-            spelled.append(spelled[ids[left]] + spelled[ids[right]])
+    for line in _vocabulary_lines()[1 : 1 + _NUM_MERGES]:  # the first is the file's version
+        left, right = line.split()
+        merges[ids[left], ids[right]] = ids[left + right] = len(spelled)
+        spelled.append(spelled[ids[left]] + spelled[ids[right]])
     spelled += [marker.encode() for marker in _SPECIAL]
     return _Vocabulary([order.index(b) for b in range(256)], merges, spelled)
+
+
+def _vocabulary_lines() -> list[str]:
+    """The vocabulary file's lines; any other file would number the tokens otherwise, and weights would mean nothing.
+
+    Raises:
+        ReIDError: the file is missing or is not the published one.
+    """
+    try:
+        content = VOCABULARY_FILE.read_bytes() if VOCABULARY_FILE.is_file() else b""
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
+        raise ReIDError(
+            f"{VOCABULARY_FILE}: is not CLIP's vocabulary (its SHA-256 differs, or it is missing). Bring it back from "
+            "the repository."
+        )
+    return gzip.decompress(content).decode().split("\n")
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -156,6 +156,11 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             )
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise ReIDError(f"{path}: its content is compressed, which torch.save never does. Save the weights again.")
+        # Torch does not compare the checksums that it writes; some files have none, which is 0 everywhere.
+        if any(member.CRC for member in archive.infolist()) and (damaged := archive.testzip()):
+            raise ReIDError(
+                f"{path}: the file is damaged: its part {damaged} does not have its checksum. Copy it again."
+            )
     # Mapped, not read: optimizer states and whatever else is in the file never reach memory.
     return _own(_entries(torch.load(path, map_location="cpu", weights_only=True, mmap=True)))
 
