@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.benchmarks.machine import Peak, describe, finish
 from utils.metrics import Features, evaluate, evaluate_distances
 from utils.reranking import k_reciprocal
 
@@ -73,50 +74,11 @@ class Row:
         return "ok" if fast and self.peak_gb <= self.bar[1] else "MISSED"
 
 
-class Peak:
-    """Highest memory use inside the block, above that at its start, in GB; None where the system does not tell."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.above: float | None = None
-        self.total: float | None = None
-
-    def __enter__(self) -> Peak:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.before = torch.cuda.memory_allocated(self.device)
-            return self
-        try:
-            # Linux: set the high-water mark of the resident memory back to what it is now.
-            Path("/proc/self/clear_refs").write_text("5")
-            self.before = _resident("VmRSS")
-        except OSError:
-            self.before = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        elif self.before is not None:
-            peak = _resident("VmHWM")
-        else:
-            return
-        self.above, self.total = (peak - self.before) / 1e9, peak / 1e9
-
-
-def _resident(field: str) -> int:
-    """A memory figure of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
 def _seconds(work: Callable[[], object], device: torch.device) -> tuple[float, float, object]:
     """Seconds by the clock, seconds of processor time, result."""
     start, cpu = time.perf_counter(), time.process_time()
     result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    finish(device)
     return time.perf_counter() - start, time.process_time() - cpu, result
 
 
@@ -235,7 +197,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(" ".join(f"{c:>{w}}" for c, w in zip(line, widths, strict=True)) for line in lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", choices=[*SIZES, "million"], default=["market"])
     parser.add_argument("--task", nargs="+", choices=["evaluate", "rerank"], default=["evaluate", "rerank"])
@@ -244,7 +206,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
     rows: list[Row] = []
@@ -255,7 +217,8 @@ def main() -> None:
             rows += measure(name, options.spread, options.repeats, options.task, device)
     sys.stdout.write(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads\n{table(rows)}\n")
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) | {"verdict": row.verdict} for row in rows], indent=1) + "\n")
+        found = {"machine": describe(device), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
