@@ -14,6 +14,7 @@ from datasets.image_cache import Read, make_readers
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
+from utils.distributed import gather_objects, local_world_size, share_of, world_size
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Loaders(NamedTuple):
     """What the two stages and the evaluation read from.
 
-    Every batch is ``(images [B, 3, H, W], pids [B], camids [B], viewids [B], indices [B])``.
+    Every batch is ``(images [B, 3, H, W], pids [B], camids [B], viewids [B], indices [B])``. Of several processes, each
+    reads its share: of every batch of stage 2, and of the images that are visited once.
 
     Attributes:
         stage1: all training images once, in order, without augmentation.
@@ -55,13 +57,15 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
             persistent_workers=workers > 0 and "batch_sampler" in how,
             pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
             generator=torch.Generator(),
+            worker_init_fn=_leave_group if world_size() > 1 else None,
             **how,
         )
 
     readers = make_readers(cfg, dataset)
 
     def untouched(records: Iterable[Record], read: Read) -> DataLoader:
-        return loader(ImageDataset(records, plain, read=read), batch_size=cfg.TEST.IMS_PER_BATCH)
+        images = ImageDataset(records, plain, read=read)
+        return loader(images, batch_size=cfg.TEST.IMS_PER_BATCH, sampler=share_of(len(images)))
 
     test_loader = untouched(dataset.test_images, readers.test)
     if not dataset.require_train:
@@ -88,14 +92,21 @@ def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
     """The batch sampler that ``DATALOADER.SAMPLER`` names."""
     batch_size = cfg.SOLVER.STAGE2.IMS_PER_BATCH
     if cfg.DATALOADER.SAMPLER == "softmax":
-        return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED)
+        smallest = max(2, world_size())
+        return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, share_of, smallest)
     pids = [record.pid for record in dataset.train]
-    return IdentityBatches(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED)
+    return IdentityBatches(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, share_of)
 
 
 def num_workers(cfg: CfgNode) -> int:
-    """``DATALOADER.NUM_WORKERS``, at most one for each core."""
-    return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    """``DATALOADER.NUM_WORKERS``, at most one for each core, of which processes on the same machine have a part each."""
+    return min(cfg.DATALOADER.NUM_WORKERS, max((os.cpu_count() or 1) // local_world_size(), 1))
+
+
+def _leave_group(worker: int) -> None:
+    """torchrun sends signals to whole process groups; a worker that died of one would keep a run from saving."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
@@ -125,7 +136,10 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
 def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
     train = [*dataset.train, *dataset.val] if dataset.require_train else []
     paths = [record.path for record in (*train, *dataset.test_images)]
-    broken = find_unreadable(paths, num_workers(cfg), cfg.INPUT.EXIF)
+    mine = [paths[i] for i in share_of(len(paths))]
+    broken: dict[str, str] = {}
+    for found in gather_objects(find_unreadable(mine, num_workers(cfg), cfg.INPUT.EXIF)):
+        broken |= found
     if not broken:
         return
     listed = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:5])
@@ -144,9 +158,13 @@ def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     """PK batches need P identities; those with fewer than K images are drawn with replacement."""
-    if cfg.DATALOADER.SAMPLER == "softmax" or 2 not in cfg.SOLVER.STAGES:
+    if 2 not in cfg.SOLVER.STAGES:
         return
     batch, instances = cfg.SOLVER.STAGE2.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    shuffled = cfg.DATALOADER.SAMPLER == "softmax"
+    _check_shares(batch, 1 if shuffled else instances)
+    if shuffled:
+        return
     if dataset.num_train_pids < batch // instances:
         raise ReIDError(
             f"{dataset.name}: the train set has {dataset.num_train_pids} identities; a batch of {batch} images "
@@ -159,6 +177,17 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
         dataset.notes.append(
             f"{few} of {dataset.num_train_pids} training identities have fewer than {instances} images "
             f"({int((counts == 1).sum())} have one): their images are repeated within a batch"
+        )
+
+
+def _check_shares(batch: int, unit: int) -> None:
+    """Every process needs the same number of images, in whole identities."""
+    step = unit * world_size()
+    if batch % step:
+        of = f"whole identities of {unit} images (DATALOADER.NUM_INSTANCE)" if unit > 1 else "as many images as the others"
+        raise ReIDError(
+            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} cannot be divided among {world_size()} processes: it is the batch "
+            f"of all of them together, and each takes {of}. The nearest that can: {max(1, round(batch / step)) * step}."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,20 @@ class Draw(NamedTuple):
     seed: int
 
 
-class EpochBatches(Sampler[list[Draw]]):
-    """Batches that are a pure function of seed and epoch; :meth:`set_epoch` chooses the epoch (1-based)."""
+Share = Callable[[int], range]
+"""From the size of a batch to the places in it that are for this process; ``range`` itself takes all."""
 
-    def __init__(self, seed: int) -> None:
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Batches that are a pure function of seed and epoch; :meth:`set_epoch` chooses the epoch (1-based).
+
+    Several processes plan the same batches, and each reads its share of each: put together in the order of the
+    processes, these are the batch that one process would have read.
+    """
+
+    def __init__(self, seed: int, share: Share = range) -> None:
         self.seed = seed
+        self.share = share
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
@@ -32,7 +41,8 @@ class EpochBatches(Sampler[list[Draw]]):
         batches = self.plan(rng)
         count = sum(len(batch) for batch in batches)
         seeds = iter(rng.integers(2**62, size=count).tolist())
-        self.batches = [[Draw(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
+        whole = [[Draw(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
+        self.batches = [[batch[i] for i in self.share(len(batch))] for batch in whole]
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
         """Indices of one epoch, batch by batch."""
@@ -46,17 +56,21 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 class ShuffledBatches(EpochBatches):
-    """All images once an epoch, in random order. A last batch of one image is left out: BatchNorm needs two."""
+    """All images once an epoch, in random order.
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+    A last batch of fewer than ``smallest`` images is left out: BatchNorm needs two, and each process one.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, share: Share = range, smallest: int = 2) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
-        super().__init__(seed)
+        self.smallest = smallest
+        super().__init__(seed, share)
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
         order = rng.permutation(self.num_images)
         batches = [order[i : i + self.batch_size] for i in range(0, self.num_images, self.batch_size)]
-        return [batch for batch in batches if len(batch) > 1]
+        return [batch for batch in batches if len(batch) >= self.smallest]
 
 
 class IdentityBatches(EpochBatches):
@@ -71,14 +85,17 @@ class IdentityBatches(EpochBatches):
         batch_size: images in a batch, a multiple of ``num_instances``.
         num_instances: K.
         seed: of everything drawn.
+        share: of a batch; whole identities where their number is a multiple of that of the processes.
     """
 
-    def __init__(self, pids: Sequence[int], batch_size: int, num_instances: int, seed: int) -> None:
+    def __init__(
+        self, pids: Sequence[int], batch_size: int, num_instances: int, seed: int, share: Share = range
+    ) -> None:
         order = np.argsort(pids, kind="stable")
         self.images_of = np.split(order, np.flatnonzero(np.diff(np.asarray(pids)[order])) + 1)
         self.identities_per_batch = batch_size // num_instances
         self.num_instances = num_instances
-        super().__init__(seed)
+        super().__init__(seed, share)
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
         groups = [self._groups(images, rng) for images in self.images_of]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from processor.run import Run
+from utils.distributed import is_main
 from utils.logger import LOGGER
 from utils.plots import save_figure, training_curves
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def write_curves(run: Run) -> None:
     """Draw ``curves.png`` from all epochs so far."""
-    if run.history:
+    if run.history and is_main():
         save_figure(training_curves(run.history, run.results), run.output_dir / "curves.png")
 
 
@@ -48,6 +49,8 @@ class Curves:
 
 
 def _open_board(run: Run, stage: int, epoch: int) -> SummaryWriter | None:
+    if not is_main():
+        return None
     # One folder a stage: its epochs count from 1 again, and purging the second must leave the first alone.
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from processor.run import Run
+from utils.distributed import from_main, gather_on_main, is_main, main_only, share_from_main
 from utils.errors import ReIDError
 from utils.interrupt import check_interrupt
 from utils.logger import LOGGER
@@ -100,33 +101,39 @@ class Evaluation:
 
 
 @torch.no_grad()
-def extract_features(model: ImageReID, loader: DataLoader, device: torch.device, *, flip: bool = False) -> Features:
-    """Test features of all images of ``loader`` [N, D + E] in float32, on the CPU.
+def extract_features(
+    model: ImageReID, loader: DataLoader, device: torch.device, *, flip: bool = False
+) -> Features | None:
+    """Test features of all images of ``loader``'s data set [N, D + E] in float32, on the CPU.
+
+    Several processes compute them together and the first one gets them; the others get None.
 
     Args:
-        model: put into eval mode.
-        loader: batches of images and labels.
+        model: put into eval mode; of several processes' running statistics, those of the first count.
+        loader: batches of images and labels, for each process its share.
         device: where the model is.
         flip: add the feature of the mirror image, as the hand papers do.
     """
     model.eval()
-    features, pids, camids = [], [], []
+    share_from_main(model.buffers())
+    batches = []
     for images, batch_pids, batch_camids, viewids, _ in counted(loader, "test features"):
         check_interrupt("evaluation")
         images, labels = images.to(device), (batch_camids.to(device), viewids.to(device))
         feature = model.embed(images, *labels)
         if flip:
             feature = feature + model.embed(images.flip(-1), *labels)
-        features.append(feature.cpu())
-        pids.append(batch_pids)
-        camids.append(batch_camids)
-    return Features(torch.cat(features), torch.cat(pids), torch.cat(camids))
+        batches.append((feature.cpu(), batch_pids, batch_camids))
+    gathered = [batch for share in gather_on_main(batches) for batch in share]
+    return Features(*map(torch.cat, zip(*gathered, strict=True))) if is_main() else None
 
 
 def evaluate_model(
     cfg: CfgNode, model: ImageReID, loader: DataLoader, trials: Sequence[Trial[Record]], camera_rule: str, run: Run
-) -> Evaluation:
+) -> Evaluation | None:
     """Extract once; compare and rank each trial as ``cfg.TEST`` asks.
+
+    Of several processes all extract; the first one ranks while the others wait, and they get None.
 
     Args:
         cfg: ``TEST.*`` is read.
@@ -138,7 +145,20 @@ def evaluate_model(
     """
     start = time.perf_counter()
     images = _images(cfg, model, loader, run)
-    place = {record: i for i, record in enumerate(loader.dataset.records)}
+    outcome = main_only(lambda: _evaluate(cfg, images, loader.dataset.records, trials, camera_rule, run))
+    return outcome and replace(outcome, seconds=time.perf_counter() - start)
+
+
+def _evaluate(
+    cfg: CfgNode,
+    images: Features,
+    records: Sequence[Record],
+    trials: Sequence[Trial[Record]],
+    camera_rule: str,
+    run: Run,
+) -> Evaluation:
+    """Compare and rank each trial; ``images`` are the features of ``records``."""
+    place = {record: i for i, record in enumerate(records)}
     first, runs = None, []
     for trial in trials:
         query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
@@ -150,22 +170,31 @@ def evaluate_model(
         runs.append({"run": trial.run, **outcome.numbers()})
         first = first or outcome
     several = tuple(runs) if len(trials) > 1 else ()
-    return replace(first, runs=several, seconds=time.perf_counter() - start)
+    return replace(first, runs=several)
 
 
 def validate_model(
     cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: Trial[Record], run: Run
 ) -> RankingMetrics:
-    """Rank held-out images, without camera rule and re-ranking; the arguments are those of :func:`evaluate_model`."""
+    """Rank held-out images, without camera rule and re-ranking, and tell all processes.
+
+    The arguments are those of :func:`evaluate_model`.
+    """
     images = _images(cfg, model, loader, run)
-    place = {record: i for i, record in enumerate(loader.dataset.records)}
-    query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
-    return evaluate(query, gallery, metric=cfg.TEST.METRIC, camera_rule="none", average_precision=cfg.TEST.AP)
+
+    def rank() -> RankingMetrics:
+        place = {record: i for i, record in enumerate(loader.dataset.records)}
+        query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
+        return evaluate(query, gallery, metric=cfg.TEST.METRIC, camera_rule="none", average_precision=cfg.TEST.AP)
+
+    return from_main(rank)
 
 
-def _images(cfg: CfgNode, model: ImageReID, loader: DataLoader, run: Run) -> Features:
-    """Features of all images of ``loader`` as they are compared."""
+def _images(cfg: CfgNode, model: ImageReID, loader: DataLoader, run: Run) -> Features | None:
+    """Features of all images of ``loader`` as they are compared; None in all processes but the first."""
     images = extract_features(model, loader, run.device, flip=cfg.TEST.FLIP)
+    if images is None:
+        return None
     return replace(images, features=F.normalize(images.features)) if cfg.TEST.FEAT_NORM == "yes" else images
 
 

@@ -35,11 +35,13 @@ def finish_run(
     run: Run,
     dataset: ReIDDataset,
     name: str,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     model: ImageReID,
     loader: DataLoader,
 ) -> None:
     """Write ``metrics.json``, ``queries.npz`` and the pictures, and end the log with the table of results.
+
+    The first of several processes does it; the others have no evaluation.
 
     Args:
         cfg: the configuration.
@@ -50,6 +52,8 @@ def finish_run(
         evaluation: it.
         model, loader: what was evaluated and on which images, for pictures of where it looks.
     """
+    if evaluation is None:
+        return
     note_result(cfg, run, dataset, name, evaluation)
     path = run.output_dir / "metrics.json"
     earlier = _read_json(path) if name == "test" else {}
@@ -86,8 +90,10 @@ def write_verification(path: Path, found: VerificationMetrics) -> None:
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
-def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation) -> None:
+def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation | None) -> None:
     """Log verification and keep all numbers under ``name`` in ``run.results``, with what they were measured on."""
+    if evaluation is None:  # in all processes but the first
+        return
     if evaluation.verification is not None:
         first = f", run {evaluation.runs[0]['run']}" if evaluation.runs else ""
         for line in evaluation.verification.lines():

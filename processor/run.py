@@ -6,6 +6,7 @@ import hashlib
 import platform
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ import torchvision
 from utils.chance import seed_everything
 from utils.checkpoint import remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
+from utils.distributed import from_main, is_main, world_size
 from utils.errors import ReIDError
 from utils.folder_lock import hold_folder
 from utils.logger import LOGGER, setup_logger
@@ -120,11 +122,14 @@ class Run:
     def describe_device(self) -> str:
         """Device and number format in words."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return f"{name}, {str(self.precision.dtype).removeprefix('torch.')}"
+        several = f"{world_size()} x " if world_size() > 1 else ""
+        return f"{several}{name}, {str(self.precision.dtype).removeprefix('torch.')}"
 
     def save(self, position: Position, parts: Mapping[str, Part]) -> None:
-        """Keep ``position`` and the states of ``parts``, from which the run can go on."""
+        """Keep ``position`` and the states of ``parts``, from which the run can go on; the first process does it."""
         self.position = position
+        if not is_main():
+            return
         self.states.save(
             {
                 "settings": self.settings,
@@ -141,27 +146,17 @@ class Run:
     def resume(self, source: str) -> None:
         """Find the state to go on from; ``source`` is ``auto``, ``never`` or another run's folder.
 
-        This run's own states come first, so that a run that started from another's goes on with its own.
+        This run's own states come first, so that a run that started from another's goes on with its own. All processes
+        go on from what the first one finds, however many there were before.
 
         Raises:
             ReIDError: the state belongs to another configuration, or ``source`` names a folder without one.
         """
-        for folder in (self.output_dir, self.states.folder):
-            remove_unfinished(folder)
-        if source == "never":
-            self.states.clear()
-            return
-        states = self.states
-        state = states.load()
-        if state is None and source != "auto":
-            states = TrainingStates(Path(source) / "resume")
-            state = states.load()
-            if state is None:
-                raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
+        state, folder = from_main(partial(self._find_state, source))
         if state is None:
             return
-        _check_shape(state, states.folder)
-        _check_same(state["settings"], self.settings, states.folder)
+        _check_shape(state, folder)
+        _check_same(state["settings"], self.settings, folder)
         self.position = Position(*state["position"])
         self.history, self.results = state["history"], state["results"]
         self.best = state["best"]
@@ -170,6 +165,22 @@ class Run:
         stage, epoch, steps, ended = self.position
         done = "complete" if ended else f"{steps} iterations done"
         LOGGER.info("going on at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
+
+    def _find_state(self, source: str) -> tuple[dict[str, Any] | None, Path]:
+        """The state that ``source`` asks for, and the folder it lies in."""
+        states = self.states
+        for folder in (self.output_dir, states.folder):
+            remove_unfinished(folder)
+        if source == "never":
+            states.clear()
+            return None, states.folder
+        state = states.load()
+        if state is None and source != "auto":
+            states = TrainingStates(Path(source) / "resume")
+            state = states.load()
+            if state is None:
+                raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
+        return state, states.folder
 
     def check_data(self, records: Sequence[Record]) -> None:
         """Note which images this run trains on; where they lie does not matter, their names and labels do.
@@ -230,7 +241,7 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
             f"OUTPUT_DIR = {run.output_dir}: the log cannot be written ({error.strerror}). Check its permissions and "
             "the disk."
         ) from None
-    seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)
+    seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)  # all processes alike: they start as one model
     LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
     for note in notes:
         LOGGER.info("note: %s", note)

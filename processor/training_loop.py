@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from processor.curves import Curves
 from processor.run import Part, Position, Run
 from processor.update import Batch, StepResult, Update
 from utils.chance import RandomNumbers
+from utils.distributed import any_process, barrier, in_parallel
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
 from utils.meter import Meters
@@ -50,7 +52,8 @@ def train_epochs(
         clip: largest norm of the gradients of the first optimizer together; 0 for any.
         batches: from the epoch (1-based) and a number of iterations to leave out to the batches after those.
         names: from a batch to the files of its images.
-        step: from a batch to its losses; runs under autocast.
+        step: from a batch to its losses; runs under autocast. Of several processes each gets its share of the batch,
+            and all compute the losses of the whole.
         parts: ``model`` and whatever else has a state that training changes, optimizers aside.
         optimizers: all are stepped on the total; the first one's rate is logged.
         scheduler: stepped at the start of every epoch.
@@ -67,6 +70,7 @@ def train_epochs(
     def short_names(batch: Batch) -> list[str]:
         return [run.shorten(name) for name in names(batch)]
 
+    step = in_parallel(step, [part for part in parts.values() if isinstance(part, nn.Module)])
     update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], short_names, run.output_dir)
     parts = {**parts, "scaler": scaler, "meters": meters, "random": RandomNumbers(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
@@ -107,11 +111,12 @@ def _train_epoch(
         bar.set_postfix_str(f"{(meters.count - seen) / (time.perf_counter() - began):.0f} images/s", refresh=False)
         if iteration % log_period == 0:
             LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
-        stop = interrupt_requested()
+        stop = any_process(interrupt_requested())
         if stop or time.perf_counter() - saved > 60 * run.minutes:
             run.save(Position(stage, epoch, iteration), parts)
             saved = time.perf_counter()
         if stop:
+            barrier()  # torchrun ends the others when one leaves, and the first may still be writing
             raise InterruptedRunError(f"{place}, iteration {iteration}")
     seconds = time.perf_counter() - began
     entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": update.optimizers[0].param_groups[0]["lr"]}

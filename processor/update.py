@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from utils.checkpoint import write_atomically
 from utils.device import Precision
+from utils.distributed import any_process, gather_objects
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -77,19 +78,19 @@ class Update(Generic[Batch]):
         before = [buffer.clone() for buffer in self.model.buffers()] if half else []
         with self.precision.autocast():
             result = self.step(batch)
-        if half and not torch.isfinite(result.loss):
+        if half and _anywhere_not_finite(result.loss):
             LOGGER.warning("%s: the loss is not finite in float16; this iteration is done again in float32", place)
             with torch.no_grad():
                 for buffer, value in zip(self.model.buffers(), before, strict=True):
                     buffer.copy_(value)  # running means of infinite features would stay infinite
             result = self.step(batch)
-        if not torch.isfinite(result.loss):
+        if _anywhere_not_finite(result.loss):
             raise self._not_finite(result, batch, place)
         return result
 
     def _not_finite(self, result: StepResult, batch: Batch, place: str) -> ReIDError:
         terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in result.parts.items())
-        names = list(self.names(batch))
+        names = [name for share in gather_objects(list(self.names(batch))) for name in share]
         path = self.folder / "not_finite.txt"
         write_atomically(path, lambda file: file.write("".join(f"{name}\n" for name in names).encode()))
         return ReIDError(
@@ -97,3 +98,8 @@ class Update(Generic[Batch]):
             f"listed in {path}. Look at them, lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32; "
             "checkpoints written so far are kept."
         )
+
+
+def _anywhere_not_finite(loss: Tensor) -> bool:
+    """All processes do the same next, even if rounding had one of them alone overflow."""
+    return any_process(not torch.isfinite(loss))

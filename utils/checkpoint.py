@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.distributed import is_main
 from utils.errors import ReIDError
 from utils.interrupt import lost_worker
 
@@ -23,9 +24,13 @@ UNFINISHED = ".unfinished"
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then give it that name.
 
+    Of several processes that train as one, the first writes and the others do nothing.
+
     Raises:
         ReIDError: the folder cannot be written to or the disk is full; an older file under ``path`` stays as it was.
     """
+    if not is_main():
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)

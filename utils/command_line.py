@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 
+from utils.distributed import joined_processes, lost_process, may_report, note_stop, stop_noted
 from utils.errors import EXIT_STATUS, ReIDError
 from utils.folder_lock import release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
@@ -16,6 +17,11 @@ from utils.logger import LOGGER, close_logger
 WORKER_LOST = (
     "a process that reads images has died ({}) Most often memory ran out: lower DATALOADER.NUM_WORKERS or the batch "
     "size. The same command goes on from the last saved state."
+)
+
+PROCESS_LOST = (
+    "another process of this run is gone ({}) What it said stands above or in the log of its machine; a process that "
+    "said nothing was most often killed for its memory. The same command goes on from the last saved state."
 )
 
 
@@ -39,26 +45,25 @@ def parse_arguments(description: str, example: str, argv: Sequence[str] | None) 
 def run_script(script: Callable[[], None]) -> int:
     """Run ``script`` and return its exit status.
 
-    A :class:`ReIDError` becomes one message and status 2, as does the loss of a loader process; a signal, status 3.
+    A :class:`ReIDError` becomes one message and status 2, as does the loss of a loader process or of another one that
+    trains along; a signal, status 3.
     """
     try:
-        with catch_signals():
+        with catch_signals(), joined_processes():
             script()
     except InterruptedRunError as error:
+        note_stop()
         LOGGER.warning("stopped at %s; the same command goes on from the last saved state", error)
         return STOPPED_STATUS
     except (ReIDError, RuntimeError) as error:
-        lost = lost_worker(error)
-        if isinstance(error, RuntimeError) and not lost:
+        message = _explain(error)
+        if message is None:
             raise
-        if lost and interrupt_requested():
-            LOGGER.warning("stopped, and its image readers with it; the same command goes on from the last saved state")
+        if stop_noted() or (lost_worker(error) and interrupt_requested()):
+            LOGGER.warning("stopped, and others with it; the same command goes on from the last saved state")
             return STOPPED_STATUS
-        message = f"error: {WORKER_LOST.format(error) if lost else _without_worker_traceback(str(error))}"
-        if LOGGER.handlers:
-            LOGGER.error("%s", message)
-        else:
-            sys.stderr.write(message + "\n")
+        if may_report():
+            _report(f"error: {message}")
         for worker in multiprocessing.active_children():
             worker.terminate()  # loader processes whose batches nobody fetches any more take seconds to leave
         return EXIT_STATUS
@@ -66,6 +71,22 @@ def run_script(script: Callable[[], None]) -> int:
         close_logger()
         release_folder()
     return 0
+
+
+def _explain(error: ReIDError | RuntimeError) -> str | None:
+    """What to tell the user; None for an error that is the program's own."""
+    if lost_worker(error):
+        return WORKER_LOST.format(error)
+    if lost_process(error):
+        return PROCESS_LOST.format(str(error).strip().splitlines()[0])
+    return _without_worker_traceback(str(error)) if isinstance(error, ReIDError) else None
+
+
+def _report(message: str) -> None:
+    if LOGGER.handlers:
+        LOGGER.error("%s", message)
+    else:
+        sys.stderr.write(message + "\n")
 
 
 def _without_worker_traceback(message: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.distributed import local_rank, world_size
 from utils.errors import ReIDError
 
 
@@ -14,12 +15,13 @@ def choose_device(name: str, number: str = "0") -> torch.device:
 
     Args:
         name: ``auto`` (the first of the following that exists), ``cuda``, ``mps`` or ``cpu``.
-        number: which of the visible GPUs.
+        number: which of the visible GPUs; several processes take one each, whatever it says.
 
     Raises:
-        ReIDError: this machine has no such device.
+        ReIDError: this machine has no such device, or not enough of them.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    alone = world_size() == 1  # several processes cannot talk from an Apple GPU
+    available = {"cuda": torch.cuda.is_available(), "mps": alone and torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     if not available.get(name, False):
@@ -27,12 +29,26 @@ def choose_device(name: str, number: str = "0") -> torch.device:
         raise ReIDError(f"MODEL.DEVICE = {name!r}: not on this machine, which has {have}. Set it to one of these.")
     if name != "cuda":
         return torch.device(name)
+    if not alone:
+        return _gpu_of_process()
     if not number.isdecimal() or int(number) >= torch.cuda.device_count():
         raise ReIDError(
             f"MODEL.DEVICE_ID = {number!r}: expected the number of one of the {torch.cuda.device_count()} visible "
             "GPUs, counted from 0."
         )
     return torch.device(name, int(number))
+
+
+def _gpu_of_process() -> torch.device:
+    """The GPU with the number of this process on its machine, made the one that this process talks from."""
+    number, count = local_rank(), torch.cuda.device_count()
+    if number >= count:
+        raise ReIDError(
+            f"torchrun --nproc_per_node: this machine has {count} visible GPUs and at least {number + 1} processes. "
+            "Start one process for each GPU, or set MODEL.DEVICE to cpu."
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.distributed import is_main, rank
 from utils.paths import ShortPaths
 
 LOGGER = logging.getLogger("clipreid")
@@ -68,19 +69,21 @@ class _TerminalHandler(logging.Handler):
 
 
 def setup_logger(file: Path, shorten: ShortPaths | None = None) -> None:
-    """Send everything to standard output and, appended, to ``file``.
+    """Send everything to standard output and, appended, to ``file``; only errors where another process does that.
 
     Args:
         file: the log.
         shorten: how paths are written into it; the terminal, which nobody shares, shows those of the configuration as
             they are.
     """
-    to_file = _FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(
-        _Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S", shorten or ShortPaths())
-    )
+    speaker = "" if is_main() else f"process {rank()}: "
+    to_file = _FileHandler(file, encoding="utf-8", delay=not is_main())
+    form = f"%(asctime)s %(levelname)s {speaker}%(message)s"
+    to_file.setFormatter(_Formatter(form, "%Y-%m-%d %H:%M:%S", shorten or ShortPaths()))
     on_terminal = _TerminalHandler()
-    on_terminal.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S", ShortPaths()))
+    on_terminal.setFormatter(_Formatter(f"%(asctime)s {speaker}%(message)s", "%H:%M:%S", ShortPaths()))
+    for handler in (to_file, on_terminal):
+        handler.setLevel(logging.INFO if is_main() else logging.ERROR)
     _use(to_file, on_terminal)
 
 
@@ -105,5 +108,5 @@ def close_logger() -> None:
 
 
 def on_terminal() -> bool:
-    """Whether a person is watching, so that progress bars make sense."""
-    return sys.stderr.isatty()
+    """Whether a person is watching, so that progress bars make sense: those of one process."""
+    return sys.stderr.isatty() and is_main()

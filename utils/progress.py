@@ -30,7 +30,7 @@ def image_bar(total: int, doing: str, done: int = 0) -> tqdm:
 
 def counted(loader: DataLoader, doing: str) -> Iterator[list[Tensor]]:
     """The batches of ``loader``, all of whose images are visited once, under a bar."""
-    with image_bar(len(loader.dataset), doing) as bar:
+    with image_bar(len(loader.sampler), doing) as bar:
         for batch in loader:
             yield batch
             bar.update(len(batch[0]))

@@ -1,0 +1,287 @@
+"""Several processes, started by torchrun, that work as one. Without torchrun everything here is for one process.
+
+Each process computes on its share of a batch, of a test set or of the identities; what belongs to the whole is gathered.
+Tensors travel by NCCL between GPUs and by Gloo between CPUs, everything else by Gloo. All functions that talk have to be
+called by all processes in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import ReIDError
+
+T = TypeVar("T")
+
+STEP_PATIENCE = timedelta(minutes=30)
+"""How long a tensor may be on its way before the run is given up: the first batch is read from a cold disk."""
+
+MAIN_PATIENCE = timedelta(days=2)
+"""How long the others wait while the first process ranks a test set or writes files."""
+
+FAILURE_PATIENCE = 2.0
+"""Seconds in which the first process may say itself why a run ends, before another one does."""
+
+
+@dataclass
+class _Group:
+    """The processes of this run: ``store`` outlives each of them, ``talk`` is for what is no tensor of a step."""
+
+    store: dist.Store
+    talk: dist.ProcessGroup
+
+
+_groups: list[_Group] = []
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _groups else 1
+
+
+def rank() -> int:
+    """The number of this process among all, from 0."""
+    return dist.get_rank() if _groups else 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, which is that of its GPU."""
+    return int(os.environ["LOCAL_RANK"]) if _groups else 0
+
+
+def local_world_size() -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _groups else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and the log."""
+    return rank() == 0
+
+
+@contextmanager
+def joined_processes() -> Iterator[None]:
+    """Be one of the processes that torchrun has started, for the time of the block.
+
+    Raises:
+        ReIDError: the others cannot be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield
+        return
+    try:
+        store, number, count = next(dist.rendezvous("env://", timeout=STEP_PATIENCE))
+        # The GPU's backend connects when it is first used, which is after the device has been chosen.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=STEP_PATIENCE)
+        group = _Group(dist.PrefixStore("clipreid", store), dist.new_group(backend="gloo", timeout=MAIN_PATIENCE))
+    except (RuntimeError, ValueError) as error:
+        raise ReIDError(
+            f"the processes that torchrun started do not find each other ({error}). Check --rdzv_endpoint and whether "
+            "the machines may talk to each other."
+        ) from None
+    _groups.append(group)
+    yield
+    # Not after an error: a process that has lost another one would wait for it.
+    _groups.clear()
+    dist.destroy_process_group()
+
+
+def share_of(count: int) -> range:
+    """Which of ``count`` things are for this process: neighbours, in the order of the processes, none left over."""
+    return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
+def barrier() -> None:
+    """Wait for all others."""
+    if _groups:
+        dist.barrier(_groups[0].talk)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Let the first process go first, then the first of each machine, then all: for files that whoever is first makes."""
+    turn = 0 if is_main() else 1 if local_rank() == 0 else 2
+    for _ in range(turn):
+        barrier()
+    yield
+    for _ in range(2 - turn):
+        barrier()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` holds in one of the processes at least."""
+    if not _groups:
+        return bool(flag)
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX, _groups[0].talk)
+    return bool(flags)
+
+
+def gather_objects(value: T) -> list[T]:
+    """``value`` of each process, for all."""
+    if not _groups:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, _groups[0].talk)
+    return values
+
+
+def gather_on_main(value: T) -> list[T]:
+    """``value`` of each process, for the first one; empty in the others."""
+    if not _groups:
+        return [value]
+    values: list[Any] = [None] * world_size() if is_main() else []
+    dist.gather_object(value, values or None, 0, _groups[0].talk)
+    return values
+
+
+def from_main(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns in the first process, for all.
+
+    Raises:
+        ReIDError: in all processes if ``compute`` raises one.
+    """
+    return _by_main(compute, share=True)
+
+
+def main_only(compute: Callable[[], T]) -> T | None:
+    """What ``compute`` returns in the first process; None in the others, which wait for it.
+
+    Raises:
+        ReIDError: in all processes if ``compute`` raises one.
+    """
+    return _by_main(compute, share=False)
+
+
+def _by_main(compute: Callable[[], T], share: bool) -> T | None:
+    if not _groups:
+        return compute()
+    value, error = None, None
+    if is_main():
+        try:
+            value = compute()
+        except ReIDError as failure:
+            error = failure
+    message: list[Any] = [value if share else None, error and str(error)]
+    dist.broadcast_object_list(message, 0, _groups[0].talk)
+    if message[1] is not None:
+        raise error or ReIDError(message[1])
+    return value if is_main() else message[0]
+
+
+@torch.no_grad()
+def share_from_main(tensors: Iterable[Tensor]) -> None:
+    """Overwrite ``tensors`` with those of the first process."""
+    if not _groups:
+        return
+    for tensor in tensors:
+        content = tensor.contiguous()  # convolutions may lie in memory with their channels last
+        dist.broadcast(content, 0)
+        tensor.copy_(content)
+
+
+class _GatherRows(Function):
+    """Rows of all processes. Each of them computes the same loss from these, and DistributedDataParallel averages."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        ctx.mine = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
+        padded = rows.contiguous()
+        if len(rows) < max(counts):  # Gloo takes equal shapes only
+            padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # The average over the processes of this is the sum of what each contributes: the whole batch's gradient.
+        return world_size() * gradient[ctx.mine], None
+
+
+def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows of all processes, in their order, from each process's own.
+
+    Gradients pass: where each process computes the same function of what is gathered, and the gradients of parameters
+    are then averaged over the processes (:func:`in_parallel`), they are those of one process with the whole batch.
+
+    Args:
+        tensors: [b, ...] each, with the same b, which may differ between processes.
+
+    Returns:
+        The same tensors [B, ...], B being the sum of all b.
+    """
+    if not _groups:
+        return tensors
+    own = torch.tensor([len(tensors[0])])
+    counts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(counts, own, _groups[0].talk)
+    return tuple(_GatherRows.apply(tensor, [int(count) for count in counts]) for tensor in tensors)
+
+
+class _Step(nn.Module):
+    """A training step as a module with everything that it trains."""
+
+    def __init__(self, step: Callable[[Any], Any], trained: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.step = step
+        self.trained = nn.ModuleList(trained)
+
+    def forward(self, batch: Any) -> Any:
+        return self.step(batch)
+
+
+def in_parallel(step: Callable[[T], Any], trained: Iterable[nn.Module]) -> Callable[[T], Any]:
+    """``step``, with the gradients of ``trained`` averaged over the processes; these start with the same parameters.
+
+    Running statistics stay each process's own; see :func:`share_from_main`.
+    """
+    if not _groups:
+        return step
+    # Which terms a loss has, and so which parameters get a gradient, is the configuration's choice.
+    return DistributedDataParallel(_Step(step, trained), broadcast_buffers=False, find_unused_parameters=True)
+
+
+def lost_process(error: BaseException) -> bool:
+    """Whether ``error`` only says that another process is gone."""
+    words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+    return bool(_groups) and isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def note_stop() -> None:
+    """Let the others know that this process leaves because a signal asked it to."""
+    if _groups:
+        _groups[0].store.add("stopped", 1)
+
+
+def stop_noted() -> bool:
+    """Whether some process has called :func:`note_stop`."""
+    return bool(_groups) and _groups[0].store.check(["stopped"])
+
+
+def may_report() -> bool:
+    """Whether this process is to say why the run ends: one does, the first process if it can."""
+    if not _groups:
+        return True
+    store, end = _groups[0].store, time.monotonic() + (0 if is_main() else FAILURE_PATIENCE)
+    try:
+        while time.monotonic() < end:
+            if store.check(["told"]):
+                return False
+            time.sleep(0.05)
+        return store.add("told", 1) == 1
+    except RuntimeError:  # torchrun, which keeps the store, is gone
+        return is_main()
