@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.batch_norm import synchronise_batch_norm
 from model.clip.model import ImageFeatures, ModifiedResNet, Transformer
+from utils.distributed import world_size
+from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -27,6 +30,11 @@ def set_execution(cfg: CfgNode, model: ImageReID) -> None:
     for module in model.modules():
         if isinstance(module, Transformer):
             module.checkpointing = cfg.SOLVER.GRAD_CHECKPOINTING
+    if isinstance(model.image_encoder, ModifiedResNet) and world_size() > 1:
+        if cfg.SOLVER.SYNC_BN:
+            synchronise_batch_norm(model.image_encoder)
+        else:
+            LOGGER.info("each process normalises by its own images: SOLVER.SYNC_BN True takes those of all")
     if cfg.SOLVER.CHANNELS_LAST and isinstance(model.image_encoder, ModifiedResNet):
         # Convolutions pass the format of their weights on to what they compute.
         model.image_encoder.to(memory_format=torch.channels_last)

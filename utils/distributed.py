@@ -193,17 +193,26 @@ def share_from_main(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(content)
 
 
+@torch.no_grad()
+def stack_over_processes(tensor: Tensor) -> Tensor:
+    """``tensor`` of every process, [N, ...]; its shape is the same in all. No gradients pass."""
+    if not _groups:
+        return tensor[None]
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts)
+
+
 class _GatherRows(Function):
     """Rows of all processes. Each of them computes the same loss from these, and DistributedDataParallel averages."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
         ctx.mine = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
-        padded = rows.contiguous()
+        padded = rows
         if len(rows) < max(counts):  # Gloo takes equal shapes only
             padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        parts = stack_over_processes(padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
