@@ -10,6 +10,7 @@ from model import check_weights, make_test_model, set_execution
 from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
+from utils.distributed import in_turn, is_main, main_only
 
 EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth"
 
@@ -19,15 +20,17 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     cfg, notes = load_config(config_file, overrides)
     run = start_run(cfg, notes, test=True)
     check_weights(cfg, test=True)
-    dataset = make_dataset(cfg, require_train=False)
+    with in_turn():
+        dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
-    write_drawn_splits(dataset, run.output_dir)
+    main_only(lambda: write_drawn_splits(dataset, run.output_dir))
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
     set_execution(cfg, model)
     evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
-    write_report(run.output_dir, test=True, recipe=config_file)
+    if is_main():
+        write_report(run.output_dir, test=True, recipe=config_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

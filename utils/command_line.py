@@ -48,8 +48,13 @@ def run_script(script: Callable[[], None]) -> int:
     A :class:`ReIDError` becomes one message and status 2, as does the loss of a loader process or of another one that
     trains along; a signal, status 3.
     """
+    with catch_signals():  # around the end too: torchrun ends all processes when the first one leaves
+        return _run(script)
+
+
+def _run(script: Callable[[], None]) -> int:
     try:
-        with catch_signals(), joined_processes():
+        with joined_processes():
             script()
     except InterruptedRunError as error:
         note_stop()
@@ -78,7 +83,8 @@ def _explain(error: ReIDError | RuntimeError) -> str | None:
     if lost_worker(error):
         return WORKER_LOST.format(error)
     if lost_process(error):
-        return PROCESS_LOST.format(str(error).strip().splitlines()[0])
+        what = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines()[0].partition(". ")[0]
+        return PROCESS_LOST.format(f"{what}.")
     return _without_worker_traceback(str(error)) if isinstance(error, ReIDError) else None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -242,12 +242,14 @@ def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Step(nn.Module):
-    """A training step as a module with everything that it trains."""
+    """A training step as a module of the parameters that it trains."""
 
-    def __init__(self, step: Callable[[Any], Any], trained: Iterable[nn.Module]) -> None:
+    def __init__(self, step: Callable[[Any], Any], trained: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self.step = step
-        self.trained = nn.ModuleList(trained)
+        self.trained = nn.ParameterList(trained)
+        # Without one parameter that is never used, looking for such would give a warning.
+        self.unused = nn.Parameter(torch.zeros_like(trained[0][:1]))
 
     def forward(self, batch: Any) -> Any:
         return self.step(batch)
@@ -260,8 +262,9 @@ def in_parallel(step: Callable[[T], Any], trained: Iterable[nn.Module]) -> Calla
     """
     if not _groups:
         return step
+    parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
     # Which terms a loss has, and so which parameters get a gradient, is the configuration's choice.
-    return DistributedDataParallel(_Step(step, trained), broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(_Step(step, parameters), find_unused_parameters=True)
 
 
 def lost_process(error: BaseException) -> bool:
