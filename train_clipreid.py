@@ -21,6 +21,7 @@ from processor import (
 from processor.html_report import write_report
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from utils.command_line import parse_arguments, run_script
+from utils.distributed import in_turn, is_main, main_only
 
 EXAMPLE = "python train_clipreid.py --config_file configs/hand/demo.yml OUTPUT_DIR output/demo"
 
@@ -29,10 +30,11 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     """Run the stages that the configuration names, then evaluate."""
     cfg, notes = load_config(config_file, overrides)
     run = start_run(cfg, notes)
-    check_weights(cfg)
-    dataset = make_dataset(cfg)
+    with in_turn():
+        check_weights(cfg)
+        dataset = make_dataset(cfg)
     check_data(cfg, dataset)
-    write_drawn_splits(dataset, run.output_dir)
+    main_only(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)
     counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
@@ -66,7 +68,8 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         note_result(cfg, run, dataset, "trained", evaluate())
         load_best(cfg, model, run)
     finish_run(cfg, run, dataset, "best" if run.best else "trained", evaluate(), model, loaders.test)
-    write_report(run.output_dir, recipe=config_file)
+    if is_main():
+        write_report(run.output_dir, recipe=config_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

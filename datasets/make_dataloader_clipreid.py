@@ -99,7 +99,7 @@ def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
 
 
 def num_workers(cfg: CfgNode) -> int:
-    """``DATALOADER.NUM_WORKERS``, at most one for each core, of which processes on the same machine have a part each."""
+    """``DATALOADER.NUM_WORKERS``, at most one for each core; processes on one machine divide its cores."""
     return min(cfg.DATALOADER.NUM_WORKERS, max((os.cpu_count() or 1) // local_world_size(), 1))
 
 
@@ -184,10 +184,10 @@ def _check_shares(batch: int, unit: int) -> None:
     """Every process needs the same number of images, in whole identities."""
     step = unit * world_size()
     if batch % step:
-        of = f"whole identities of {unit} images (DATALOADER.NUM_INSTANCE)" if unit > 1 else "as many images as the others"
+        of = f" of whole identities with {unit} images each (DATALOADER.NUM_INSTANCE)" if unit > 1 else ""
         raise ReIDError(
-            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} cannot be divided among {world_size()} processes: it is the batch "
-            f"of all of them together, and each takes {of}. The nearest that can: {max(1, round(batch / step)) * step}."
+            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} is the batch of all {world_size()} processes together and cannot be "
+            f"divided into equal shares{of}. The nearest that can: {max(1, round(batch / step)) * step}."
         )
 
 

@@ -13,6 +13,7 @@ from model.clip.model import ImageFeatures, make_image_encoder
 from model.clip.shapes import CLIPShape
 from model.execution import encode_in_parts
 from model.saliency import saliency
+from utils.distributed import gather_batch
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ class Guidance(NamedTuple):
 
 
 class TrainOutput(NamedTuple):
-    """What one training step of stage 2 needs: two scores [B, C], the three raw features, the method's own part."""
+    """What one training step of stage 2 needs: two scores [B, C], the three raw features, the method's own part.
+
+    Where several processes train, it is of the images of all, and ``labels`` [B] are theirs.
+    """
 
     scores: list[Tensor]
     features: ImageFeatures
     guidance: Guidance
+    labels: Tensor
 
 
 class SideInformation(NamedTuple):
@@ -181,13 +186,17 @@ class ImageReID(nn.Module):
         return scores, self.guide(features, texts, labels)
 
     def forward(self, images: Tensor, camids: Tensor, viewids: Tensor, labels: Tensor) -> TrainOutput:
-        """One training step of stage 2; all behind the encoders computes in float32, on the whole batch."""
+        """One training step of stage 2; all behind the encoders computes in float32, on the whole batch.
+
+        Several processes encode a share of the images each; what is behind the encoders, all of them compute.
+        """
         features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
         texts = self.texts(features, labels)
         with torch.autocast(images.device.type, enabled=False):
-            features = ImageFeatures(*(f.float() for f in features))
+            labels, texts, *rows = gather_batch(labels, texts, *(f.float() for f in features))
+            features = ImageFeatures(*rows)
             scores, guidance = self.heads(features, texts, labels)
-            return TrainOutput(scores, features, guidance)
+            return TrainOutput(scores, features, guidance, labels)
 
     def embed(self, images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
         """The test feature [B, D + E]: image and projected feature side by side, not normalised."""

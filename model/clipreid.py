@@ -12,6 +12,7 @@ from model.baseline import Collect, Guidance, ImageReID, SideInformation
 from model.clip.model import ImageFeatures, TextEncoder
 from model.clip.shapes import CLIPShape
 from model.clip.simple_tokenizer import tokenize
+from utils.distributed import in_shares
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -128,12 +129,15 @@ class CLIPReID(ImageReID):
     def stage1_loss(self, features: Tensor, labels: Tensor) -> LossAndParts:
         """:math:`L_{i2t} + L_{t2i}`; the text encoder sees each distinct identity of the batch once."""
         identities, position = labels.unique(return_inverse=True)
-        return self.contrast(features, self.encode_text(identities)[position], labels)
+        return self.contrast(features, in_shares(self.encode_text, identities)[position], labels)
 
     def prepare(self, collect: Collect, chunk: int) -> None:
         """Texts of all identities [C, E]: neither prompts nor text encoder change any more."""
-        labels = torch.arange(self.num_classes, device=self.prompt_learner.cls_ctx.device)
-        self.all_texts = torch.cat([self.encode_text(part).float() for part in labels.split(chunk)])
+
+        def encode(labels: Tensor) -> Tensor:
+            return torch.cat([self.encode_text(part).float() for part in labels.split(chunk)])
+
+        self.all_texts = in_shares(encode, torch.arange(self.num_classes, device=self.prompt_learner.cls_ctx.device))
 
     def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
         return Guidance(features.projected @ self.all_texts.T)

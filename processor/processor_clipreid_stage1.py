@@ -15,6 +15,7 @@ from processor.run import Run
 from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import StepResult
 from utils.checkpoint import save_model
+from utils.distributed import gather_objects, share_from_main
 from utils.interrupt import check_interrupt
 from utils.logger import LOGGER
 from utils.progress import counted
@@ -91,24 +92,28 @@ def do_train_stage1(
 def collect_image_features(
     model: ImageReID, loader: DataLoader, run: Run, encode: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Features [N, E] and labels [N] of all training images, in the loader's order.
+    """Features [N, E] and labels [N] of all training images, in order.
+
+    Several processes compute a share each, and all of them get all.
 
     Args:
-        model: put into eval mode.
+        model: put into eval mode; of several processes' running statistics, those of the first count.
         loader: all training images once, without augmentation.
         run: device, precision.
         encode: images [B, 3, H, W] -> features [B, E]; the projected ones when None.
     """
     encode = encode or (lambda images: model.encode_image(images).projected)
+    share_from_main(model.buffers())
     model.eval()
     LOGGER.info("computing the features of %d training images", len(loader.dataset))
-    features, labels = [], []
+    batches = []
     for images, pids, *_ in counted(loader, "image features"):
         check_interrupt("the features of the training images")
         with run.precision.autocast():
-            features.append(encode(images.to(run.device)).float())
-        labels.append(pids.to(run.device))
-    return torch.cat(features), torch.cat(labels)
+            batches.append((encode(images.to(run.device)).float().cpu(), pids))
+    gathered = [batch for share in gather_objects(batches) for batch in share]
+    features, labels = (torch.cat(part).to(run.device) for part in zip(*gathered, strict=True))
+    return features, labels
 
 
 def _random_order(count: int, seed: int) -> Order:

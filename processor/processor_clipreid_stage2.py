@@ -18,6 +18,7 @@ from processor.run import Run
 from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import Batch, StepResult
 from utils.checkpoint import load_model, save_model
+from utils.distributed import main_only, share_from_main
 from utils.logger import LOGGER
 from utils.metrics import RankingMetrics
 
@@ -36,7 +37,7 @@ def do_train_stage2(
     optimizers: Sequence[Optimizer],
     scheduler: Scheduler,
     run: Run,
-    evaluate: Callable[[], Evaluation],
+    evaluate: Callable[[], Evaluation | None],
     validate: Callable[[], RankingMetrics] | None = None,
     plain_loader: DataLoader | None = None,
 ) -> None:
@@ -75,7 +76,7 @@ def do_train_stage2(
 
     def step(batch: Batch) -> StepResult:
         images, labels, camids, viewids = (t.to(run.device, non_blocking=True) for t in batch[:4])
-        scores, features, guidance = model(images, camids, viewids, labels)
+        scores, features, guidance, labels = model(images, camids, viewids, labels)
         with torch.autocast(run.device.type, enabled=False):
             total, parts = criterion(scores, features, labels, guidance.logits, guidance.terms)
         decided = scores[0] if guidance.logits is None else guidance.logits
@@ -91,7 +92,10 @@ def do_train_stage2(
             return _keep_best(cfg, model, run, epoch, validate())
         if epoch % stage.EVAL_PERIOD or epoch == stage.MAX_EPOCHS:
             return None
-        summary = evaluate().summary()
+        found = evaluate()
+        if found is None:  # in all processes but the first
+            return None
+        summary = found.summary()
         LOGGER.info("evaluation after epoch %d: %s", epoch, "  ".join(f"{k} {v:.1f}" for k, v in summary.items()))
         return summary
 
@@ -119,7 +123,8 @@ def load_best(cfg: CfgNode, model: ImageReID, run: Run) -> None:
     """
     path = _best_model(cfg, run)
     LOGGER.info("best epoch by validation: %d, %s", run.best["epoch"], path)
-    load_model(model, path)
+    main_only(lambda: load_model(model, path))
+    share_from_main(model.state_dict().values())
 
 
 def _best_model(cfg: CfgNode, run: Run) -> Path:
@@ -139,7 +144,7 @@ def _keep_best(cfg: CfgNode, model: ImageReID, run: Run, epoch: int, found: Rank
 
 def do_inference(
     cfg: CfgNode, model: ImageReID, loader: DataLoader, trials: Sequence[Trial[Record]], camera_rule: str, run: Run
-) -> Evaluation:
+) -> Evaluation | None:
     """Test ``model`` on query and gallery of each trial; see :func:`processor.evaluation.evaluate_model`."""
     times = f", {len(trials)} random splits of {len(loader.dataset)} images" if len(trials) > 1 else ""
     LOGGER.info("evaluation: %d query and %d gallery images%s", len(trials[0].query), len(trials[0].gallery), times)

@@ -233,7 +233,7 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     run.suffix = "_test" if test and run.states.folder.is_dir() else ""
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)
-        if not test:
+        if not test and is_main():
             hold_folder(run.output_dir)
         setup_logger(run.output_dir / "train_log.txt", run.shorten)
     except OSError as error:

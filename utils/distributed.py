@@ -1,8 +1,8 @@
 """Several processes, started by torchrun, that work as one. Without torchrun everything here is for one process.
 
-Each process computes on its share of a batch, of a test set or of the identities; what belongs to the whole is gathered.
-Tensors travel by NCCL between GPUs and by Gloo between CPUs, everything else by Gloo. All functions that talk have to be
-called by all processes in the same order.
+Each process computes on its share of a batch, of a test set or of the identities; what belongs to the whole is
+gathered. Tensors travel by NCCL between GPUs and by Gloo between CPUs, everything else by Gloo. Functions that talk to
+other processes have to be called by all of them in the same order.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def barrier() -> None:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """Let the first process go first, then the first of each machine, then all: for files that whoever is first makes."""
+    """Let the first process go first, then the first of each machine, then all: for files that the first one makes."""
     turn = 0 if is_main() else 1 if local_rank() == 0 else 2
     for _ in range(turn):
         barrier()
@@ -221,24 +221,31 @@ class _GatherRows(Function):
         return world_size() * gradient[ctx.mine], None
 
 
-def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
+def gather_batch(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The rows of all processes, in their order, from each process's own.
 
     Gradients pass: where each process computes the same function of what is gathered, and the gradients of parameters
     are then averaged over the processes (:func:`in_parallel`), they are those of one process with the whole batch.
 
     Args:
-        tensors: [b, ...] each, with the same b, which may differ between processes.
+        tensors: [b, ...] each, with the same b, which may differ between processes; or None.
 
     Returns:
-        The same tensors [B, ...], B being the sum of all b.
+        The same tensors [B, ...], B being the sum of all b; None for None.
     """
     if not _groups:
         return tensors
-    own = torch.tensor([len(tensors[0])])
-    counts = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(counts, own, _groups[0].talk)
-    return tuple(_GatherRows.apply(tensor, [int(count) for count in counts]) for tensor in tensors)
+    own = torch.tensor([next(len(tensor) for tensor in tensors if tensor is not None)])
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own, _groups[0].talk)
+    counts = [int(part) for part in parts]
+    return tuple(tensor if tensor is None else _GatherRows.apply(tensor, counts) for tensor in tensors)
+
+
+def in_shares(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """``compute(items)``, row by row [N, ...], with the rows divided among the processes. Gradients pass."""
+    mine = share_of(len(items))
+    return gather_batch(compute(items[mine.start : mine.stop]))[0]
 
 
 class _Step(nn.Module):

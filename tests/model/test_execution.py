@@ -27,7 +27,7 @@ def built(shape, *options):
 
 def gradients(model, images=IMAGES):
     """A loss that compares all images of the batch, as the triplet loss does, and the gradients of everything."""
-    scores, features, _ = model(images, SIDE, SIDE, LABELS)
+    scores, features, *_ = model(images, SIDE, SIDE, LABELS)
     loss = F.cross_entropy(scores[0], LABELS) + torch.cdist(features.feature, features.feature).std()
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
