@@ -186,8 +186,8 @@ def _check_shares(batch: int, unit: int) -> None:
     if batch % step:
         of = f" of whole identities with {unit} images each (DATALOADER.NUM_INSTANCE)" if unit > 1 else ""
         raise ReIDError(
-            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} is the batch of all {world_size()} processes together and cannot be "
-            f"divided into equal shares{of}. The nearest that can: {max(1, round(batch / step)) * step}."
+            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} is the batch of all {world_size()} processes together and cannot "
+            f"be divided into equal shares{of}. The nearest that can: {max(1, round(batch / step)) * step}."
         )
 
 

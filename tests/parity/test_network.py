@@ -149,7 +149,7 @@ def test_reid_model(key, meta):
         model.neck_feat = "after"
         assert_agrees(name, f"{key}.eval_after", model.embed(batch, cams, views))
         model.prepare(None, 5)
-        scores, features, _ = model.train()(batch, cams, views, labels)
+        scores, features, *_ = model.train()(batch, cams, views, labels)
     for i, score in enumerate(scores):
         assert_agrees(name, f"{key}.train_score{i}", score)
     for i, feature in enumerate(features):

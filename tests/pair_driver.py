@@ -1,0 +1,150 @@
+"""What each of two processes does that tests/test_distributed.py starts: ``torchrun ... -m tests.pair_driver ORDER``.
+
+``ORDER`` is a JSON file: ``{"do": name of a function below, ...}``. Each process writes what it found to ``<rank>.pt``
+beside it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import SGD
+
+import processor.evaluation
+import processor.update
+import test_clipreid
+import train_clipreid
+from model.batch_norm import synchronise_batch_norm
+from utils import distributed
+from utils.distributed import gather_batch, in_parallel, in_shares, is_main, joined_processes, rank, share_of
+from utils.errors import ReIDError
+
+ROWS = np.random.default_rng(0).normal(size=(7, 5))
+IMAGES = np.random.default_rng(1).normal(size=(6, 4, 3, 5))
+
+
+class Network(nn.Module):
+    """Encoder, a head behind the gathering, and a head that no loss uses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.encoder, self.head, self.idle = (nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 2))
+        self.double()
+
+    def forward(self, rows):
+        (features,) = gather_batch(torch.tanh(self.encoder(rows)))
+        self.idle(features)
+        return (self.head(features).softmax(1) * torch.cdist(features, features.roll(1, 0)).mean()).square().sum()
+
+
+def gradients_of(rows):
+    """The loss of this process's ``rows`` with those of all, and the gradients after three steps of SGD."""
+    network = Network()
+    step = in_parallel(network, [network])
+    optimizer = SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = step(torch.tensor(rows))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, network.state_dict(), {name: p.grad for name, p in network.named_parameters()}
+
+
+def batch_norm_of(images):
+    """Two training steps of a normalised convolution: gradients, buffers, and what it gives in eval mode."""
+    torch.manual_seed(4)
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    nn.init.normal_(network[1].weight)
+    names = list(network.state_dict())
+    synchronise_batch_norm(network)
+    assert list(network.state_dict()) == names
+    inputs = torch.tensor(images, dtype=torch.float32)
+
+    def loss(part):
+        (out,) = gather_batch(network(part))
+        return (out * torch.arange(out.numel()).reshape(out.shape).sin()).pow(3).sum()
+
+    step = in_parallel(loss, [network])
+    for _ in range(2):
+        network.zero_grad()
+        step(inputs).backward()
+    gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
+    network.eval()
+    return gradients, network.state_dict(), network(torch.tensor(IMAGES, dtype=torch.float32)).detach()
+
+
+def primitives():
+    """Everything small, with shares of different sizes: 3 rows here and 4 there, none here and all there."""
+    half = torch.randn(2 + rank(), 3, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(rank()))
+    found = {
+        "uneven": gradients_of(ROWS[share_of(7)]),
+        "empty": gradients_of(ROWS[7 * (1 - rank()) :]),
+        "batch norm": batch_norm_of(IMAGES[share_of(6)] if is_main() else IMAGES[share_of(6)]),
+        "shares": in_shares(lambda x: 2 * x, torch.arange(5)),
+        "one for two": in_shares(lambda x: 2 * x, torch.arange(1)),
+        "bf16": (half, gather_batch(half, None)),
+        "objects": distributed.gather_objects(f"from {rank()}"),
+        "on main": distributed.gather_on_main(rank()),
+        "from main": distributed.from_main(lambda: f"made by {rank()}"),
+        "main only": distributed.main_only(lambda: f"made by {rank()}"),
+        "any": [distributed.any_process(flag) for flag in (False, is_main(), not is_main(), True)],
+    }
+    began = time.monotonic()
+    with distributed.in_turn():
+        time.sleep(0.2 if is_main() else 0)
+        found["turn"] = time.monotonic() - began
+    try:
+        distributed.from_main(fail)
+    except ReIDError as error:
+        found["error"] = str(error)
+    return found
+
+
+def fail():
+    raise ReIDError("the disk is full")
+
+
+def trainings(runs):
+    """Train and test each of ``runs`` as the scripts do; which image each process took through the network."""
+    seen = []
+    count = processor.evaluation.gather_on_main
+    processor.evaluation.gather_on_main = lambda batches: seen.append(sum(len(b[1]) for b in batches)) or count(batches)
+    for script, file, options in runs:
+        (train_clipreid.train if script == "train" else test_clipreid.test)(file, options)
+    return seen
+
+
+def script(argv, at=0, act="", who=1):
+    """A training as its user starts it. Process ``who`` does ``act`` at its ``at``-th step."""
+    losses, steps = processor.update.Update._losses, iter(range(1, 10**6))
+
+    def disturbed(self, batch, place):
+        if next(steps) == at and rank() == who:
+            if act == "fail":
+                raise ReIDError("only this process has lost its disk")
+            kind, whom = act.split()
+            os.kill(os.getpid() if whom == "itself" else os.getppid(), getattr(signal, kind))
+        return losses(self, batch, place)
+
+    processor.update.Update._losses = disturbed
+    return train_clipreid.main(argv)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    path = Path(sys.argv[1])
+    order = json.loads(path.read_text())
+    do = globals()[order.pop("do")]
+    if do is script:
+        sys.exit(script(**order))
+    with joined_processes():
+        torch.save(do(**order), path.parent / f"{rank()}.pt")
