@@ -173,7 +173,7 @@ def _hand(table: str | Path, row: Row) -> Hand | None:
 
     cells = row.cells
     accessories = cell("accessories", cells["accessories"] in ("0", "1"), "0 or 1")
-    person = cell("id", cells["id"].isdecimal(), "a whole number")
+    person = cell("id", cells["id"].isdecimal() and len(cells["id"]) < 19, "a whole number")
     aspect = cell("aspectOfHand", cells["aspectOfHand"] in ASPECTS, f"one of {', '.join(ASPECTS)}")
     image = cell("imageName", Path(cells["imageName"]).name == cells["imageName"] != "", "a file name")
     return Hand(int(person), aspect, image) if accessories == "0" else None

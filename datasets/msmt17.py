@@ -12,7 +12,9 @@ from utils.errors import ReIDError
 LAYOUTS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
 """Train and test folder of each release; V2 is V1 with blurred faces, lists and names are the same."""
 
-LINE = re.compile(r"(?P<file>(?P<folder>\d{1,9})/\d+_\d+_(?P<camera>0[1-9]|1[0-5])_\S+\.\w+)\s+(?P<identity>\d{1,9})")
+LINE = re.compile(
+    r"(?P<file>(?P<folder>\d{1,9})/\d+_\d+_(?P<camera>0[1-9]|1[0-5])_[^\s/\\]+\.\w+)\s+(?P<identity>\d{1,9})"
+)
 EXAMPLE = "0000/0000_000_01_0303morning_0015_0.jpg 0"
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 
 from datasets.bases import Photo, Record, ReIDDataset, Trial, some
 from datasets.tables import Row, label_numbers, read_table
-from utils.checkpoint import write_atomically
+from utils.checkpoint import write_text
 from utils.errors import ReIDError
 
 SPLITS = ("train", "val", "query", "gallery")
@@ -167,8 +167,7 @@ def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(SplitRow._fields)
     writer.writerows(rows)
-    # File names need not be UTF-8, tables do: such a name cannot be read back, but it stops no run.
-    write_atomically(Path(path), lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace")))
+    write_text(Path(path), text.getvalue())
 
 
 def read_split(path: str | Path) -> list[SplitRow]:

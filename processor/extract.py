@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from processor.embedder import Embedder, load_embedder
-from utils.checkpoint import new_array, save_json, write_atomically
+from utils.checkpoint import new_array, save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.images import IMAGE_SUFFIXES
@@ -104,7 +104,7 @@ def _fingerprint(source: str, folder: Path, listed: Sequence[Listed]) -> str:
     facts = hashlib.sha256(source.encode())
     for image in listed:
         status = (folder / image.name).stat()
-        facts.update(f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        facts.update(f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return facts.hexdigest()
 
 
@@ -132,7 +132,7 @@ def _write_listing(path: Path, listed: Sequence[Listed]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "path", "identity"])
     writer.writerows([row, *image] for row, image in enumerate(listed))
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())
 
 
 def open_embedder(config_file: str, overrides: Sequence[str]) -> tuple[Embedder, str]:

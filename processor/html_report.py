@@ -18,7 +18,7 @@ import numpy as np
 
 from processor.run_folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
-from utils.checkpoint import write_atomically
+from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.html import escape, page, picture, table
@@ -213,7 +213,7 @@ def write_report(folder: Path, test: bool = False, recipe: str | Path | None = N
     run = read_run(folder, test)
     path = folder / f"report{run.suffix}.html"
     content = run_page(run, _defaults(), None if recipe is None else _recipe(recipe))
-    write_atomically(path, lambda file: file.write(content.encode()))
+    write_text(path, content)
     return path
 
 
@@ -242,7 +242,7 @@ def report(folders: Sequence[Path], output: Path | None, recipe: Path | None, te
         runs = [read_run(folder, test) for folder in folders]
         values = None if recipe is None else _recipe(recipe)
         content = comparison_page(runs, _defaults()) if len(runs) > 1 else run_page(runs[0], _defaults(), values)
-        write_atomically(path, lambda file: file.write(content.encode()))
+        write_text(path, content)
     sys.stdout.write(f"{path}\n")
 
 

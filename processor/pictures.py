@@ -20,6 +20,7 @@ from utils.identities import JUNK
 from utils.images import read_image
 from utils.logger import LOGGER
 from utils.plots import cmc_chart, embedding_chart, error_chart, save_figure, score_chart, similarity_chart
+from utils.text_files import printable
 from utils.verification import verify
 from utils.visualize import Answer, Ranking, Seen, ranking_sheet, saliency_sheet
 
@@ -202,7 +203,7 @@ def write_attention(
     seen = []
     for i, values in zip(chosen, maps, strict=True):
         record, precision = dataset.query[i], evaluation.metrics.average_precision[i]
-        caption = f"{dataset.test_identities[record.pid]}\nAP {100 * precision:.0f} %"
+        caption = f"{printable(dataset.test_identities[record.pid])}\nAP {100 * precision:.0f} %"
         seen.append(Seen(read_image(record.path, exif), values, caption))
     kind = "attention rollout" if hasattr(model.image_encoder, "transformer") else "activations of the last stage"
     sheet = saliency_sheet(seen, f"Where the network looks: {kind}; queries from best to worst")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 import torchvision
 
-from utils.chance import seed_everything
+from utils.chance import reproducibility_note, seed_everything
 from utils.checkpoint import remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
 from utils.distributed import from_main, is_main, world_size
@@ -243,7 +243,8 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
         ) from None
     seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)  # all processes alike: they start as one model
     LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
-    for note in notes:
+    on_bits = reproducibility_note(run.device, cfg.SOLVER.DETERMINISTIC)
+    for note in (*notes, *([on_bits] if on_bits else [])):
         LOGGER.info("note: %s", note)
     if not test:
         run.resume(cfg.RESUME)
@@ -262,8 +263,9 @@ def _flat(node: Mapping, prefix: str = "") -> dict[str, Any]:
 def _check_shape(state: object, folder: Path) -> None:
     """Refuse what is no state of a run, however well its checksum fits."""
     kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
-    kinds["parts"] = dict
+    kinds |= {"parts": dict, "best": dict}
     whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    whole = whole and all(isinstance(part, dict) for part in (*state["history"], *state["results"].values()))
     if not whole or [type(value) for value in state["position"]] != [int, int, int, bool]:
         raise ReIDError(f"{folder}: its newest state is not one of a run. Set RESUME to never to start over.")
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from processor.extract import Listed, extract, list_folder, open_embedder
-from utils.checkpoint import write_atomically
+from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.html import escape, page, table, thumbnail
@@ -175,7 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output is None:
         sys.stdout.write(text)
     else:
-        write_atomically(arguments.output, lambda file: file.write(text.encode()))
+        write_text(arguments.output, text)
         LOGGER.info("%d answers in %s", len(answers), arguments.output)
 
 

@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from utils.checkpoint import write_atomically
+from utils.checkpoint import write_text
 from utils.device import Precision
 from utils.distributed import any_process, gather_objects
 from utils.errors import ReIDError
@@ -92,7 +92,7 @@ class Update(Generic[Batch]):
         terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in result.parts.items())
         names = [name for share in gather_objects(list(self.names(batch))) for name in share]
         path = self.folder / "not_finite.txt"
-        write_atomically(path, lambda file: file.write("".join(f"{name}\n" for name in names).encode()))
+        write_text(path, "".join(f"{name}\n" for name in names))
         return ReIDError(
             f"{place}: the loss is not finite ({terms}) on {len(names)} images, {', '.join(names[:3])} and others, all "
             f"listed in {path}. Look at them, lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32; "

@@ -28,6 +28,21 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def reproducibility_note(device: torch.device, deterministic: bool) -> str:
+    """What a run's log says of equal bits; nothing on the CPU, where a machine gives the same ones each time."""
+    if device.type == "cpu":
+        return ""
+    if deterministic:
+        return (
+            f"SOLVER.DETERMINISTIC: torch is asked for the same bits in each run on {device.type}; operations without "
+            "such a form are named in a warning and may differ"
+        )
+    return (
+        f"two runs on {device.type} may differ in their last bits; SOLVER.DETERMINISTIC True asks torch for the same "
+        "ones, and is slower"
+    )
+
+
 class RandomNumbers:
     """The state of torch's generators on the CPU and ``device``, as a part of what a run goes on from.
 

@@ -54,6 +54,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_atomically` in UTF-8. File names need not be text: what is none of it is written as escapes."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
 def _keep_names(folder: Path) -> None:
     """Have the disk keep the new name too, where folders can be synchronised (not on Windows)."""
     try:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from utils.distributed import is_main, rank
 from utils.paths import ShortPaths
+from utils.text_files import printable
 
 LOGGER = logging.getLogger("clipreid")
 """The project's logger; every module logs here."""
@@ -33,9 +34,7 @@ class _Formatter(logging.Formatter):
         self.shorten = shorten
 
     def format(self, record: logging.LogRecord) -> str:
-        text = self.shorten(super().format(record))
-        text = text.encode("utf-8", "backslashreplace").decode()
-        return "".join(c if (c >= " " and c != "\x7f") or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        return printable(self.shorten(super().format(record)), keep="\n\t")
 
 
 class _FileHandler(logging.FileHandler):

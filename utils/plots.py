@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from utils.checkpoint import write_atomically
+from utils.text_files import printable
 from utils.verification import VerificationMetrics
 
 GENUINE, IMPOSTOR, MARK = "#1b7f5c", "#b5442e", "#333333"
@@ -177,13 +178,19 @@ def score_chart(metrics: VerificationMetrics) -> Figure:
     return figure
 
 
+def _label(name: str) -> str:
+    """``name``, its middle left out if it is long, as matplotlib shows it: no formula, its first character no order."""
+    text = printable(name if len(name) <= 14 else f"{name[:6]}…{name[-7:]}").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def similarity_chart(similarity: np.ndarray, names: Sequence[str]) -> Figure:
     """Mean cosine similarity [n, n] of the queries of one identity (rows) to gallery images of another (columns)."""
     side = max(4.5, 0.42 * len(names) + 2)
     figure, (axis,) = new_figure(side + 1, side)
     axis.grid(False)
     image = axis.imshow(similarity, cmap="viridis", interpolation="nearest")
-    shown = [name if len(name) <= 14 else f"{name[:6]}…{name[-7:]}" for name in names]
+    shown = [_label(name) for name in names]
     axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), shown, fontsize=8)
     axis.set(title="The identities most confused", xlabel="identity in the gallery", ylabel="identity of the query")
@@ -214,7 +221,7 @@ def embedding_chart(points: np.ndarray, groups: Sequence[str], is_query: np.ndar
         for query, (marker, size) in {False: ("osD^"[number % 4], 22), True: ("*", 70)}.items():
             here = (groups == name) & (is_query == query)
             style = {"color": palette[number % len(palette)], "marker": marker, "s": size, "linewidths": 0.3}
-            label = name if not query else None
+            label = _label(name) if not query else None
             axis.scatter(*points[here].T, label=label, alpha=0.75, edgecolors="white", **style)
     axis.set(title=f"Features by {method}, coloured by identity (stars: queries)")
     axis.set(xlabel="first axis (no unit)", ylabel="second axis (no unit)")

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from utils.errors import ReIDError
+
+_JOINERS = "\u200c\u200d"
+"""Of scripts and emoji; other characters without a shape turn lines around or hide text."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with control characters, which steer terminals, and bytes that are no text written as escapes.
+
+    Args:
+        text: of any kind; file names on Linux are.
+        keep: control characters that stay.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    keep += _JOINERS
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") or c in keep else ascii(c)[1:-1] for c in text)
 
 
 def read_text(path: Path, largest: int = 1 << 28, hint: str = "") -> str:

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from utils.images import read_image
+from utils.text_files import printable
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
 """Frame colours; right and wrong are told apart by a tick or cross in the caption as well."""
@@ -56,11 +57,11 @@ def ranking_sheet(
     draw.text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
     for row, ranking in enumerate(rankings):
         top = _TITLE + row * height
-        caption = f"query {ranking.identity}\nAP {100 * ranking.average_precision:.0f} %"
+        caption = f"query {printable(ranking.identity)}\nAP {100 * ranking.average_precision:.0f} %"
         _paste(sheet, (_GAP, top), read_image(ranking.path, exif), QUERY, caption, cell)
         for column, answer in enumerate(ranking.answers, 1):
             mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
-            caption = f"{column}: {answer.identity}\n{mark}, {answer.distance:.3f}"
+            caption = f"{column}: {printable(answer.identity)}\n{mark}, {answer.distance:.3f}"
             _paste(sheet, (2 * _GAP + column * width, top), read_image(answer.path, exif), colour, caption, cell)
     return sheet
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configs import get_defaults, load_config
 from configs.checks import CHOICES
+from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,7 +354,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(60)
 @given(TEXTS)
 @example("SOLVER: {BASE_LR: 1}\nMODEL: ''")
 def test_any_text_gives_a_configuration_or_a_user_error(tmp_path, text):
@@ -366,7 +367,7 @@ def test_any_text_gives_a_configuration_or_a_user_error(tmp_path, text):
         assert cfg.is_frozen() and cfg.keys() == get_defaults().keys()
 
 
-@settings(max_examples=150, deadline=None)
+@fuzz(150)
 @given(st.sampled_from([key for key, _ in leaves(get_defaults())]), SCALARS.map(str) | st.text())
 def test_any_override_gives_a_configuration_or_a_user_error(key, text):
     types = {name: type(value) for name, value in leaves(get_defaults())}

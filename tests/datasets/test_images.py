@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -19,6 +19,7 @@ from datasets.preprocessing import train_transform
 from datasets.sampler import Draw
 from tests.datasets.hand_trees import message
 from tests.datasets.pictures import pixels, save
+from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 
 COLOURS = pixels(0, 6, 9)
@@ -221,7 +222,7 @@ def encoded(kind, **options):
     return file.getvalue()
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz(300)
 @given(
     st.sampled_from([encoded(kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM")]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),

@@ -1,9 +1,12 @@
 """Finding CLIP's weights: a file of the user, the cache, a download from a server on this machine."""
 
+import email.message
 import hashlib
+import io
 import logging
 import threading
 import urllib.request
+import urllib.response
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -147,6 +150,30 @@ def test_redirection_to_another_protocol(tmp_path, monkeypatch, server, where):
     publish(monkeypatch, f"{server.root}/moved.pt")
     with pytest.raises(ReIDError, match="could not be downloaded"):
         find_weights("ViT-B-16", cache_dir=tmp_path)
+
+
+class Redirecting(urllib.request.HTTPSHandler):
+    """Stands for a server that answers HTTPS with a redirection to plain HTTP."""
+
+    target = ""
+
+    def https_open(self, request):
+        headers = email.message.Message()
+        headers["Location"] = self.target
+        answer = urllib.response.addinfourl(io.BytesIO(), headers, request.full_url, 302)
+        answer.msg = "Found"
+        return answer
+
+
+def test_redirection_to_plain_http(tmp_path, monkeypatch, server):
+    monkeypatch.setattr(clip, "PROTOCOLS", (Redirecting,))
+    monkeypatch.setattr(Redirecting, "target", f"{server.root}/right.pt")
+    for variable in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    publish(monkeypatch, "https://example.org/right.pt")
+    with pytest.raises(ReIDError, match="unknown url type: http"):
+        find_weights("ViT-B-16", cache_dir=tmp_path)
+    assert server.asked == [] and list(tmp_path.iterdir()) == []
 
 
 def test_redirection_within_the_protocol(tmp_path, monkeypatch, server):

@@ -9,12 +9,13 @@ import zipfile
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from torch import nn
 
 from model.clip.weights import read_clip_weights, read_reid_checkpoint, read_state_dict
+from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 
 WIDTH, PATCH, EMBED = 8, 4, 6
@@ -499,7 +500,7 @@ def test_truncated_files(tmp_path, kind):
         assert read_or_refuse(tmp_path / "w", whole[:end]) is None
 
 
-RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+RELAXED = fuzz(150)
 
 
 @RELAXED

@@ -1,0 +1,42 @@
+"""Any tensors under any names as a model's checkpoint: a model that computes numbers, or one clear message."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import make_test_model
+from tests.fuzzing import fuzz
+from tests.model.test_loading import config
+from tests.model.weight_files import clip_tensors, small_model
+from utils.errors import ReIDError
+
+MODEL = small_model()
+FILES = {"checkpoint": MODEL.state_dict(), "clip": clip_tensors(MODEL)}
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 5, 64, 65]), max_size=5)
+TENSORS = st.one_of(
+    SHAPES.map(torch.zeros),
+    SHAPES.map(lambda shape: torch.zeros(shape, dtype=torch.int64)),
+    st.sampled_from(
+        [torch.tensor(float("nan")), torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.complex64)]
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", sorted(FILES))
+@fuzz(25)
+@given(st.data())
+def test_any_tensors(tmp_path, kind, data):
+    state = dict(FILES[kind])
+    names = st.sampled_from(sorted(state))
+    for name in data.draw(st.lists(names, max_size=3), label="left out"):
+        state.pop(name, None)
+    state |= data.draw(st.dictionaries(names | st.text(max_size=5), TENSORS, max_size=3), label="put in")
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    try:
+        model = make_test_model(config(TEST__WEIGHT=path), num_views=1)
+    except ReIDError as error:
+        assert str(error)
+    else:
+        assert model.eval().embed(torch.zeros(1, 3, 64, 64), None, None).ndim == 2
