@@ -17,6 +17,8 @@ CHOICES: dict[str, tuple] = {
     "MODEL.DEVICE": ("auto", "cuda", "mps", "cpu"),
     "MODEL.PRETRAIN_CHOICE": ("imagenet", "random"),
     "MODEL.ACTIVATION": ("quick_gelu", "gelu"),
+    "MODEL.TEXT_LOSS": ("none", "i2t", "i2t+t2i", "i2tce", "i2tce+t2i"),
+    "MODEL.SIE_ON": ("cls", "all"),
     "MODEL.ID_LOSS_TYPE": ("softmax", "arcface", "cosface", "amsoftmax", "circle"),
     "MODEL.METRIC_LOSS_TYPE": ("triplet", "center", "triplet_center"),
     "MODEL.IF_WITH_CENTER": YES_NO,
@@ -67,9 +69,9 @@ _AT_LEAST_ONE = [
     "SIZE_TRAIN",
     "SIZE_TEST",
 ]
-_POSITIVE = ["BASE_LR", "PIXEL_STD", "COSINE_SCALE", "CENTER_LR"]
-_SHARES = ["PROB", "RE_PROB", "RERANK_LAMBDA", "GAMMA", "WARMUP_FACTOR"]
-_LENGTHS = {"SIZE_TRAIN": 2, "SIZE_TEST": 2, "STRIDE_SIZE": 2, "PIXEL_MEAN": 3, "PIXEL_STD": 3}
+_POSITIVE = ["BASE_LR", "PIXEL_STD", "COSINE_SCALE", "CENTER_LR", "NEW_LR_FACTOR", "MEMORY_TEMPERATURE"]
+_SHARES = ["MEMORY_MOMENTUM", "PROB", "RE_PROB", "RERANK_LAMBDA", "GAMMA", "WARMUP_FACTOR"]
+_LENGTHS = {"RESIZE": 2, "SIZE_TRAIN": 2, "SIZE_TEST": 2, "STRIDE_SIZE": 2, "PIXEL_MEAN": 3, "PIXEL_STD": 3}
 _MAY_BE_NEGATIVE = ["PIXEL_MEAN", "SIE_COE"]
 _LARGEST_SEED = 2**32 - 1
 
@@ -134,6 +136,12 @@ def _check_input(cfg: CfgNode) -> None:
         raise ReIDError(
             f"INPUT.SIZE_TEST = {cfg.INPUT.SIZE_TEST} differs from INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN}: "
             "the position embedding is learned for one size. Give both the same value."
+        )
+    resized, size = cfg.INPUT.RESIZE, cfg.INPUT.SIZE_TRAIN
+    if any(resized) and (resized[0] < size[0] or resized[1] < size[1]):
+        raise ReIDError(
+            f"INPUT.RESIZE = {resized} is smaller than the crop INPUT.SIZE_TRAIN = {size}; make it as large or larger, "
+            "or [0, 0] for no other size."
         )
     if not cfg.DATASETS.NAMES:
         raise ReIDError("DATASETS.NAMES is empty: name a data set, see docs/datasets.md.")

@@ -142,12 +142,17 @@ class Readers(NamedTuple):
     test: Read
 
 
+def resized_size(cfg: CfgNode) -> list[int]:
+    """Height and width of a training image in front of the random crop."""
+    return cfg.INPUT.RESIZE if any(cfg.INPUT.RESIZE) else cfg.INPUT.SIZE_TRAIN
+
+
 def make_readers(cfg: CfgNode, dataset: ReIDDataset) -> Readers:
     """From a path to the resized picture, through the cache that ``DATASETS.CACHE`` names.
 
     In memory, stage 1 has no cache: it sees each image once.
     """
-    size, exif, draft = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.EXIF, cfg.INPUT.JPEG_DRAFT
+    size, exif, draft = resized_size(cfg), cfg.INPUT.EXIF, cfg.INPUT.JPEG_DRAFT
     augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, exif, draft)
     plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, exif, draft)
     train = [record.path for record in dataset.train] if dataset.require_train else []

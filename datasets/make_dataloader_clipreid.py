@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.bases import Record, ReIDDataset, some
-from datasets.image_cache import Read, make_readers
+from datasets.image_cache import Read, make_readers, resized_size
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
@@ -74,6 +74,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         size,
         mean,
         std,
+        resize=resized_size(cfg),
         interpolation=cfg.INPUT.INTERPOLATION_TRAIN,
         flip=cfg.INPUT.PROB,
         padding=cfg.INPUT.PADDING,
@@ -92,7 +93,7 @@ def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
     """The batch sampler that ``DATALOADER.SAMPLER`` names."""
     batch_size = cfg.SOLVER.STAGE2.IMS_PER_BATCH
     if cfg.DATALOADER.SAMPLER == "softmax":
-        smallest = max(2, world_size())
+        smallest = batch_size if cfg.DATALOADER.DROP_LAST else max(2, world_size())
         return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, share_of, smallest)
     pids = [record.pid for record in dataset.train]
     return IdentityBatches(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, share_of)
@@ -164,6 +165,11 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     shuffled = cfg.DATALOADER.SAMPLER == "softmax"
     _check_shares(batch, 1 if shuffled else instances)
     if shuffled:
+        if cfg.DATALOADER.DROP_LAST and len(dataset.train) < batch:
+            raise ReIDError(
+                f"{dataset.name}: DATALOADER.DROP_LAST leaves no batch of {batch} images (SOLVER.STAGE2.IMS_PER_BATCH) "
+                f"of the {len(dataset.train)} in the train set. Switch it off or make the batch smaller."
+            )
         return
     if dataset.num_train_pids < batch // instances:
         raise ReIDError(

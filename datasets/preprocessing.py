@@ -18,6 +18,7 @@ def train_transform(
     mean: Sequence[float],
     std: Sequence[float],
     *,
+    resize: Sequence[int] | None = None,
     interpolation: str = "bicubic",
     flip: float = 0.5,
     padding: int = 10,
@@ -28,6 +29,7 @@ def train_transform(
     Args:
         size: height and width in pixels.
         mean, std: per channel, of images in [0, 1].
+        resize: height and width before the crop; ``size`` when None.
         interpolation: name of a Pillow filter.
         flip: probability of the mirror image.
         padding: black border in pixels in front of the random crop.
@@ -35,7 +37,7 @@ def train_transform(
     """
     return transforms.Compose(
         [
-            transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation)),
+            transforms.Resize(tuple(resize or size), transforms.InterpolationMode(interpolation)),
             transforms.RandomHorizontalFlip(flip),
             transforms.Pad(padding),
             transforms.RandomCrop(tuple(size)),

@@ -2,6 +2,7 @@
 
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
 from loss.center_loss import CenterLoss
+from loss.centroids import centroid_contrast, identity_means, moved_centroids
 from loss.make_loss import LossAndParts, Stage1Loss, Stage2Loss, add_up, make_loss
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss, SupContrast
@@ -22,8 +23,11 @@ __all__ = [
     "SupContrast",
     "TripletLoss",
     "add_up",
+    "centroid_contrast",
     "cosine_dist",
     "euclidean_dist",
     "hard_example_mining",
+    "identity_means",
     "make_loss",
+    "moved_centroids",
 ]

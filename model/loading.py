@@ -16,17 +16,23 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from model.baseline import ImageReID
 
-IDENTITY_BOUND = ("classifier.", "classifier_proj.", "prompt_learner.cls_ctx", "cv_embed")
+IDENTITY_BOUND = ("classifier.", "classifier_proj.", "prompt_learner.cls_ctx", "cv_embed", "memory")
 """Parts that belong to one data set's identities, cameras and views."""
 
 SENTENCE = ("prompt_learner.token_prefix", "prompt_learner.token_suffix")
 """Embeddings of the sentence's fixed words."""
+
+INVERSION = ("inversion.", "template.")
+"""What ``handid`` has besides: CLIP's weights know nothing of it."""
 
 POSITIONS = ("image_encoder.positional_embedding", "image_encoder.attnpool.positional_embedding")
 
 NOT_IN_EVERY_MODEL = {
     "text_encoder": "this model reads no text",
     "prompt_learner": "this model has no prompts",
+    "memory": "this model compares images with no memory",
+    "inversion": "this model makes no words of images",
+    "template": "this model has no sentence",
     "cv_embed": "side information is off (MODEL.SIE_CAMERA, MODEL.SIE_VIEW) or the network takes none (ResNets)",
 }
 """Parts that a model may do without, and why a file's are then left alone."""
@@ -103,7 +109,7 @@ def load_clip_weights(model: ImageReID, weights: Mapping[str, Tensor]) -> LoadRe
     for name, tensor in weights.items():
         part = "image_encoder" if name.startswith("visual.") else "text_encoder"
         renamed[name if name in NOT_KEPT else f"{part}.{name.removeprefix('visual.')}"] = tensor
-    return _load(model, renamed, start=IDENTITY_BOUND + SENTENCE + ("bottleneck.", "bottleneck_proj."))
+    return _load(model, renamed, start=IDENTITY_BOUND + SENTENCE + INVERSION + ("bottleneck.", "bottleneck_proj."))
 
 
 def load_reid_weights(model: ImageReID, state: Mapping[str, Tensor]) -> LoadReport:
@@ -134,6 +140,11 @@ def load_start(model: ImageReID, state: Mapping[str, Tensor], sentence: str) -> 
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(IDENTITY_BOUND)}
     if hasattr(model, "prompt_learner"):
         _check_sentence(state, model.state_dict(), sentence)
+    if hasattr(model, "template") and "template.token_prefix" not in state:
+        raise ReIDError(
+            "there is no template.token_prefix: only checkpoints of MODEL.METHOD handid hold its sentence. Start from "
+            "CLIP's weights."
+        )
     report = _load(model, kept, start=IDENTITY_BOUND)
     report.skipped |= {name: reason for name in state if name not in kept}
     return report

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.baseline import ImageReID, SideInformation
 from model.clip.clip import find_weights
-from model.clip.model import MLP, QuickGELU
+from model.clip.model import MLP, QuickGELU, VisionTransformer
 from model.clip.shapes import CLIPShape, ResNetShape, named_shape, shape_of_checkpoint, shape_of_weights
 from model.clip.weights import clip_weights, is_reid_checkpoint, read_reid_checkpoint, read_state_dict
 from model.loading import LoadReport, load_clip_weights, load_prompts_only, load_reid_weights, load_start
@@ -174,6 +174,8 @@ def _build(
     for module in model.modules():
         if isinstance(module, MLP):
             module.gelu = ACTIVATIONS[cfg.MODEL.ACTIVATION]()
+        elif isinstance(module, VisionTransformer):
+            module.side_on_all = cfg.MODEL.SIE_ON == "all"
     return model
 
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from model.baseline import ImageReID
 from model.clipreid import CLIPReID
+from model.handid import HandID
+from model.pcl import PCL
+from model.tfmemory import TFMemory
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 METHODS: dict[str, type[ImageReID]] = {
     "clipreid": CLIPReID,
     "baseline": ImageReID,
+    "handid": HandID,
+    "pcl": PCL,
+    "tfmemory": TFMemory,
 }
 """From the name to the class; docs/methods.md tells what each is."""
 
@@ -43,7 +49,7 @@ def _check_losses(cfg: CfgNode, method: type[ImageReID]) -> None:
     """Stage 2 needs a loss; which ones there are, sampler and method decide, see :func:`loss.make_loss.make_loss`."""
     model, sampler = cfg.MODEL, cfg.DATALOADER.SAMPLER
     center = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
-    weights = {f"MODEL.{key}": model[key] for key in method.loss_keys}
+    weights = {f"MODEL.{key}": model[key] for key in method.loss_keys if model.TEXT_LOSS != "none"}
     if sampler != "triplet":
         weights["MODEL.ID_LOSS_WEIGHT"] = model.ID_LOSS_WEIGHT
     if sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE:

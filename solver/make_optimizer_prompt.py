@@ -22,6 +22,7 @@ FUSED_DEVICES = frozenset({"cpu", "cuda"})
 
 PROMPTS = "prompt_learner."
 TEXT_ENCODER = "text_encoder."
+IMAGE_ENCODER = "image_encoder."
 NECK_BIASES = frozenset({"bottleneck.bias", "bottleneck_proj.bias"})
 """The two BNNecks have no shift (Luo et al., arXiv 1903.07071), so their biases stay 0."""
 
@@ -69,8 +70,9 @@ def make_optimizer_2stage(
 ) -> tuple[Optimizer, Optimizer | None]:
     """Optimizer of stage 2: all but the text encoder, the prompts and the necks' biases; these are frozen.
 
-    Parameters with "bias" in their name have their own rate (BIAS_LR_FACTOR) and decay (WEIGHT_DECAY_BIAS);
-    LARGE_FC_LR doubles the rate of the classifiers.
+    MODEL.ONE_STAGE trains the prompts too. Parameters with "bias" in their name have their own rate (BIAS_LR_FACTOR)
+    and decay (WEIGHT_DECAY_BIAS); LARGE_FC_LR doubles the rate of the classifiers, NEW_LR_FACTOR multiplies that of
+    everything outside the image encoder.
 
     Args:
         cfg: the whole configuration.
@@ -85,7 +87,8 @@ def make_optimizer_2stage(
         ReIDError: OPTIMIZER_NAME is unknown.
     """
     stage = cfg.SOLVER.STAGE2
-    trained = train_only(model, _trained_in_stage2)
+    frozen = (TEXT_ENCODER,) if cfg.MODEL.ONE_STAGE else (PROMPTS, TEXT_ENCODER)
+    trained = train_only(model, lambda name: not name.startswith(frozen) and name not in NECK_BIASES)
     optimizer = _build(stage, [(p, *_stage2_rate(name, stage)) for name, p in trained.items()], fused)
     if center_criterion is None:
         return optimizer, None
@@ -98,16 +101,14 @@ def named_rates(optimizer: Optimizer, model: nn.Module) -> list[tuple[str, float
     return [(name, *rates[id(p)]) for name, p in model.named_parameters() if id(p) in rates]
 
 
-def _trained_in_stage2(name: str) -> bool:
-    return not name.startswith((PROMPTS, TEXT_ENCODER)) and name not in NECK_BIASES
-
-
 def _stage2_rate(name: str, stage: CfgNode) -> tuple[float, float]:
     lr, weight_decay = stage.BASE_LR, stage.WEIGHT_DECAY
     if "bias" in name:
         lr, weight_decay = lr * stage.BIAS_LR_FACTOR, stage.WEIGHT_DECAY_BIAS
     if stage.LARGE_FC_LR and name.startswith("classifier"):
         lr *= 2
+    if not name.startswith(IMAGE_ENCODER):
+        lr *= stage.NEW_LR_FACTOR
     return lr, weight_decay
 
 

@@ -124,6 +124,10 @@ class VisionTransformer(nn.Module):
         embed_dim: E.
         image_size: height and width in pixels.
         stride: step between patches in pixels (rows, columns); smaller than the patch for OLP.
+
+    Attributes:
+        side_on_all: add the camera/view vector to all tokens (TransReID, arXiv 2102.04378) and not to the class token
+            alone (CLIP-ReID's code).
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class VisionTransformer(nn.Module):
         stride = stride or (shape.patch, shape.patch)
         rows, columns = ((side - shape.patch) // step + 1 for side, step in zip(image_size, stride, strict=True))
         scale = shape.width**-0.5
+        self.side_on_all = False
         self.grid = (rows, columns)
         self.widths = ImageWidths(shape.width, shape.width, embed_dim)
         self.class_embedding = nn.Parameter(scale * torch.randn(shape.width))
@@ -144,11 +149,13 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(shape.width)
 
     def embed(self, images: Tensor, cv_emb: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] -> tokens [B, L, D] for the first block; ``cv_emb`` [B, D] joins the class token."""
+        """Images [B, 3, H, W] -> tokens [B, L, D] for the first block; ``cv_emb`` [B, D] joins the first or all."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         if cv_emb is not None:
             first = first + cv_emb.unsqueeze(1)
+            if self.side_on_all:
+                patches = patches + cv_emb.unsqueeze(1)
         return self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding.to(patches.dtype))
 
     def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:

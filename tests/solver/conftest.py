@@ -23,7 +23,9 @@ _STAGE1 = {
     "WARMUP_LR_INIT": 1e-5,
     "WARMUP_EPOCHS": 5,
 }
+_MODEL = {"ONE_STAGE": False}
 _STAGE2 = {
+    "NEW_LR_FACTOR": 1.0,
     "OPTIMIZER_NAME": "Adam",
     "MOMENTUM": 0.9,
     "BIAS_LR_FACTOR": 2,
@@ -49,8 +51,12 @@ _CNN = {
     "WARMUP_FACTOR": 0.01,
 }
 RECIPES = {
-    "vit": CfgNode({"SOLVER": {"STAGE1": {**_STAGE1, "MAX_EPOCHS": 120}, "STAGE2": {**_STAGE2, **_VIT}}}),
-    "cnn": CfgNode({"SOLVER": {"STAGE1": {**_STAGE1, "MAX_EPOCHS": 60}, "STAGE2": {**_STAGE2, **_CNN}}}),
+    "vit": CfgNode(
+        {"MODEL": _MODEL, "SOLVER": {"STAGE1": {**_STAGE1, "MAX_EPOCHS": 120}, "STAGE2": {**_STAGE2, **_VIT}}}
+    ),
+    "cnn": CfgNode(
+        {"MODEL": _MODEL, "SOLVER": {"STAGE1": {**_STAGE1, "MAX_EPOCHS": 60}, "STAGE2": {**_STAGE2, **_CNN}}}
+    ),
 }
 
 
