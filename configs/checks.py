@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple] = {
     "TEST.FEAT_NORM": YES_NO,
     "TEST.METRIC": ("euclidean", "cosine"),
     "TEST.AP": ("standard", "trapezoid"),
+    "TEST.SEARCH": ("exact", "faiss"),
 } | {
     f"SOLVER.{stage}.{key}": choices
     for stage in ("STAGE1", "STAGE2")
@@ -189,6 +190,10 @@ def _check_model(cfg: CfgNode) -> None:
 
 
 def _check_test(cfg: CfgNode) -> None:
+    if cfg.TEST.SEARCH == "faiss":
+        from utils.search import require_faiss  # loads torch, which a configuration need not
+
+        require_faiss()
     if cfg.TEST.RERANK_K2 > cfg.TEST.RERANK_K1:
         raise ReIDError(
             f"TEST.RERANK_K2 = {cfg.TEST.RERANK_K2} exceeds TEST.RERANK_K1 = {cfg.TEST.RERANK_K1}; "

@@ -90,7 +90,7 @@ _C.SOLVER.SEED = 1234  # of everything random
 _C.SOLVER.MARGIN = 0.3  # of the triplet loss
 _C.SOLVER.STAGES = [1, 2]  # (ours) which stages to run
 _C.SOLVER.DETERMINISTIC = False  # (ours) same bits in each run on GPUs too, see docs/reproducibility.md
-_C.SOLVER.PRECISION = "auto"  # (ours) auto (bf16 where the device computes in it) | fp32 | bf16 | fp16
+_C.SOLVER.PRECISION = "auto"  # (ours) fp32 (exact) | bf16, fp16 (round) | auto: bf16 where the device has it
 _C.SOLVER.GRAD_CHECKPOINTING = False  # (ours) compute transformer blocks again in the backward pass: less memory, exact
 _C.SOLVER.CHANNELS_LAST = False  # (ours) ResNets: colours beside each other in memory; sums in another order
 _C.SOLVER.SYNC_BN = False  # (ours) ResNets in several processes: BatchNorm by the images of all, as in one process
@@ -151,6 +151,7 @@ _C.TEST.RERANK_K1 = 50  # (ours) its k1; 20 in its own paper, 50 in the publishe
 _C.TEST.RERANK_K2 = 15  # (ours) its k2; 6 in its own paper, 15 in the published code
 _C.TEST.RERANK_LAMBDA = 0.3  # (ours) share of the original distance
 _C.TEST.DIST_MAT = ""  # file of the query x gallery distances (.npy, relative to OUTPUT_DIR); empty: none; _run<i> each
+_C.TEST.SEARCH = "exact"  # (ours) exact | faiss (approximate, recall told): finds the images for ranking pictures only
 _C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the model it starts from
 _C.TEST.PICTURES = True  # (ours) write ranking.png and pictures/, which show people; curves.png is always written
 

@@ -21,7 +21,7 @@ from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.progress import counted
 from utils.reranking import k_reciprocal
-from utils.search import Nearest, top_k
+from utils.search import SEARCHES, Nearest, top_k
 from utils.verification import VerificationMetrics, verify
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Evaluation:
         query, gallery: features as they were compared, for pictures.
         seconds: of extraction and ranking together.
         metric: ``euclidean`` or ``cosine``.
-        nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
+        nearest: the beginning of each ranking if it came from more than the features (re-ranking) or from an
+            approximate search, else None.
         verification: error rates of the same features at a threshold, None where they were not asked for.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
     """
@@ -62,7 +63,7 @@ class Evaluation:
         """Distances and gallery indices [q, k] of the nearest images of some queries, as the evaluation ranked them."""
         chosen = torch.as_tensor(queries)
         if self.nearest is not None:
-            return Nearest(self.nearest.distances[chosen], self.nearest.index[chosen], 1.0)
+            return Nearest(self.nearest.distances[chosen], self.nearest.index[chosen], self.nearest.recall)
         return top_k(self.query.features[chosen], self.gallery.features, NOTED, metric=self.metric)
 
     def summary(self) -> dict[str, float]:
@@ -234,6 +235,9 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
         found = None
+        if cfg.TEST.SEARCH != "exact":
+            found = SEARCHES[cfg.TEST.SEARCH](query.features, gallery.features, NOTED, metric=cfg.TEST.METRIC)
+            LOGGER.info("TEST.SEARCH %s: recall %.3f, in pictures only", cfg.TEST.SEARCH, found.recall)
     return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, found)
 
 

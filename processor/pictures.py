@@ -107,6 +107,8 @@ def write_rankings(
 ) -> None:
     """Write the queries ``chosen``, in this order, with their ten nearest gallery images."""
     nearest = evaluation.find_nearest(chosen.tolist())
+    if nearest.recall < 1:
+        title += f"; approximate search, recall {nearest.recall:.3f}"
     rankings = [
         Ranking(
             dataset.query[i].path,
@@ -122,6 +124,8 @@ def write_rankings(
 def _answers(dataset: ReIDDataset, query: Record, found: Iterable[tuple[float, int]]) -> list[Answer]:
     answers = []
     for distance, index in found:
+        if index < 0:  # an approximate search found no more
+            break
         image = dataset.gallery[index]
         ignored = dataset.camera_rule == "market" and (image.pid, image.camid) == (query.pid, query.camid)
         if not ignored:

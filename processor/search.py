@@ -29,7 +29,7 @@ from utils.html import escape, page, table, thumbnail
 from utils.images import IMAGE_SUFFIXES, read_image
 from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
-from utils.search import top_k
+from utils.search import SEARCHES, require_faiss
 from utils.verification import FEWEST_FALSE_ACCEPTS, verify
 
 EXAMPLE = (
@@ -57,6 +57,7 @@ def search(
     listed: Sequence[Listed],
     top: int,
     threshold: float | None = None,
+    how: str = "exact",
 ) -> list[Answer]:
     """The ``top`` nearest images of each query, nearest first.
 
@@ -66,11 +67,16 @@ def search(
         listed: what the gallery's features are of [G].
         top: answers to a query.
         threshold: similarity from which an answer is accepted, None for no such judgement.
+        how: a name in :data:`utils.search.SEARCHES`; the recall of an approximate search is logged.
     """
-    nearest = top_k(torch.from_numpy(query), gallery, top, metric="cosine")
+    nearest = SEARCHES[how](torch.from_numpy(query), gallery, top, metric="cosine")
+    if how != "exact":
+        LOGGER.info("approximate search: %.1f %% of the nearest %d were found", 100 * nearest.recall, top)
     answers = []
     for name, distances, index in zip(names, nearest.distances.tolist(), nearest.index.tolist(), strict=True):
         for rank, (distance, place) in enumerate(zip(distances, index, strict=True), 1):
+            if place < 0:
+                break
             similarity = 1 - distance
             accepted = "" if threshold is None else "yes" if similarity >= threshold else "no"
             answers.append(Answer(name, rank, listed[place].identity, similarity, accepted, listed[place].name))
@@ -160,6 +166,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ReIDError(f"--top {arguments.top}: expected at least 1.")
     if arguments.format == "html" and arguments.output is None:
         raise ReIDError("--format html: name the page, --output FILE.")
+    if arguments.search == "faiss":
+        require_faiss()
     queries = _queries(arguments.queries)
     embedder, source = open_embedder(arguments.config_file, arguments.opts)
     gallery, listed = extract(embedder, arguments.gallery, arguments.enrolled, source)
@@ -167,7 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
     threshold = None if arguments.far is None else calibrate(gallery, listed, arguments.far)
     if threshold is not None:
         LOGGER.info("accepted from a similarity of %.4f on (false accept rate %g)", threshold, arguments.far)
-    answers = search(embedder.embed(queries), queries, gallery, listed, arguments.top, threshold)
+    answers = search(embedder.embed(queries), queries, gallery, listed, arguments.top, threshold, arguments.search)
     if arguments.format == "html":
         text = as_html(answers, arguments.gallery, embedder.exif)
     else:
@@ -220,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--top", metavar="N", type=int, default=10, help="answers to a query (default: %(default)s)")
     add("--far", metavar="RATE", type=float, help="say which answers are accepted at this false accept rate")
+    add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and tells its recall; for millions")
     add("--format", choices=(*FORMATS, "html"), default="text", help="of the answers (default: %(default)s)")
     add("--output", metavar="FILE", type=Path, help="where to write them; by default standard output")
     add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")

@@ -1,11 +1,17 @@
+import logging
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from configs import load_config
+from processor.evaluation import _rank
 from utils import search
 from utils.errors import ReIDError
+from utils.logger import LOGGER
+from utils.metrics import Features
 from utils.search import approximate_top_k, top_k
 
 
@@ -56,6 +62,34 @@ def test_without_faiss_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ReIDError, match="pip install faiss-cpu"):
         approximate_top_k(*_features(), 5)
+
+
+def test_a_configuration_that_needs_faiss_is_refused_before_the_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ReIDError, match=r"TEST\.SEARCH faiss.*pip install faiss-cpu"):
+        load_config(None, ["MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", "TEST.SEARCH", "faiss"])
+
+
+def test_an_evaluation_searches_as_asked_and_keeps_its_numbers(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    pytest.importorskip("faiss")
+    features, items = _features(queries=40, items=3000)
+    pids = np.arange(3000) % 40
+    query, gallery = Features(features, pids[:40], pids[:40]), Features(items, pids, pids + 1)
+    found = []
+    for how in ("exact", "faiss"):
+        options = ["MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", "TEST.SEARCH", how]
+        cfg, _ = load_config(None, options)
+        found.append(_rank(cfg, query, gallery, "market", SimpleNamespace(output_dir=tmp_path), ""))
+    exact, near = found
+    assert exact.metrics.mAP == near.metrics.mAP  # only what pictures show is approximate
+    shown = near.find_nearest([3, 5])
+    assert 0.3 < shown.recall == near.nearest.recall < 1 and f"recall {shown.recall:.3f}" in caplog.text
+    best = exact.find_nearest([3, 5])
+    assert best.recall == 1 and shown.index.shape == best.index.shape
+    share = np.mean([np.isin(s, b).mean() for s, b in zip(shown.index, best.index, strict=True)])
+    assert 0.3 < share <= 1
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ def approximate_top_k(
         ReIDError: FAISS is not installed, or as :func:`top_k`.
     """
     _check(query, gallery, k, metric)
-    faiss = _faiss()
+    faiss = require_faiss()
     cpu = torch.device("cpu")
     cells = max(1, min(int(4 * len(gallery) ** 0.5), len(gallery) // 39))
     kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
@@ -140,12 +141,21 @@ def _prepared(features: Tensor, metric: str) -> np.ndarray:
     return (torch.nn.functional.normalize(features) if metric == "cosine" else features).contiguous().numpy()
 
 
-def _faiss() -> ModuleType:
+def require_faiss() -> ModuleType:
+    """The package FAISS.
+
+    Raises:
+        ReIDError: it is not installed.
+    """
     try:
         import faiss
     except ImportError as error:
         raise ReIDError(
-            "approximate search needs the package FAISS, which is not installed. Run `pip install faiss-cpu`, or use "
-            "the exact search (utils.search.top_k), which needs nothing."
+            "approximate search (TEST.SEARCH faiss, --search faiss) needs the package FAISS, which is not installed. "
+            "Run `pip install faiss-cpu`, or use the exact search, which needs nothing."
         ) from error
     return faiss
+
+
+SEARCHES: dict[str, Callable[..., Nearest]] = {"exact": top_k, "faiss": approximate_top_k}
+"""By ``TEST.SEARCH``; both take queries, gallery, k and ``metric``."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from processor.extract import Listed, list_folder
 from processor.search import Answer, as_csv, as_html, as_json, as_text, calibrate
 from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
-from utils.logger import close_logger
+from utils.logger import LOGGER, close_logger
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,21 @@ def test_search_against_a_full_sort():
         assert [a.image for a in own] == [f"{i}.png" for i in best] and [a.rank for a in own] == [1, 2, 3, 4]
         assert [a.similarity for a in own] == pytest.approx([cosines[i] for i in best], abs=1e-6)
         assert [a.accepted for a in own] == ["yes" if cosines[i] >= 0.2 else "no" for i in best]
+
+
+def test_approximate_search_gives_what_it_finds_and_tells_its_recall(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(9, 5)).astype(np.float32)
+    listed = [Listed(f"{i}.png", f"p{i % 3}") for i in range(9)]
+    exact, near = (
+        search.search(query, ["x", "y", "z"], gallery, listed, 20, how=how) for how in ("exact", "faiss")
+    )  # nine images are one cell: all are compared
+    assert [a.image for a in near] == [a.image for a in exact] and len(near) == 27
+    assert [a.similarity for a in near] == pytest.approx([a.similarity for a in exact], abs=1e-6)
+    assert "100.0 % of the nearest" in caplog.text
 
 
 def test_threshold_against_counting():

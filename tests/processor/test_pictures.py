@@ -1,5 +1,6 @@
 """Pictures of an evaluation: which queries and identities they show, and that one failure leaves the others."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from processor.pictures import (
 )
 from utils.embedding import principal_axes
 from utils.metrics import Features, evaluate
+from utils.search import Nearest
 
 IDENTITIES = 5
 
@@ -98,6 +100,23 @@ def test_ranking_sheets_show_the_queries_they_name(world, tmp_path, monkeypatch)
     assert sorted(r.average_precision for r in shown["median"]) == precision[3:7].tolist()
     assert len(shown["random"]) == 4
     assert len(by_precision(evaluation)) == 10
+
+
+def test_an_approximate_search_tells_its_recall(world, tmp_path, monkeypatch):
+    evaluation, dataset, _ = world
+    seen = {}
+    monkeypatch.setattr(
+        "processor.pictures.ranking_sheet",
+        lambda rankings, title, exif: seen.update({title: rankings}) or Image.new("RGB", (1, 1)),
+    )
+    index = torch.tensor([[3, 1, -1]]).repeat(10, 1)  # only two were found
+    found = replace(evaluation, nearest=Nearest(torch.rand(10, 3), index, 0.875))
+    write_ranking_sheets(tmp_path, found, dataset, False, 3)
+    write_ranking_sheets(tmp_path, evaluation, dataset, False, 3)
+    approximate, exact = list(seen.items())[:3], list(seen.items())[3:]
+    assert all("approximate search, recall 0.875" in title for title, _ in approximate)
+    assert all([a.identity for a in r.answers] == ["person3", "person1"] for _, rows in approximate for r in rows)
+    assert len(exact) == 3 and not any("recall" in title for title, _ in exact)
 
 
 def test_similarity_of_identities_is_the_mean_over_all_pairs(world):
