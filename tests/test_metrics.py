@@ -151,8 +151,9 @@ def _random_split(queries=30, items=200, width=24, dtype=np.float32):
     return parts
 
 
-def test_memory_mapped_half_precision_gallery(tmp_path):
-    query, gallery = _random_split(dtype=np.float16)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_memory_mapped_gallery(tmp_path, dtype):
+    query, gallery = _random_split(12, 90, dtype=dtype)
     np.save(tmp_path / "gallery.npy", gallery.features)
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
     with mock.patch.object(ranking_keys, "GALLERY_ROWS", 64):

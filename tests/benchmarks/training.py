@@ -277,12 +277,19 @@ def use_whole_prompts(model: CLIPReID, batch: int) -> None:
 
 
 def measure(
-    file: str, overrides: Sequence[str], tasks: Sequence[str], epochs: int, warm_up: int, threads: int, images: int
+    file: str,
+    overrides: Sequence[str],
+    tasks: Sequence[str],
+    paths: Sequence[str],
+    epochs: int,
+    warm_up: int,
+    threads: int,
+    images: int,
 ) -> list[Row]:
-    """Rows of each task on both paths, from ``epochs`` epochs after ``warm_up`` others."""
+    """Rows of each task on each path, from ``epochs`` epochs after ``warm_up`` others."""
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the threads of OpenMP or a GPU
     pipes, processes = {}, []
-    for path in PATHS:
+    for path in paths:
         pipes[path], theirs = spawn.Pipe()
         process = spawn.Process(target=serve, args=(theirs, file, overrides, path, threads, images))
         process.start()
@@ -293,7 +300,7 @@ def measure(
         for task in tasks:
             for pipe in pipes.values():
                 pipe.send(task)
-            found: dict[str, list[Epoch]] = {path: [] for path in PATHS}
+            found: dict[str, list[Epoch]] = {path: [] for path in paths}
             for _ in range(warm_up + epochs):
                 for path, pipe in pipes.items():
                     pipe.send("go")
@@ -333,19 +340,25 @@ def _row(task: str, path: str, found: list[Epoch], warm_up: int) -> Row:
     )
 
 
+def pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """The rows of a task on the plain and on the fast path, where both were measured."""
+    found = {(row.task, row.path): row for row in rows}
+    for row in rows:
+        if row.path == "fast" and (row.task, "plain") in found:
+            yield found[row.task, "plain"], row
+
+
 def speedups(rows: Sequence[Row]) -> dict[str, float]:
     """By task, how many times as fast the fast path is."""
-    seconds = {(row.task, row.path): row.step_seconds for row in rows}
-    return {task: seconds[task, "plain"] / seconds[task, "fast"] for task, path in seconds if path == "fast"}
+    return {fast.task: plain.step_seconds / fast.step_seconds for plain, fast in pairs(rows)}
 
 
 def differences(rows: Sequence[Row]) -> dict[str, float]:
     """By task, the largest relative difference between the two paths' losses of an epoch."""
-    losses = {(row.task, row.path): row.losses for row in rows}
     return {
-        task: max(abs(a - b) / abs(a) for a, b in zip(losses[task, "plain"], fast, strict=True))
-        for (task, path), fast in losses.items()
-        if path == "fast" and fast
+        fast.task: max(abs(a - b) / abs(a) for a, b in zip(plain.losses, fast.losses, strict=True))
+        for plain, fast in pairs(rows)
+        if fast.losses
     }
 
 
@@ -381,6 +394,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config_file", required=True)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=["stage1", "stage2"])
+    parser.add_argument("--path", nargs="+", choices=PATHS, default=PATHS)
     parser.add_argument("--device", default="auto", help="as MODEL.DEVICE")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch of either stage")
     parser.add_argument("--iterations", type=int, default=1, help="in an epoch")
@@ -412,7 +426,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         overrides += options.overrides
         warm_up = 2 if options.compile else 1  # the epoch whose FLOPs are counted is not compiled
         rows = measure(
-            *(options.config_file, overrides, options.task, options.epochs, warm_up, options.threads, images)
+            *(
+                options.config_file,
+                overrides,
+                options.task,
+                options.path,
+                options.epochs,
+                warm_up,
+                options.threads,
+                images,
+            )
         )
     machine = describe(choose_device(options.device)) | {"threads": options.threads}
     sys.stdout.write(f"{json.dumps(machine)}\n{table(rows)}\n")

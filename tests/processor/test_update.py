@@ -54,3 +54,15 @@ def test_float16_overflow_is_computed_again_in_float32(tmp_path):
     assert dtypes == [torch.float16, torch.float32] and torch.isfinite(result.loss)
     assert all(torch.isfinite(buffer).all() for buffer in model.buffers())
     assert int(model[1].num_batches_tracked) == 1
+
+
+def test_a_loss_that_float32_cannot_save_either_stops_after_one_more_try(tmp_path):
+    model, tries = nn.Linear(2, 1), []
+
+    def step(batch):
+        tries.append(torch.is_autocast_enabled("cpu"))
+        return StepResult(model.weight.sum() * torch.nan, {"id": torch.tensor(torch.nan)}, 1)
+
+    with pytest.raises(ReIDError, match=r"epoch 3, iteration 2: the loss is not finite \(id = nan\)"):
+        update(tmp_path, model, step, torch.float16)(["a.jpg"], "epoch 3, iteration 2")
+    assert tries == [True, False]

@@ -59,8 +59,10 @@ def test_auto_precision_is_reduced_only_where_that_is_fast(machine, monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     assert choose_precision("auto", torch.device("cpu")).dtype == torch.float32
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert choose_precision("auto", torch.device("cpu")).dtype == torch.bfloat16
+    for kind in ("amx_tile", "avx512_bf16"):  # either will do
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cpu, f"_is_{kind}_supported", lambda: True, raising=False)
+            assert choose_precision("auto", torch.device("cpu")).dtype == torch.bfloat16
     for capability, dtype in (((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
         machine(gpus=1, capability=capability)
         assert choose_precision("auto", torch.device("cuda", 0)).dtype == dtype
