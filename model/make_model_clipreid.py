@@ -161,6 +161,12 @@ def _build(
             f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "
             "MODEL.NAME the name of their architecture."
         )
+    smallest = 15 if resnet else shape.image.patch
+    if min(image[0]) < smallest:
+        raise ReIDError(
+            f"INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN} is too small: this {cfg.MODEL.NAME} needs at least {smallest} "
+            "pixels in each direction."
+        )
     # A test needs the image half alone, which all methods share.
     method = METHODS[cfg.MODEL.METHOD] if sentence else ImageReID
     if method.reads_text:

@@ -88,7 +88,7 @@ def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
         ReIDError: a tensor is missing that every CLIP has.
     """
     try:
-        return CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1])
+        return _possible(CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1]))
     except (KeyError, IndexError) as error:
         raise ReIDError(f"These are no CLIP weights: the tensor {error} is missing.") from None
     except ValueError as error:
@@ -108,11 +108,24 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
         vit = "visual.proj" in image
         embed_dim = image["visual.proj"].shape[1] if vit else len(image["visual.attnpool.c_proj.weight"])
         text = {n.removeprefix("text_encoder."): t for n, t in state.items() if n.startswith("text_encoder.")}
-        return CLIPShape(_image_shape(image), _text_shape(text) if text else None, embed_dim)
+        return _possible(CLIPShape(_image_shape(image), _text_shape(text) if text else None, embed_dim))
     except (KeyError, IndexError) as error:
         raise ReIDError(f"This is no CLIP-ReID checkpoint: the tensor {error} is missing.") from None
     except ValueError as error:
         raise ReIDError(f"This is no CLIP-ReID checkpoint: a tensor has other dimensions ({error}).") from None
+
+
+def _possible(shape: CLIPShape) -> CLIPShape:
+    """``shape`` itself; ValueError if no network can have it: nothing in it is empty, and heads share the channels."""
+    vit = isinstance(shape.image, ViTShape)
+    sizes = [shape.embed_dim, shape.image.width, *((shape.image.patch,) if vit else ())]
+    widths = [shape.image.width] if vit else [32 * shape.image.width]
+    if shape.text is not None:
+        sizes += [shape.text.width, shape.text.context, shape.text.vocabulary]
+        widths.append(shape.text.width)
+    if min(sizes) < 1 or any(width % HEAD_WIDTH for width in widths):
+        raise ValueError(f"sizes {shape}")
+    return shape
 
 
 def _image_shape(weights: Mapping[str, Tensor]) -> ViTShape | ResNetShape:

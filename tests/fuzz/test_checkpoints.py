@@ -31,6 +31,8 @@ def test_any_tensors(tmp_path, kind, data):
     names = st.sampled_from(sorted(state))
     for name in data.draw(st.lists(names, max_size=3), label="left out"):
         state.pop(name, None)
+    for name in data.draw(st.lists(names, max_size=2), label="emptied"):
+        state[name] = torch.zeros([0] * data.draw(st.integers(0, 5)))
     state |= data.draw(st.dictionaries(names | st.text(max_size=5), TENSORS, max_size=3), label="put in")
     path = tmp_path / "weights.pth"
     torch.save(state, path)

@@ -52,6 +52,14 @@ def files(tmp_path_factory):
     return file
 
 
+@pytest.mark.parametrize(("name", "least"), [("ViT-Tiny-16", 16), ("RN-Tiny", 15)])
+def test_images_too_small_for_a_network(name, least):
+    random = {"MODEL__PRETRAIN_CHOICE": "random"}
+    assert embedded(make_model(config(name, (least, 40), **random), 3, 1, 1, PROMPT), (least, 40)).isfinite().all()
+    with pytest.raises(ReIDError, match=rf"INPUT.SIZE_TRAIN = \[{least - 1}, 40\] is too small.* {least} pixels"):
+        make_model(config(name, (least - 1, 40), **random), 3, 1, 1, PROMPT)
+
+
 ALL_KINDS = [
     (name, kind) for name in SHAPES for kind in KINDS if (name, kind) != ("RN-Tiny", "hugging_face")
 ]  # transformers has no CLIP ResNet
