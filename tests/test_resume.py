@@ -194,3 +194,22 @@ def test_two_trainings_in_one_folder(driver, hands, whole, tmp_path):
     holder.wait()
     assert runs()["status"] == 0
     assert_same(runs, whole)
+
+
+def test_where_to_go_on_from_is_a_choice(driver, hands, whole, tmp_path):
+    """Another run's folder, which stays as it is; or nowhere."""
+    first, second = (Runs(driver, hands, tmp_path / name) for name in ("first", "second"))
+    assert first(4, KILL, "stage 2")["status"] == KILLED
+    before = {path.name: path.read_bytes() for path in first.folder.rglob("*.*")}
+    done = second(RESUME=tmp_path / "third")
+    assert done["status"] == 2 and "no saved state in" in done["said"] and "Name a run's OUTPUT_DIR" in done["said"]
+    done = second(RESUME=first.folder)
+    assert done["status"] == 0 and "going on at stage 2" in done["said"], done["said"]
+    assert second.numbers() == whole.numbers()
+    expected = whole.weights()
+    for name, state in second.weights().items():
+        assert all(torch.equal(tensor, expected[name][key]) for key, tensor in state.items()), name
+    assert before == {path.name: path.read_bytes() for path in first.folder.rglob("*.*")}
+    done = first(RESUME="never")
+    assert done["status"] == 0 and "going on" not in done["said"], done["said"]
+    assert_same(first, whole)

@@ -5,11 +5,13 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import load_config
 from datasets.images import find_unreadable
 from tests.bad_inputs.kit import CANARY, Case, cases, judge
 from utils.images import read_image
@@ -186,3 +188,13 @@ def test_orientation_counts_where_it_is_asked_for(tmp_path, kind, exif):
     assert found.shape == ((16, 12, 3) if exif else (12, 16, 3))
     expected = np.asarray(halves((16, 12)).rotate(-90, expand=True) if exif else halves((16, 12)))
     assert np.abs(found - expected).max() < 100  # red and blue are 255 apart
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_recipes_turn_photographs_upright_where_phones_took_them(recipe):
+    """The published sets are evaluated as their files lie; people's own hands are."""
+    cfg, _ = load_config(recipe)
+    assert cfg.INPUT.EXIF is (cfg.DATASETS.NAMES in ("hand", "listing"))
