@@ -114,9 +114,10 @@ def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> Image
     tensors = read_state_dict(path)
     with _about(path):
         if is_reid_checkpoint(tensors):
+            shape = shape_of_checkpoint(tensors)
             side = _trained_side_information(cfg, tensors, num_cameras, num_views)
             num_classes = len(tensors["classifier.weight"]) if "classifier.weight" in tensors else 1
-            model = _build(cfg, shape_of_checkpoint(tensors), num_classes, side)
+            model = _build(cfg, shape, num_classes, side)
             report, what = load_reid_weights(model, tensors), "is tested"
         else:
             weights = clip_weights(tensors, path)

@@ -16,6 +16,16 @@ HEAD_WIDTH = 64
 """Every attention head of every CLIP is 64 channels wide."""
 
 
+COUNTING = {
+    "classifier.weight": 2,
+    "cv_embed": 2,
+    "prompt_learner.cls_ctx": 2,
+    "prompt_learner.token_prefix": 3,
+    "prompt_learner.token_suffix": 3,
+}
+"""Tensors of a checkpoint whose rows number identities, cameras or tokens, and the fewest dimensions they may have."""
+
+
 @dataclass(frozen=True)
 class ViTShape:
     """A vision transformer: channels, blocks, patch side in pixels."""
@@ -99,8 +109,11 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
     """Sizes in a CLIP-ReID checkpoint (``image_encoder.*``, and ``text_encoder.*`` if it has one).
 
     Raises:
-        ReIDError: a tensor is missing that every image tower has.
+        ReIDError: a tensor is missing that every image tower has, or one that counts something has no rows.
     """
+    for name, least in COUNTING.items():
+        if name in state and (state[name].dim() < least or 0 in state[name].shape):
+            raise ReIDError(f"This is no CLIP-ReID checkpoint: {name} has the shape {list(state[name].shape)}.")
     image = {
         f"visual.{n.removeprefix('image_encoder.')}": t for n, t in state.items() if n.startswith("image_encoder.")
     }

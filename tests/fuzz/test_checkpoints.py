@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import make_test_model
+from model import make_model, make_test_model
 from tests.fuzzing import fuzz
 from tests.model.test_loading import config
 from tests.model.weight_files import clip_tensors, small_model
@@ -36,9 +36,13 @@ def test_any_tensors(tmp_path, kind, data):
     state |= data.draw(st.dictionaries(names | st.text(max_size=5), TENSORS, max_size=3), label="put in")
     path = tmp_path / "weights.pth"
     torch.save(state, path)
-    try:
-        model = make_test_model(config(TEST__WEIGHT=path), num_views=1)
-    except ReIDError as error:
-        assert str(error)
-    else:
-        assert model.eval().embed(torch.zeros(1, 3, 64, 64), None, None).ndim == 2
+    for build in (
+        lambda: make_test_model(config(TEST__WEIGHT=path), num_views=1),
+        lambda: make_model(config(MODEL__PRETRAIN_PATH=path), 3, 1, 1, "A photo of a {} person."),
+    ):
+        try:
+            model = build()
+        except ReIDError as error:
+            assert str(error)
+        else:
+            assert model.eval().embed(torch.zeros(1, 3, 64, 64), None, None).ndim == 2
