@@ -26,7 +26,7 @@ class _Formatter(logging.Formatter):
     """Lines that can be shared and printed anywhere: with short paths.
 
     File names may hold control characters, which steer terminals, and bytes that are no text: both are written as
-    escapes.
+    escapes. Further lines of a message are indented, so that a name with a line break cannot pass for an entry.
     """
 
     def __init__(self, form: str, clock: str, shorten: ShortPaths) -> None:
@@ -34,7 +34,7 @@ class _Formatter(logging.Formatter):
         self.shorten = shorten
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(self.shorten(super().format(record)), keep="\n\t")
+        return printable(self.shorten(super().format(record)), keep="\n\t").replace("\n", "\n    ")
 
 
 class _FileHandler(logging.FileHandler):

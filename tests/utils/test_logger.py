@@ -3,6 +3,7 @@
 import pytest
 
 from utils.logger import LOGGER, close_logger, setup_logger
+from utils.paths import ShortPaths
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +38,19 @@ def test_closing(tmp_path):
     assert not LOGGER.handlers
     LOGGER.info("to nobody")
     assert (tmp_path / "log.txt").read_text() == ""
+
+
+def test_no_name_of_a_file_steers_a_terminal_or_passes_for_an_entry(tmp_path, capsys):
+    setup_logger(tmp_path / "log.txt")
+    LOGGER.warning("note: %s", "a\n2026-01-01 00:00:00 ERROR disk full\x1b[2J\udcff\u202e\u200d.jpg")
+    expected = r"ERROR disk full\x1b[2J\udcff\u202e" + "\u200d.jpg"
+    for said in (capsys.readouterr().out, (tmp_path / "log.txt").read_text(encoding="utf-8")):
+        first, second = said.splitlines()
+        assert first.endswith("note: a") and second == f"    2026-01-01 00:00:00 {expected}"
+
+
+def test_the_file_holds_shorter_paths_than_the_terminal(tmp_path, capsys):
+    setup_logger(tmp_path / "log.txt", ShortPaths(["/mnt/lab/hands"]))
+    LOGGER.info("%s", "/mnt/lab/hands/a.jpg")
+    assert "/mnt/lab/hands/a.jpg" in capsys.readouterr().out
+    assert (tmp_path / "log.txt").read_text().endswith("INFO .../hands/a.jpg\n")
