@@ -113,14 +113,14 @@ def fail():
     raise ReIDError("the disk is full")
 
 
-def trainings(runs):
-    """Train and test each of ``runs`` as the scripts do; which image each process took through the network."""
-    seen = []
+def everything(runs):
+    """:func:`primitives`, then train and test each of ``runs`` as the scripts do; images encoded in each evaluation."""
+    found, seen = primitives(), []
     count = processor.evaluation.gather_on_main
     processor.evaluation.gather_on_main = lambda batches: seen.append(sum(len(b[1]) for b in batches)) or count(batches)
     for script, file, options in runs:
         (train_clipreid.train if script == "train" else test_clipreid.test)(file, options)
-    return seen
+    return found, seen
 
 
 def script(argv, at=0, act="", who=1):
@@ -133,6 +133,7 @@ def script(argv, at=0, act="", who=1):
                 raise ReIDError("only this process has lost its disk")
             kind, whom = act.split()
             os.kill(os.getpid() if whom == "itself" else os.getppid(), getattr(signal, kind))
+            time.sleep(2)  # until torchrun has passed it on
         return losses(self, batch, place)
 
     processor.update.Update._losses = disturbed

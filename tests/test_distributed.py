@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import train_clipreid
+from datasets.sampler import IdentityBatches, ShuffledBatches
+from tests import pair_driver
 from tests.toy_hands import make_toy_hands, write_config
 from utils.logger import close_logger
 
@@ -46,11 +48,10 @@ def words(options):
 
 
 def launch(folder, do, **order):
-    """Start two processes; the exit status of torchrun, what was said, what each process found, and the seconds."""
-    folder.mkdir(exist_ok=True)
+    """Start two processes; the exit status of torchrun, what was said, what each process found."""
+    folder.mkdir()
     path = folder / "order.json"
     path.write_text(json.dumps({"do": do, **order}))
-    began = time.monotonic()
     done = subprocess.run(
         [*TORCHRUN, "-m", "tests.pair_driver", str(path)],
         cwd=ROOT,
@@ -60,7 +61,7 @@ def launch(folder, do, **order):
         timeout=120,
     )
     found = [torch.load(path, weights_only=False) for path in sorted(folder.glob("[01].pt"))]
-    return done.returncode, done.stdout + done.stderr, found, time.monotonic() - began
+    return done.returncode, done.stdout + done.stderr, found
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +96,12 @@ def alone(hands, tmp_path_factory):
 
 
 class Pair(NamedTuple):
-    """Folder of the runs, what was said, and how many images each process encoded in each evaluation."""
+    """Folder of the runs; what was said; of each process, what it found and images it encoded in each evaluation."""
 
     root: Path
     said: str
-    found: list
+    primitives: tuple
+    encoded: tuple
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +112,10 @@ def pair(hands, tmp_path_factory):
     file, options = overrides(root, "vit")
     weight = root / "vit/ViT-Tiny-16_2.pth"
     runs.append(("test", file, [*options, "OUTPUT_DIR", str(root / "test"), "TEST.WEIGHT", str(weight)]))
-    status, said, found, _ = launch(root / "launch", "trainings", runs=runs)
+    status, said, found = launch(root / "launch", "everything", runs=runs)
     assert status == 0, said
-    return Pair(root, said, found)
+    primitives, encoded = zip(*found, strict=True)
+    return Pair(root, said, primitives, encoded)
 
 
 def read(root, name):
@@ -126,6 +129,16 @@ def without_key_biases(state):
     return {name: tensor for name, tensor in state.items() if not name.endswith("k_proj.bias")} | left
 
 
+def assert_same_weights(folder, other):
+    checkpoints = sorted(path.name for path in other.glob("*.pth"))
+    assert len(checkpoints) == 2
+    for file in checkpoints:
+        state, expected = (without_key_biases(torch.load(f / file, weights_only=True)) for f in (folder, other))
+        assert state.keys() == expected.keys()
+        for key, tensor in state.items():
+            assert (tensor - expected[key]).abs().max() < 1e-4, (file, key)
+
+
 @pytest.mark.slow  # whichever is first waits for all runs
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_follow_the_trace_of_one(alone, pair, name):
@@ -135,15 +148,7 @@ def test_two_processes_follow_the_trace_of_one(alone, pair, name):
         assert entry.keys() == expected.keys() and ("mAP" in entry) == (expected["stage"] == 2 and entry["epoch"] == 1)
         for key in entry.keys() - {"seconds", "images_per_second"}:
             assert entry[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-5), (key, entry)
-    checkpoints = sorted(path.name for path in (alone / name).glob("*.pth"))
-    assert len(checkpoints) == 2
-    for file in checkpoints:
-        state, expected = (
-            without_key_biases(torch.load(root / name / file, weights_only=True)) for root in (pair.root, alone)
-        )
-        assert state.keys() == expected.keys()
-        for key, tensor in state.items():
-            assert (tensor - expected[key]).abs().max() < 1e-4, (file, key)
+    assert_same_weights(pair.root / name, alone / name)
 
 
 @pytest.mark.parametrize("name", [*RUNS, "test"])
@@ -158,7 +163,7 @@ def test_two_processes_evaluate_like_one(alone, pair, name):
 
 def test_each_test_image_is_counted_once(pair):
     """15 images: 7 for the one process and 8 for the other, in each of the ten evaluations."""
-    assert pair.found == [[7] * 10, [8] * 10]
+    assert pair.encoded == ([7] * 10, [8] * 10)
 
 
 def test_the_first_process_alone_speaks_and_writes(alone, pair):
@@ -169,3 +174,117 @@ def test_the_first_process_alone_speaks_and_writes(alone, pair):
         assert len(log) == len((alone / name / "train_log.txt").read_text().splitlines()), name
         one, two = (sorted(p.relative_to(root) for p in (root / name).rglob("*")) for root in (alone, pair.root))
         assert one == two
+
+
+@pytest.mark.parametrize("case", ["uneven", "empty"])
+def test_gathered_rows_give_the_gradients_of_one_process(pair, case):
+    """3 rows and 4, or 7 and none; a layer that no loss uses has no gradient, and so no weight decay."""
+    expected = pair_driver.gradients_of(pair_driver.ROWS)
+    for found in (primitives[case] for primitives in pair.primitives):
+        torch.testing.assert_close(found[:2], expected[:2], rtol=1e-12, atol=1e-12)
+        assert found[2].keys() == expected[2].keys() and found[2]["idle.weight"] is None
+        for name, gradient in expected[2].items():
+            torch.testing.assert_close(found[2][name], gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_batch_norm_sees_the_images_of_both(pair):
+    """2 images and 4; against torch's own on all 6, with the bias in front of it, whose gradient is zero."""
+    gradients, state, outputs = pair_driver.batch_norm_of(pair_driver.IMAGES)
+    for found in (primitives["batch norm"] for primitives in pair.primitives):
+        largest = max(gradient.abs().max() for gradient in gradients.values())
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=1e-5 * float(largest))
+        torch.testing.assert_close(found[1], state, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[2], outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_two_processes_tell_each_other(pair):
+    first, second = pair.primitives
+    for found in pair.primitives:
+        assert found["shares"].tolist() == [0, 2, 4, 6, 8] and found["one for two"].tolist() == [0]
+        assert found["objects"] == ["from 0", "from 1"] and found["from main"] == "made by 0"
+        assert found["any"] == [False, True, True, True] and found["error"] == "the disk is full"
+        gathered, nothing = found["bf16"][1]
+        assert torch.equal(gathered, torch.cat([first["bf16"][0], second["bf16"][0]])) and nothing is None
+    assert (first["on main"], second["on main"]) == ([0, 1], [])
+    assert (first["main only"], second["main only"]) == ("made by 0", None)
+    assert second["turn"] > 0.15, "the second process waits for the first"
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("kind", ["identities", "shuffled"])
+def test_shares_make_up_the_batch(kind, processes):
+    """In order; of PK batches each process has whole identities."""
+    pids = [pid for pid in range(9) for _ in range(5)]
+
+    def sampler(share=range):
+        if kind == "shuffled":
+            return ShuffledBatches(len(pids), 12, 1, share, smallest=max(2, processes))
+        return IdentityBatches(pids, 12, 2, 1, share)
+
+    def share_of(rank):
+        return lambda count: range(count * rank // processes, count * (rank + 1) // processes)
+
+    whole, parts = list(sampler()), [list(sampler(share_of(rank))) for rank in range(processes)]
+    assert [[draw for part in shares for draw in part] for shares in zip(*parts, strict=True)] == whole
+    for batch in (batch for part in parts for batch in part):
+        assert batch
+        if kind == "identities":
+            counts = Counter(pids[draw.index] for draw in batch)
+            assert len(batch) == 12 // processes and all(count % 2 == 0 for count in counts.values())
+
+
+def statuses(said):
+    """Exit status of each process by its rank, from torchrun's report."""
+    found = re.findall(r"rank      : (\d) .*\n  exitcode  : (-?\d+)", said)
+    return {int(rank): int(status) for rank, status in found}
+
+
+def assert_no_traceback_of_ours(said):
+    assert "command_line.py" not in said, said
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_gone_on_with(alone, hands, tmp_path):
+    """Two processes, one of which is killed; two that torchrun is told to stop; one that ends like the undisturbed."""
+    root = run_folders(hands, tmp_path / "runs")
+    file, options = overrides(root, "vit")
+    argv = ["--config_file", file, *options, "CHECKPOINT_MINUTES", "0.0", "DATALOADER.NUM_WORKERS", "2"]
+
+    status, said, _ = launch(tmp_path / "kill", "script", argv=argv, at=3, act="SIGKILL itself")
+    assert status and statuses(said) == {0: 2, 1: -9}, said
+    assert said.count("error: another process of this run is gone") == 1
+    assert_no_traceback_of_ours(said)
+
+    status, said, _ = launch(tmp_path / "stop", "script", argv=argv, at=4, act="SIGTERM torchrun")
+    assert said.count("going on at stage 1, epoch 1, complete") == 1, said
+    assert status and said.count("stopped at stage 2 epoch 1/2, iteration 2") == 1, said
+    assert_no_traceback_of_ours(said)
+
+    train_clipreid.train(file, argv[2:])
+    close_logger()
+    log = (root / "vit/train_log.txt").read_text()
+    assert log.count("going on at stage 2, epoch 1, 2 iterations done") == 1
+    one, two = read(alone, "vit"), read(root, "vit")
+    for entry, expected in zip(two["history"], one["history"], strict=True):
+        assert entry["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert_same_weights(root / "vit", alone / "vit")
+
+
+@pytest.mark.slow
+def test_a_mistake_gives_one_message(hands, tmp_path):
+    """One that all processes find, and one that only the second finds while the first trains on."""
+    root = run_folders(hands, tmp_path / "runs")
+    file, options = overrides(root, "vit")
+    argv = ["--config_file", file, *options]
+    _, said, _ = launch(tmp_path / "all", "script", argv=[*argv, "SOLVER.STAGE2.IMS_PER_BATCH", "6"])
+    message = "the batch of all 2 processes together and cannot be divided into equal shares of whole"
+    assert said.count(message) == said.count("The nearest that can: 8.") == 1, said
+    assert statuses(said) == {0: 2, 1: 2}
+    assert_no_traceback_of_ours(said)
+
+    _, said, _ = launch(tmp_path / "one", "script", argv=argv, at=2, act="fail")
+    assert said.count("error: ") == said.count("process 1: error: only this process has lost its disk") == 1, said
+    assert statuses(said) == {0: 2, 1: 2}
+    assert_no_traceback_of_ours(said)
+    assert (root / "vit/train_log.txt").read_text().count("process 1: error: only this process has lost its disk") == 1

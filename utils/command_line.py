@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.distributed import joined_processes, lost_process, may_report, note_stop, stop_noted
+from utils.distributed import joined_processes, leave_at_once, lost_process, may_report, note_stop, stop_noted
 from utils.errors import EXIT_STATUS, ReIDError
 from utils.folder_lock import release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
@@ -49,8 +49,11 @@ def run_script(script: Callable[[], None]) -> int:
     A :class:`ReIDError` becomes one message and status 2, as does the loss of a loader process or of another one that
     trains along; a signal, status 3.
     """
-    with catch_signals():  # around the end too: torchrun ends all processes when the first one leaves
-        return _run(script)
+    with catch_signals():
+        status = _run(script)
+        if status:
+            leave_at_once(status)  # within: torchrun sends signals to all when the first one leaves
+    return status
 
 
 def _run(script: Callable[[], None]) -> int:

@@ -7,7 +7,9 @@ other processes have to be called by all of them in the same order.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -304,3 +306,14 @@ def may_report() -> bool:
         return store.add("told", 1) == 1
     except RuntimeError:  # torchrun, which keeps the store, is gone
         return is_main()
+
+
+def leave_at_once(status: int) -> None:
+    """End this process here if it is one of several: what is left of their connections may wait for who is gone."""
+    if not _groups:
+        return
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
