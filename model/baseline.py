@@ -170,7 +170,10 @@ class ImageReID(nn.Module):
         """Compute what is made anew for each epoch of stage 2, in eval mode; not called in the middle of one."""
 
     def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor | None:
-        """A text feature [B, E] for each image of a batch, for methods whose texts change during stage 2."""
+        """A text feature [B, E] for each image of a batch, for methods whose texts change during stage 2.
+
+        Several processes divide the text encoder's work by :func:`~utils.distributed.in_shares`.
+        """
         return None
 
     def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
@@ -188,13 +191,14 @@ class ImageReID(nn.Module):
     def forward(self, images: Tensor, camids: Tensor, viewids: Tensor, labels: Tensor) -> TrainOutput:
         """One training step of stage 2; all behind the encoders computes in float32, on the whole batch.
 
-        Several processes encode a share of the images each; what is behind the encoders, all of them compute.
+        Several processes encode a share of the images each; what is behind the image encoder, all of them compute on
+        the whole batch, but for what :func:`~utils.distributed.in_shares` divides.
         """
         features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
+        labels, *rows = gather_batch(labels, *(f.float() for f in features))
+        features = ImageFeatures(*rows)
         texts = self.texts(features, labels)
         with torch.autocast(images.device.type, enabled=False):
-            labels, texts, *rows = gather_batch(labels, texts, *(f.float() for f in features))
-            features = ImageFeatures(*rows)
             scores, guidance = self.heads(features, texts, labels)
             return TrainOutput(scores, features, guidance, labels)
 

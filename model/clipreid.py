@@ -200,7 +200,7 @@ class CLIPReID(ImageReID):
         if not self.one_stage:
             return None
         identities, position = labels.unique(return_inverse=True)
-        return self.encode_text(identities)[position]
+        return in_shares(self.encode_text, identities)[position]
 
     def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
         images, terms = features.projected, {}

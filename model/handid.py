@@ -12,6 +12,7 @@ from model.baseline import Guidance, ImageReID
 from model.clip.model import ImageFeatures, TextEncoder
 from model.clip.shapes import CLIPShape
 from model.clipreid import Template, check_sentence
+from utils.distributed import in_shares
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -63,8 +64,9 @@ class HandID(ImageReID):
         self.text_weight = text_weight
 
     def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor:
+        # The inversion sees the whole batch in each of several processes, so that its dropout is that of one.
         words = self.inversion(features.projected).unflatten(1, self.template.free)
-        return self.text_encoder(self.template.place(words), self.template.end)
+        return in_shares(lambda share: self.text_encoder(self.template.place(share), self.template.end), words)
 
     def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
         images = features.projected

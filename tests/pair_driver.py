@@ -30,18 +30,25 @@ IMAGES = np.random.default_rng(1).normal(size=(6, 4, 3, 5))
 
 
 class Network(nn.Module):
-    """Encoder, a head behind the gathering, and a head that no loss uses."""
+    """Encoder, two heads behind the gathering, the second in shares again, and one that no loss uses."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(3)
-        self.encoder, self.head, self.idle = (nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 2))
+        self.encoder, self.head, self.text, self.idle = (
+            nn.Linear(5, 4),
+            nn.Linear(4, 3),
+            nn.Linear(3, 3),
+            nn.Linear(4, 2),
+        )
         self.double()
 
     def forward(self, rows):
         (features,) = gather_batch(torch.tanh(self.encoder(rows)))
         self.idle(features)
-        return (self.head(features).softmax(1) * torch.cdist(features, features.roll(1, 0)).mean()).square().sum()
+        images = self.head(features).softmax(1)
+        texts = in_shares(lambda share: self.text(share).sin(), images)
+        return (images @ texts.T * torch.cdist(features, features.roll(1, 0)).mean()).square().sum()
 
 
 def gradients_of(rows):
@@ -91,7 +98,7 @@ def primitives():
         "batch norm": batch_norm_of(IMAGES[:2] if is_main() else IMAGES[2:]),
         "shares": in_shares(lambda x: 2 * x, torch.arange(5)),
         "one for two": in_shares(lambda x: 2 * x, torch.arange(1)),
-        "bf16": (half, gather_batch(half, None)),
+        "bf16": (half, *gather_batch(half)),
         "objects": distributed.gather_objects(f"from {rank()}"),
         "on main": distributed.gather_on_main(rank()),
         "from main": distributed.from_main(lambda: f"made by {rank()}"),
@@ -133,7 +140,7 @@ def script(argv, at=0, act="", who=1):
                 raise ReIDError("only this process has lost its disk")
             kind, whom = act.split()
             os.kill(os.getpid() if whom == "itself" else os.getppid(), getattr(signal, kind))
-            time.sleep(2)  # until torchrun has passed it on
+            time.sleep(1)  # until torchrun has passed it on
         return losses(self, batch, place)
 
     processor.update.Update._losses = disturbed

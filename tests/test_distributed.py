@@ -27,20 +27,38 @@ OPTIONS = {
     "TEST.BEFORE_TRAINING": True,
     "TEST.PICTURES": False,
 }
+SHORT = {
+    "SOLVER.STAGES": [2],
+    "SOLVER.STAGE2.MAX_EPOCHS": 1,
+    "TEST.BEFORE_TRAINING": False,
+    "TEST.VERIFICATION": False,
+}
 RUNS = {
     "vit": ("ViT-Tiny-16", {"MODEL.METRIC_LOSS_TYPE": "triplet_center", "SOLVER.STAGE2.CLIP_GRAD": 1.0}),
     "resnet": ("RN-Tiny", {"SOLVER.SYNC_BN": True, "TEST.FLIP": True, "DATALOADER.SAMPLER": "triplet"}),
     "shuffled": (
         "ViT-Tiny-16",
-        {
+        SHORT
+        | {
+            "MODEL.METHOD": "baseline",
             "DATALOADER.SAMPLER": "softmax",
             "SOLVER.STAGE2.IMS_PER_BATCH": 10,
             "SOLVER.STAGE2.ACCUMULATE": 2,
             "SOLVER.GRAD_CHECKPOINTING": True,
         },
     ),
+    "one stage": (
+        "ViT-Tiny-16",
+        SHORT | {"MODEL.ONE_STAGE": True, "MODEL.TEXT_LOSS": "i2t+t2i", "DATASETS.CACHE": "disk"},
+    ),
+    "handid": ("ViT-Tiny-16", SHORT | {"MODEL.METHOD": "handid"}),
+    "pcl": (
+        "ViT-Tiny-16",
+        SHORT | {"MODEL.METHOD": "pcl", "SOLVER.STAGE2.MAX_EPOCHS": 2, "SOLVER.STAGE2.BASE_LR": 1e-4},
+    ),
 }
-"""By name: model and options. 23 training images are two batches of 10 and one of 3; ``triplet`` uses no head."""
+"""By name: model and options. 23 training images are two batches of 10 and one of 3; ``triplet`` uses no
+head; ``handid`` has dropout behind the encoder, and ``pcl`` a memory that batches change."""
 
 
 def words(options):
@@ -75,7 +93,7 @@ def hands(tmp_path_factory):
 
 def overrides(folder, name):
     """The configuration file of a run in ``folder``, and what overrides it."""
-    return str(folder / f"{name}.yml"), words(OPTIONS | RUNS[name][1])
+    return str(folder / f"{name}.yml"), words(OPTIONS | {"DATASETS.CACHE_DIR": folder / "cache"} | RUNS[name][1])
 
 
 def run_folders(hands, root):
@@ -131,7 +149,7 @@ def without_key_biases(state):
 
 def assert_same_weights(folder, other):
     checkpoints = sorted(path.name for path in other.glob("*.pth"))
-    assert len(checkpoints) == 2
+    assert checkpoints
     for file in checkpoints:
         state, expected = (without_key_biases(torch.load(f / file, weights_only=True)) for f in (folder, other))
         assert state.keys() == expected.keys()
@@ -143,11 +161,14 @@ def assert_same_weights(folder, other):
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_follow_the_trace_of_one(alone, pair, name):
     one, two = read(alone, name), read(pair.root, name)
-    assert len(one["history"]) == 4
+    options = OPTIONS | RUNS[name][1]
+    epochs = [options["SOLVER.STAGE2.MAX_EPOCHS"]] + [2] * ("SOLVER.STAGES" not in options)
+    assert len(one["history"]) == sum(epochs)
     for entry, expected in zip(two["history"], one["history"], strict=True):
-        assert entry.keys() == expected.keys() and ("mAP" in entry) == (expected["stage"] == 2 and entry["epoch"] == 1)
+        assert entry.keys() == expected.keys()
+        assert ("mAP" in entry) == (entry["stage"] == 2 and entry["epoch"] < epochs[0])
         for key in entry.keys() - {"seconds", "images_per_second"}:
-            assert entry[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-5), (key, entry)
+            assert entry[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4), (key, entry)
     assert_same_weights(pair.root / name, alone / name)
 
 
@@ -156,19 +177,19 @@ def test_two_processes_evaluate_like_one(alone, pair, name):
     found = read(pair.root, name)["results"]
     expected = read(alone, "vit" if name == "test" else name)["results"]
     for when, numbers in found.items():
-        for key in ("mAP", "Rank-1", "mINP", "EER", "CMC", "queries"):
+        for key in {"mAP", "Rank-1", "mINP", "EER", "CMC", "queries"} & numbers.keys():
             assert numbers[key] == pytest.approx(expected["trained" if name == "test" else when][key], abs=1e-4), key
         assert numbers["device"] == "2 x cpu, float32"
 
 
 def test_each_test_image_is_counted_once(pair):
-    """15 images: 7 for the one process and 8 for the other, in each of the ten evaluations."""
-    assert pair.encoded == ([7] * 10, [8] * 10)
+    """15 images: 7 for the one process and 8 for the other, in each of the 12 evaluations."""
+    assert pair.encoded == ([7] * 12, [8] * 12)
 
 
 def test_the_first_process_alone_speaks_and_writes(alone, pair):
     assert "process 1" not in pair.said and "Warning" not in pair.said, pair.said
-    assert len(re.findall(r"stage 2 epoch 1/2: loss", pair.said)) == len(RUNS)
+    assert len(re.findall(r"stage 2 epoch 1/\d: loss", pair.said)) == len(RUNS)
     for name in RUNS:
         log = (pair.root / name / "train_log.txt").read_text().splitlines()
         assert len(log) == len((alone / name / "train_log.txt").read_text().splitlines()), name
@@ -204,8 +225,7 @@ def test_what_two_processes_tell_each_other(pair):
         assert found["shares"].tolist() == [0, 2, 4, 6, 8] and found["one for two"].tolist() == [0]
         assert found["objects"] == ["from 0", "from 1"] and found["from main"] == "made by 0"
         assert found["any"] == [False, True, True, True] and found["error"] == "the disk is full"
-        gathered, nothing = found["bf16"][1]
-        assert torch.equal(gathered, torch.cat([first["bf16"][0], second["bf16"][0]])) and nothing is None
+        assert torch.equal(found["bf16"][1], torch.cat([first["bf16"][0], second["bf16"][0]]))
     assert (first["on main"], second["on main"]) == ([0, 1], [])
     assert (first["main only"], second["main only"]) == ("made by 0", None)
     assert second["turn"] > 0.15, "the second process waits for the first"

@@ -103,7 +103,11 @@ def joined_processes() -> Iterator[None]:
 
 def share_of(count: int) -> range:
     """Which of ``count`` things are for this process: neighbours, in the order of the processes, none left over."""
-    return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
+    return _share(count, rank())
+
+
+def _share(count: int, number: int) -> range:
+    return range(count * number // world_size(), count * (number + 1) // world_size())
 
 
 def barrier() -> None:
@@ -205,17 +209,21 @@ def stack_over_processes(tensor: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
+def _all_rows(rows: Tensor, counts: list[int]) -> Tensor:
+    """The rows of all processes, which have ``counts`` of them."""
+    if len(rows) < max(counts):  # Gloo takes equal shapes only
+        rows = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+    parts = stack_over_processes(rows)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
 class _GatherRows(Function):
     """Rows of all processes. Each of them computes the same loss from these, and DistributedDataParallel averages."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
         ctx.mine = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
-        padded = rows
-        if len(rows) < max(counts):  # Gloo takes equal shapes only
-            padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
-        parts = stack_over_processes(padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return _all_rows(rows, counts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -223,31 +231,47 @@ class _GatherRows(Function):
         return world_size() * gradient[ctx.mine], None
 
 
-def gather_batch(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+class _TakeRows(Function):
+    """This process's share of rows that all have; undoes :class:`_GatherRows`, for gradients too."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.counts = [len(_share(len(rows), number)) for number in range(world_size())]
+        mine = share_of(len(rows))
+        return rows[mine.start : mine.stop]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _all_rows(gradient, ctx.counts) / world_size()
+
+
+def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The rows of all processes, in their order, from each process's own.
 
     Gradients pass: where each process computes the same function of what is gathered, and the gradients of parameters
     are then averaged over the processes (:func:`in_parallel`), they are those of one process with the whole batch.
 
     Args:
-        tensors: [b, ...] each, with the same b, which may differ between processes; or None.
+        tensors: [b, ...] each, with the same b, which may differ between processes.
 
     Returns:
-        The same tensors [B, ...], B being the sum of all b; None for None.
+        The same tensors [B, ...], B being the sum of all b.
     """
     if not _groups:
         return tensors
-    own = torch.tensor([next(len(tensor) for tensor in tensors if tensor is not None)])
+    own = torch.tensor([len(tensors[0])])
     parts = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(parts, own, _groups[0].talk)
     counts = [int(part) for part in parts]
-    return tuple(tensor if tensor is None else _GatherRows.apply(tensor, counts) for tensor in tensors)
+    return tuple(_GatherRows.apply(tensor, counts) for tensor in tensors)
 
 
 def in_shares(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
-    """``compute(items)``, row by row [N, ...], with the rows divided among the processes. Gradients pass."""
-    mine = share_of(len(items))
-    return gather_batch(compute(items[mine.start : mine.stop]))[0]
+    """``compute(items)``, row by row [N, ...], with the rows divided among the processes.
+
+    Gradients pass: to ``items``, which all processes have, and to parameters (:func:`in_parallel`).
+    """
+    return gather_batch(compute(_TakeRows.apply(items) if _groups else items))[0]
 
 
 class _Step(nn.Module):
