@@ -27,9 +27,12 @@ OPTIONS = {
     "TEST.BEFORE_TRAINING": True,
     "TEST.PICTURES": False,
 }
+# By SGD: where a BNNeck takes out what all features share, Adam would follow the rounding of zero gradients.
 SHORT = {
     "SOLVER.STAGES": [2],
     "SOLVER.STAGE2.MAX_EPOCHS": 1,
+    "SOLVER.STAGE2.OPTIMIZER_NAME": "SGD",
+    "SOLVER.STAGE2.BASE_LR": 0.01,
     "TEST.BEFORE_TRAINING": False,
     "TEST.VERIFICATION": False,
 }
@@ -54,7 +57,7 @@ RUNS = {
     "handid": ("ViT-Tiny-16", SHORT | {"MODEL.METHOD": "handid"}),
     "pcl": (
         "ViT-Tiny-16",
-        SHORT | {"MODEL.METHOD": "pcl", "SOLVER.STAGE2.MAX_EPOCHS": 2, "SOLVER.STAGE2.BASE_LR": 1e-4},
+        SHORT | {"MODEL.METHOD": "pcl", "SOLVER.STAGE2.MAX_EPOCHS": 2},
     ),
 }
 """By name: model and options. 23 training images are two batches of 10 and one of 3; ``triplet`` uses no
