@@ -177,10 +177,15 @@ def _check_model(cfg: CfgNode) -> None:
             f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {model.NAME}: it is for transformer blocks. To save memory "
             "with a ResNet, raise SOLVER.STAGE2.ACCUMULATE."
         )
-    if model.NAME.startswith("RN") and (model.SIE_CAMERA or model.SIE_VIEW):
+    if model.NAME.startswith(("RN", "timm/")) and (model.SIE_CAMERA or model.SIE_VIEW):
         raise ReIDError(
-            f"MODEL.SIE_CAMERA/SIE_VIEW with MODEL.NAME = {model.NAME}: side information is added to a ViT's class "
-            "token and a ResNet has none. Switch both off or take a ViT."
+            f"MODEL.SIE_CAMERA/SIE_VIEW with MODEL.NAME = {model.NAME}: side information is added to the class token "
+            "of CLIP's ViTs; a ResNet has none. Switch both off or take a ViT."
+        )
+    if model.NAME.startswith("timm/") and model.STRIDE_SIZE != [16, 16]:
+        raise ReIDError(
+            f"MODEL.STRIDE_SIZE = {model.STRIDE_SIZE} with MODEL.NAME = {model.NAME}: overlapping patches are of "
+            "CLIP's ViTs. Leave it at [16, 16], which means the backbone's own."
         )
     if model.ID_LOSS_TYPE != "softmax" and cfg.DATALOADER.SAMPLER == "triplet":
         raise ReIDError(

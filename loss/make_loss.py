@@ -56,13 +56,13 @@ class Stage2Loss(nn.Module):
         id_type: ``"softmax"`` takes the scores as logits; a name in :data:`~loss.arcface.MARGIN_HEADS` takes
             them as cosines and applies that head.
         cosine_scale, cosine_margin: of that head.
-        center: center loss on the final feature, the second one; None for none. Its centers get the gradient
+        center: center loss on the final feature, the second or only one; None for none. Its centers get the gradient
             of the unweighted loss.
 
     Shape:
-        scores: tensors [B, C]; features: block 11, final, projected, [B, D] each; labels [B]; i2t_logits [B,
-        C], or None for a method without; terms: a method's own losses, weighted, by name. Parts ``id``,
-        ``triplet``, ``i2t``, ``center``, as far as they are on, and the ``terms``.
+        scores: tensors [B, C]; features: block 11, final, projected, [B, D] each, or the only one; labels [B];
+        i2t_logits [B, C], or None for a method without; terms: a method's own losses, weighted, by name. Parts
+        ``id``, ``triplet``, ``i2t``, ``center``, as far as they are on, and the ``terms``.
 
     Raises:
         ReIDError: ``id_type`` is unknown, or no term is on.
@@ -108,7 +108,7 @@ class Stage2Loss(nn.Module):
         if self.i2t_weight and i2t_logits is not None:
             parts["i2t"] = self.i2t_weight * self.cross_entropy(i2t_logits, labels)
         if self.center_weight and self.center is not None:
-            parts["center"] = self._center(features[1], labels)
+            parts["center"] = self._center(features[:2][-1], labels)
         if not parts:
             raise ReIDError("Stage 2 has no loss term that is on; give at least one loss weight a value above 0.")
         return add_up(parts)

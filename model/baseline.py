@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.clip.model import ImageFeatures, make_image_encoder
+from model.clip.model import ImageFeatures
 from model.clip.shapes import CLIPShape
+from model.encoders import make_encoder
 from model.execution import encode_in_parts
 from model.saliency import saliency
+from model.timm_backbone import PooledFeature, TimmShape
 from utils.distributed import gather_batch
 from utils.errors import ReIDError
 
@@ -43,10 +45,11 @@ class TrainOutput(NamedTuple):
     """What one training step of stage 2 needs: two scores [B, C], the three raw features, the method's own part.
 
     Where several processes train, it is of the images of all, and ``labels`` [B] are theirs.
+    A backbone of timm has one score and one feature.
     """
 
     scores: list[Tensor]
-    features: ImageFeatures
+    features: ImageFeatures | PooledFeature
     guidance: Guidance
     labels: Tensor
 
@@ -77,7 +80,7 @@ class ImageReID(nn.Module):
     Letters in shapes: B images, C identities, D image width, E width of the shared space.
 
     Args:
-        shape: sizes of the CLIP network.
+        shape: sizes of the CLIP network, or a backbone of timm.
         num_classes: C, the training identities.
         image_size: height and width in pixels.
         stride: step between a ViT's patches; None for the patch itself.
@@ -113,7 +116,7 @@ class ImageReID(nn.Module):
 
     def __init__(
         self,
-        shape: CLIPShape,
+        shape: CLIPShape | TimmShape,
         num_classes: int,
         image_size: tuple[int, int],
         stride: tuple[int, int] | None = None,
@@ -123,7 +126,7 @@ class ImageReID(nn.Module):
         neck_feat: str = "before",
     ) -> None:
         super().__init__()
-        image_encoder = make_image_encoder(shape, image_size, stride)
+        image_encoder = make_encoder(shape, image_size, stride)
         widths = image_encoder.widths
         self.side_information = side_information
         self.cosine_head = cosine_head
@@ -134,14 +137,26 @@ class ImageReID(nn.Module):
             self.cv_embed = nn.Parameter(torch.zeros(side_information.rows, widths.feature))
             nn.init.trunc_normal_(self.cv_embed, std=0.02)
         self.classifier = nn.Linear(widths.feature, num_classes, bias=False)
-        self.classifier_proj = nn.Linear(widths.projected, num_classes, bias=False)
+        if widths.projected:
+            self.classifier_proj = nn.Linear(widths.projected, num_classes, bias=False)
         self.bottleneck = nn.BatchNorm1d(widths.feature)
-        self.bottleneck_proj = nn.BatchNorm1d(widths.projected)
+        if widths.projected:
+            self.bottleneck_proj = nn.BatchNorm1d(widths.projected)
         self.image_encoder = image_encoder
-        for classifier in (self.classifier, self.classifier_proj):
+        for classifier in self.classifiers:
             nn.init.normal_(classifier.weight, std=0.001)
-        for neck in (self.bottleneck, self.bottleneck_proj):
+        for neck in self.necks:
             neck.bias.requires_grad_(False)
+
+    @property
+    def classifiers(self) -> list[nn.Linear]:
+        """One for each feature that is tested."""
+        return [part for name, part in self.named_children() if name in ("classifier", "classifier_proj")]
+
+    @property
+    def necks(self) -> list[nn.BatchNorm1d]:
+        """The BNNecks in front of the classifiers."""
+        return [part for name, part in self.named_children() if name in ("bottleneck", "bottleneck_proj")]
 
     @property
     def num_classes(self) -> int:
@@ -150,7 +165,7 @@ class ImageReID(nn.Module):
 
     def encode_image(
         self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None
-    ) -> ImageFeatures:
+    ) -> ImageFeatures | PooledFeature:
         """Images [B, 3, H, W] -> raw features; with camera or view labels [B] the side information joins in."""
         return self.image_encoder(images, self._side_vector(camids, viewids))
 
@@ -183,8 +198,8 @@ class ImageReID(nn.Module):
     def heads(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> tuple[list[Tensor], Guidance]:
         """All that is behind the encoders, in float32: the classifiers' scores and what the method compares with."""
         scores = [
-            self._score(self.bottleneck(features.feature), self.classifier),
-            self._score(self.bottleneck_proj(features.projected), self.classifier_proj),
+            self._score(neck(feature), classifier)
+            for neck, feature, classifier in zip(self.necks, features.tested, self.classifiers, strict=True)
         ]
         return scores, self.guide(features, texts, labels)
 
@@ -196,18 +211,18 @@ class ImageReID(nn.Module):
         """
         features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
         labels, *rows = gather_batch(labels, *(f.float() for f in features))
-        features = ImageFeatures(*rows)
+        features = type(features)(*rows)
         texts = self.texts(features, labels)
         with torch.autocast(images.device.type, enabled=False):
             scores, guidance = self.heads(features, texts, labels)
             return TrainOutput(scores, features, guidance, labels)
 
     def embed(self, images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
-        """The test feature [B, D + E]: image and projected feature side by side, not normalised."""
+        """The test feature [B, D + E]: image and projected feature side by side, not normalised; [B, D] of timm's."""
         features = self.encode_image(images, camids, viewids)
-        parts = [features.feature.float(), features.projected.float()]
+        parts = [feature.float() for feature in features.tested]
         if self.neck_feat == "after":
-            parts = [self.bottleneck(parts[0]), self.bottleneck_proj(parts[1])]
+            parts = [neck(part) for neck, part in zip(self.necks, parts, strict=True)]
         return torch.cat(parts, dim=1)
 
     def saliency(self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None) -> Tensor:

@@ -12,7 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.batch_norm import synchronise_batch_norm
 from model.clip.model import ImageFeatures, ModifiedResNet, Transformer
+from model.timm_backbone import PooledFeature, TimmEncoder
 from utils.distributed import world_size
+from utils.errors import ReIDError
 from utils.logger import LOGGER
 
 if TYPE_CHECKING:
@@ -20,22 +22,33 @@ if TYPE_CHECKING:
 
     from model.baseline import ImageReID
 
-Encode = Callable[[Tensor, Tensor, Tensor], ImageFeatures]
+Encode = Callable[[Tensor, Tensor, Tensor], ImageFeatures | PooledFeature]
 """From images [B, 3, H, W], camera and view labels [B] to features."""
 
 
 def set_execution(cfg: CfgNode, model: ImageReID) -> None:
-    """Let ``model``, on its device, run as ``SOLVER.*`` asks. Parameters keep their names."""
+    """Let ``model``, on its device, run as ``SOLVER.*`` asks. Parameters keep their names.
+
+    Raises:
+        ReIDError: the backbone cannot be run so.
+    """
     model.parts = cfg.SOLVER.STAGE2.ACCUMULATE
     for module in model.modules():
         if isinstance(module, Transformer):
             module.checkpointing = cfg.SOLVER.GRAD_CHECKPOINTING
-    if isinstance(model.image_encoder, ModifiedResNet) and world_size() > 1:
+    if _has_batch_statistics(model.image_encoder) and world_size() > 1:
         if cfg.SOLVER.SYNC_BN:
+            if isinstance(model.image_encoder, TimmEncoder):
+                raise ReIDError(
+                    f"SOLVER.SYNC_BN with MODEL.NAME = {cfg.MODEL.NAME}: a backbone of timm may do more in its "
+                    "layers than normalise. Set it to False, or train in one process."
+                )
             synchronise_batch_norm(model.image_encoder)
         else:
             LOGGER.info("each process normalises by its own images: SOLVER.SYNC_BN True takes those of all")
-    if cfg.SOLVER.CHANNELS_LAST and isinstance(model.image_encoder, ModifiedResNet):
+    if cfg.SOLVER.GRAD_CHECKPOINTING and isinstance(model.image_encoder, TimmEncoder):
+        _checkpoint_blocks(cfg.MODEL.NAME, model.image_encoder)
+    if cfg.SOLVER.CHANNELS_LAST and isinstance(model.image_encoder, ModifiedResNet | TimmEncoder):
         # Convolutions pass the format of their weights on to what they compute.
         model.image_encoder.to(memory_format=torch.channels_last)
     if cfg.SOLVER.COMPILE:
@@ -44,7 +57,29 @@ def set_execution(cfg: CfgNode, model: ImageReID) -> None:
             model.text_encoder.compile(dynamic=True)  # batches hold different numbers of identities
 
 
-def encode_in_parts(encode: Encode, parts: int, images: Tensor, camids: Tensor, viewids: Tensor) -> ImageFeatures:
+def _has_batch_statistics(encoder: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+
+
+def _checkpoint_blocks(name: str, encoder: TimmEncoder) -> None:
+    """As timm itself does it, which would count each batch into the statistics of a BatchNorm twice."""
+    if _has_batch_statistics(encoder):
+        raise ReIDError(
+            f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {name}: it has batch normalisation, whose statistics would "
+            "change. To save memory, raise SOLVER.STAGE2.ACCUMULATE."
+        )
+    try:
+        encoder.network.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError) as error:
+        raise ReIDError(
+            f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {name}: timm cannot do it for this backbone ({error}). "
+            "Raise SOLVER.STAGE2.ACCUMULATE."
+        ) from None
+
+
+def encode_in_parts(
+    encode: Encode, parts: int, images: Tensor, camids: Tensor, viewids: Tensor
+) -> ImageFeatures | PooledFeature:
     """Features of a whole batch while the encoder's activations are kept for no part of it.
 
     The backward pass encodes one part after the other again and accumulates the gradients. So everything behind the
@@ -62,7 +97,7 @@ def encode_in_parts(encode: Encode, parts: int, images: Tensor, camids: Tensor, 
         checkpoint(encode, *part, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
         for part in zip(*(tensor.chunk(parts) for tensor in (images, camids, viewids)), strict=True)
     ]
-    return ImageFeatures(*(torch.cat(feature) for feature in zip(*features, strict=True)))
+    return type(features[0])(*(torch.cat(feature) for feature in zip(*features, strict=True)))
 
 
 @contextmanager

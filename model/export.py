@@ -1,6 +1,7 @@
 """Write a trained image encoder for other programs: safetensors for open_clip and timm, ONNX for everything else.
 
-safetensors: the tensors of the image encoder alone, under OpenAI's names (``visual.*``). timm and open_clip read them;
+safetensors: the tensors of the image encoder alone, under OpenAI's names (``visual.*``), or those of a backbone of timm
+under its own. timm and open_clip read them;
 what their networks cannot hold (overlapping patches, side information, the ResNets' last stage of stride 1) is said in
 the log. ONNX: the whole test feature [B, D + E] as the evaluation compares it, so it follows ``TEST.NECK_FEAT``,
 ``TEST.FLIP`` and ``TEST.FEAT_NORM`` and takes camera and view labels where the model has side information.
@@ -24,6 +25,7 @@ from configs import load_config
 from model.baseline import ImageReID
 from model.clip.model import ModifiedResNet
 from model.make_model_clipreid import check_weights, make_test_model
+from model.timm_backbone import TimmEncoder
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -66,7 +68,7 @@ class TestFeature(nn.Module):
 
 
 def export_safetensors(model: ImageReID, path: Path, facts: dict[str, str]) -> None:
-    """Write the image encoder's tensors as ``visual.*``, with ``facts`` as the file's metadata.
+    """Write the image encoder's tensors as ``visual.*`` or a backbone's own names, with ``facts`` as metadata.
 
     Raises:
         ReIDError: the package safetensors is missing, or ``path`` cannot be written.
@@ -77,7 +79,9 @@ def export_safetensors(model: ImageReID, path: Path, facts: dict[str, str]) -> N
         raise _missing("safetensors") from None
     for limit in _limits(model):
         LOGGER.warning("%s", limit)
-    tensors = {f"visual.{name}": t.detach().cpu().contiguous() for name, t in model.image_encoder.state_dict().items()}
+    encoder = model.image_encoder
+    prefix, network = ("", encoder.network) if isinstance(encoder, TimmEncoder) else ("visual.", encoder)
+    tensors = {f"{prefix}{name}": t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     write_atomically(path, lambda file: file.write(save(tensors, {"format": "pt", **facts})))
 
 
@@ -88,7 +92,7 @@ def _limits(model: ImageReID) -> list[str]:
         limits.append(
             "the last stage has stride 1 here and 2 in CLIP: timm and open_clip agree up to stage 3 and differ after it"
         )
-    elif encoder.conv1.stride != encoder.conv1.kernel_size:
+    elif not isinstance(encoder, TimmEncoder) and encoder.conv1.stride != encoder.conv1.kernel_size:
         limits.append("the patches overlap here: timm and open_clip need their patch convolution's stride changed")
     if model.side_information is not None:
         limits.append("the side information (cv_embed) is no part of the image encoder and is left out")

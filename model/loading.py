@@ -112,6 +112,19 @@ def load_clip_weights(model: ImageReID, weights: Mapping[str, Tensor]) -> LoadRe
     return _load(model, renamed, start=IDENTITY_BOUND + SENTENCE + INVERSION + ("bottleneck.", "bottleneck_proj."))
 
 
+def load_backbone_weights(model: ImageReID, weights: Mapping[str, Tensor]) -> LoadReport:
+    """Copy tensors under timm's names into the backbone of ``model``; the classifier of its pre-training stays out.
+
+    Raises:
+        ReIDError: a tensor of the backbone is missing, has another shape or no place.
+    """
+    renamed, skipped = model.image_encoder.rename(weights)
+    state = {f"image_encoder.{name}": tensor for name, tensor in renamed.items()}
+    report = _load(model, state, start=("classifier.", "bottleneck."))
+    report.skipped |= skipped
+    return report
+
+
 def load_reid_weights(model: ImageReID, state: Mapping[str, Tensor]) -> LoadReport:
     """Copy a CLIP-ReID checkpoint, published or ours, into ``model``: all that fits, for a test.
 

@@ -14,8 +14,16 @@ from model.clip.clip import find_weights
 from model.clip.model import MLP, QuickGELU, VisionTransformer
 from model.clip.shapes import CLIPShape, ResNetShape, named_shape, shape_of_checkpoint, shape_of_weights
 from model.clip.weights import clip_weights, is_reid_checkpoint, read_reid_checkpoint, read_state_dict
-from model.loading import LoadReport, load_clip_weights, load_prompts_only, load_reid_weights, load_start
+from model.loading import (
+    LoadReport,
+    load_backbone_weights,
+    load_clip_weights,
+    load_prompts_only,
+    load_reid_weights,
+    load_start,
+)
 from model.methods import METHODS, check_method
+from model.timm_backbone import TimmShape, backbone_name, hub_weights
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -52,14 +60,17 @@ def check_weights(cfg: CfgNode, test: bool = False) -> None:
             raise ReIDError(f"{key} = {path!r}: no such file. Name the checkpoint that training wrote.")
     if test:
         return
+    backbone = backbone_name(cfg.MODEL.NAME)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
-        named_shape(cfg.MODEL.NAME)
+        _named_shape(cfg)
+    elif backbone and not cfg.MODEL.PRETRAIN_PATH:
+        hub_weights(backbone)  # from now on they are in the hub's cache
     else:
         find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
 
 
 def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int, prompt: str) -> ImageReID:
-    """The model that ``cfg`` describes, starting from CLIP's weights, a CLIP-ReID checkpoint or random weights.
+    """The model that ``cfg`` describes: from CLIP's weights, timm's, a CLIP-ReID checkpoint or random weights.
 
     Args:
         cfg: ``MODEL.*``, ``INPUT.SIZE_TRAIN`` and ``TEST.NECK_FEAT`` are read.
@@ -73,12 +84,16 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
     side = _side_information(cfg, num_cameras, num_views)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)
-        return _build(cfg, named_shape(cfg.MODEL.NAME), num_classes, side, sentence)
-    path = find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
-    tensors = read_state_dict(path)
+        return _build(cfg, _named_shape(cfg), num_classes, side, sentence)
+    backbone = backbone_name(cfg.MODEL.NAME)
+    if backbone and not cfg.MODEL.PRETRAIN_PATH:
+        path, tensors = f"timm's hub ({backbone})", hub_weights(backbone)
+    else:
+        path = find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
+        tensors = read_state_dict(path)
     with _about(path):
         if is_reid_checkpoint(tensors):
-            model = _build(cfg, shape_of_checkpoint(tensors), num_classes, side, sentence)
+            model = _build(cfg, _shape_in(cfg, tensors), num_classes, side, sentence)
             if model.reads_text:
                 LOGGER.warning(
                     "%s has no token embeddings: the fixed words around the prompts stay those that it was trained "
@@ -87,6 +102,9 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
                     sentence,
                 )
             report = load_start(model, tensors, sentence)
+        elif backbone:
+            model = _build(cfg, TimmShape(backbone), num_classes, side, sentence)
+            report = load_backbone_weights(model, tensors)
         else:
             weights = clip_weights(tensors, path)
             table = weights["token_embedding.weight"]
@@ -97,10 +115,10 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
 
 
 def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> ImageReID:
-    """The model in ``TEST.WEIGHT``, a CLIP-ReID checkpoint or CLIP weights as they are, ready to embed images.
+    """The model in ``TEST.WEIGHT``, a CLIP-ReID checkpoint or CLIP's or timm's weights as they are, to embed images.
 
-    Sizes and the numbers of identities and cameras are read from the file, so neither CLIP's weights nor the training
-    images are needed.
+    Sizes of CLIP's networks and the numbers of identities and cameras are read from the file, so neither CLIP's weights
+    nor the training images are needed.
 
     Args:
         cfg: the configuration.
@@ -114,11 +132,17 @@ def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> Image
     tensors = read_state_dict(path)
     with _about(path):
         if is_reid_checkpoint(tensors):
-            shape = shape_of_checkpoint(tensors)
+            shape = _shape_in(cfg, tensors)
             side = _trained_side_information(cfg, tensors, num_cameras, num_views)
             num_classes = len(tensors["classifier.weight"]) if "classifier.weight" in tensors else 1
             model = _build(cfg, shape, num_classes, side)
             report, what = load_reid_weights(model, tensors), "is tested"
+        elif backbone := backbone_name(cfg.MODEL.NAME):
+            model = _build(cfg, TimmShape(backbone), 1, None)
+            report, what = (
+                load_backbone_weights(model, tensors),
+                "holds a backbone's own weights: the test is zero-shot",
+            )
         else:
             weights = clip_weights(tensors, path)
             model = _build(cfg, shape_of_weights(weights), 1, None)
@@ -140,9 +164,20 @@ def load_prompts(model: ImageReID, path: str) -> None:
     _log(path, "gives the prompts", report)
 
 
+def _named_shape(cfg: CfgNode) -> CLIPShape | TimmShape:
+    backbone = backbone_name(cfg.MODEL.NAME)
+    return TimmShape(backbone) if backbone else named_shape(cfg.MODEL.NAME)
+
+
+def _shape_in(cfg: CfgNode, checkpoint: Mapping[str, Tensor]) -> CLIPShape | TimmShape:
+    """Sizes in a checkpoint of ours; of a backbone of timm its name alone tells them."""
+    backbone = backbone_name(cfg.MODEL.NAME)
+    return TimmShape(backbone) if backbone else shape_of_checkpoint(checkpoint)
+
+
 def _build(
     cfg: CfgNode,
-    shape: CLIPShape,
+    shape: CLIPShape | TimmShape,
     num_classes: int,
     side: SideInformation | None,
     sentence: str = "",
@@ -156,7 +191,7 @@ def _build(
         "cosine_head": cfg.MODEL.ID_LOSS_TYPE != "softmax",
         "neck_feat": cfg.TEST.NECK_FEAT,
     }
-    resnet = isinstance(shape.image, ResNetShape)
+    resnet = isinstance(shape, CLIPShape) and isinstance(shape.image, ResNetShape)
     if resnet != cfg.MODEL.NAME.startswith("RN"):
         raise ReIDError(
             f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "

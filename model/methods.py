@@ -10,6 +10,7 @@ from model.clipreid import CLIPReID
 from model.handid import HandID
 from model.pcl import PCL
 from model.tfmemory import TFMemory
+from model.timm_backbone import PREFIX
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def check_method(cfg: CfgNode) -> None:
     if stages not in method.stages:
         choices = " or ".join(str(choice) for choice in method.stages)
         raise ReIDError(f"SOLVER.STAGES = {stages}: MODEL.METHOD {name} has other stages; set it to {choices}.")
+    if method.reads_text and cfg.MODEL.NAME.startswith(PREFIX):
+        imageonly = [other for other, kind in METHODS.items() if not kind.reads_text]
+        raise ReIDError(
+            f"MODEL.METHOD = {name} with MODEL.NAME = {cfg.MODEL.NAME}: it needs CLIP's text encoder, which no "
+            f"backbone of timm has. Take one of {', '.join(imageonly)}, or an architecture of CLIP."
+        )
     method.check(cfg)
     if 2 in stages:
         _check_losses(cfg, method)

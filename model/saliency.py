@@ -1,4 +1,4 @@
-"""Where an image encoder looks: attention rollout for ViTs, activation maps for ResNets.
+"""Where an image encoder looks: attention rollout for CLIP's ViTs, activation maps for ResNets and timm's backbones.
 
 Both are for pictures; the way features are computed knows nothing of them.
 """
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from model.clip.model import Attention, ModifiedResNet, VisionTransformer
 from model.clip.shapes import HEAD_WIDTH
+from model.timm_backbone import TimmEncoder
 
 
 @torch.no_grad()
-def saliency(encoder: VisionTransformer | ModifiedResNet, images: Tensor, side_vector: Tensor | None = None) -> Tensor:
+def saliency(
+    encoder: VisionTransformer | ModifiedResNet | TimmEncoder, images: Tensor, side_vector: Tensor | None = None
+) -> Tensor:
     """How much each place matters, [B, h, w] on the encoder's grid, each image's from 0 to 1.
 
     Args:
@@ -24,6 +27,8 @@ def saliency(encoder: VisionTransformer | ModifiedResNet, images: Tensor, side_v
     """
     if isinstance(encoder, VisionTransformer):
         maps = attention_rollout(encoder, images, side_vector)
+    elif isinstance(encoder, TimmEncoder):
+        maps = encoder.activations(images)
     else:
         maps = activation_map(encoder, images)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)

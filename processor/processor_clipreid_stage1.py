@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from processor.run import Run
 from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import StepResult
-from utils.checkpoint import save_model
+from utils.checkpoint import model_file, save_model
 from utils.distributed import gather_objects, share_from_main
 from utils.interrupt import check_interrupt
 from utils.logger import LOGGER
@@ -70,7 +70,7 @@ def do_train_stage1(
 
     def after_epoch(epoch: int) -> None:
         if due(epoch, stage.CHECKPOINT_PERIOD, stage.MAX_EPOCHS):
-            save_model(model, run.output_dir / f"{cfg.MODEL.NAME}_stage1_{epoch}.pth")
+            save_model(model, model_file(run.output_dir, cfg.MODEL.NAME, f"stage1_{epoch}"))
 
     train_epochs(
         1,

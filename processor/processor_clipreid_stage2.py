@@ -17,7 +17,7 @@ from processor.processor_clipreid_stage1 import collect_image_features
 from processor.run import Run
 from processor.training_loop import Scheduler, due, train_epochs
 from processor.update import Batch, StepResult
-from utils.checkpoint import load_model, save_model
+from utils.checkpoint import load_model, model_file, save_model
 from utils.distributed import main_only, share_from_main
 from utils.logger import LOGGER
 from utils.metrics import RankingMetrics
@@ -85,7 +85,7 @@ def do_train_stage2(
 
     def after_epoch(epoch: int) -> dict | None:
         if due(epoch, stage.CHECKPOINT_PERIOD, stage.MAX_EPOCHS):
-            save_model(model, run.output_dir / f"{cfg.MODEL.NAME}_{epoch}.pth")
+            save_model(model, model_file(run.output_dir, cfg.MODEL.NAME, str(epoch)))
         if validate is not None:
             if not due(epoch, stage.EVAL_PERIOD, stage.MAX_EPOCHS):
                 return None
@@ -128,7 +128,7 @@ def load_best(cfg: CfgNode, model: ImageReID, run: Run) -> None:
 
 
 def _best_model(cfg: CfgNode, run: Run) -> Path:
-    return run.output_dir / f"{cfg.MODEL.NAME}_best.pth"
+    return model_file(run.output_dir, cfg.MODEL.NAME, "best")
 
 
 def _keep_best(cfg: CfgNode, model: ImageReID, run: Run, epoch: int, found: RankingMetrics) -> dict:

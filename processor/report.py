@@ -13,7 +13,7 @@ from processor.curves import write_curves
 from processor.evaluation import Evaluation
 from processor.pictures import write_pictures, write_ranking_picture
 from processor.run import Run
-from utils.checkpoint import save_json, write_atomically
+from utils.checkpoint import model_file, save_json, write_atomically
 from utils.environment import environment
 from utils.errors import ReIDError
 from utils.logger import LOGGER
@@ -115,9 +115,11 @@ def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
     if name == "test":
         given = f"--config_file {config} TEST.WEIGHT {shlex.quote(cfg.TEST.WEIGHT)}"
         return [f"python -m processor.search {given} --gallery FOLDER --queries IMAGE"]
-    ending = f"_{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"_stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
-    ending = "_best" if name == "best" else ending
-    weight = shlex.quote(str(run.output_dir / f"{cfg.MODEL.NAME}{ending}.pth"))
+    if not cfg.SOLVER.STAGES:  # nothing was trained, so there is no checkpoint
+        return []
+    ending = f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
+    ending = "best" if name == "best" else ending
+    weight = shlex.quote(str(model_file(run.output_dir, cfg.MODEL.NAME, ending)))
     return [f"python test_clipreid.py --config_file {config} TEST.WEIGHT {weight}"]
 
 
@@ -159,7 +161,8 @@ def start_weights(cfg: CfgNode) -> str:
     """What training started from, in words: the label every number needs."""
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         return "random start"
-    return f"start from {cfg.MODEL.PRETRAIN_PATH or 'CLIP ' + cfg.MODEL.NAME}"
+    published = cfg.MODEL.NAME if cfg.MODEL.NAME.startswith("timm/") else f"CLIP {cfg.MODEL.NAME}"
+    return f"start from {cfg.MODEL.PRETRAIN_PATH or published}"
 
 
 def _read_json(path: Path) -> dict:

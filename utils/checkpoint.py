@@ -21,6 +21,11 @@ UNFINISHED = ".unfinished"
 """Ending of the temporary files; their names begin with a dot."""
 
 
+def model_file(folder: Path, name: str, ending: str) -> Path:
+    """Where the model called ``name`` (``MODEL.NAME``) lies: ``ViT-B-16_60.pth``; no part of a name is a folder."""
+    return folder / f"{name.replace('/', '-')}_{ending}.pth"
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then give it that name.
 

@@ -65,7 +65,7 @@ def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None 
     if path:
         own = Path(path).expanduser()
         if not own.is_file():
-            raise ReIDError(f"MODEL.PRETRAIN_PATH = {str(path)!r}: no such file (of CLIP's weights).")
+            raise ReIDError(f"MODEL.PRETRAIN_PATH = {str(path)!r}: no such file of pre-trained weights.")
         return own
     weights = PRETRAINED.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))
     if weights is None:

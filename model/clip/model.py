@@ -30,6 +30,11 @@ class ImageFeatures(NamedTuple):
     feature: Tensor
     projected: Tensor
 
+    @property
+    def tested(self) -> tuple[Tensor, ...]:
+        """Those that have a BNNeck and a classifier, and side by side make the test feature."""
+        return self.feature, self.projected
+
 
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation OpenAI trained CLIP with."""

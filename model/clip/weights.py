@@ -23,8 +23,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts put the state dict."""
 PREFIX = re.compile(r"(module\.|_orig_mod\.)+")
 """What DataParallel and ``torch.compile`` put before every name."""
-REID_MARKS = frozenset({"image_encoder.conv1.weight", "prompt_learner.cls_ctx"})
-"""Tensors that only a CLIP-ReID checkpoint has; ``classifier.weight`` and the like are common."""
+REID_MARKS = ("image_encoder.", "prompt_learner.")
+"""How names begin that only a CLIP-ReID checkpoint has; ``classifier.weight`` and the like are common."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ def read_reid_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 def is_reid_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are those of a CLIP-ReID model rather than of CLIP."""
-    return not REID_MARKS.isdisjoint(tensors)
+    return any(name.startswith(REID_MARKS) for name in tensors)
 
 
 def _head(path: Path) -> bytes:
