@@ -25,6 +25,9 @@ METHODS: dict[str, type[ImageReID]] = {
 }
 """From the name to the class; docs/methods.md tells what each is."""
 
+ON_ANY_BACKBONE = ("baseline",)
+"""Methods that make do with the one feature of a backbone of timm."""
+
 
 def check_method(cfg: CfgNode) -> None:
     """Refuse a method, stages or losses that cannot work.
@@ -41,11 +44,10 @@ def check_method(cfg: CfgNode) -> None:
     if stages not in method.stages:
         choices = " or ".join(str(choice) for choice in method.stages)
         raise ReIDError(f"SOLVER.STAGES = {stages}: MODEL.METHOD {name} has other stages; set it to {choices}.")
-    if method.reads_text and cfg.MODEL.NAME.startswith(PREFIX):
-        imageonly = [other for other, kind in METHODS.items() if not kind.reads_text]
+    if cfg.MODEL.NAME.startswith(PREFIX) and name not in ON_ANY_BACKBONE:
         raise ReIDError(
-            f"MODEL.METHOD = {name} with MODEL.NAME = {cfg.MODEL.NAME}: it needs CLIP's text encoder, which no "
-            f"backbone of timm has. Take one of {', '.join(imageonly)}, or an architecture of CLIP."
+            f"MODEL.METHOD = {name} with MODEL.NAME = {cfg.MODEL.NAME}: it needs CLIP's text encoder or both of CLIP's "
+            f"image features, which no backbone of timm has. Take {' or '.join(ON_ANY_BACKBONE)}, or a CLIP network."
         )
     method.check(cfg)
     if 2 in stages:
