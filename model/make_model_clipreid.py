@@ -191,18 +191,8 @@ def _build(
         "cosine_head": cfg.MODEL.ID_LOSS_TYPE != "softmax",
         "neck_feat": cfg.TEST.NECK_FEAT,
     }
-    resnet = isinstance(shape, CLIPShape) and isinstance(shape.image, ResNetShape)
-    if resnet != cfg.MODEL.NAME.startswith("RN"):
-        raise ReIDError(
-            f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "
-            "MODEL.NAME the name of their architecture."
-        )
-    smallest = 15 if resnet else shape.image.patch
-    if min(image[0]) < smallest:
-        raise ReIDError(
-            f"INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN} is too small: this {cfg.MODEL.NAME} needs at least {smallest} "
-            "pixels in each direction."
-        )
+    if isinstance(shape, CLIPShape):
+        _check_shape(cfg, shape)
     # A test needs the image half alone, which all methods share.
     method = METHODS[cfg.MODEL.METHOD] if sentence else ImageReID
     if method.reads_text:
@@ -219,6 +209,22 @@ def _build(
         elif isinstance(module, VisionTransformer):
             module.side_on_all = cfg.MODEL.SIE_ON == "all"
     return model
+
+
+def _check_shape(cfg: CfgNode, shape: CLIPShape) -> None:
+    """Refuse weights of another architecture than the name's, and images that are too small for it."""
+    resnet = isinstance(shape.image, ResNetShape)
+    if resnet != cfg.MODEL.NAME.startswith("RN"):
+        raise ReIDError(
+            f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "
+            "MODEL.NAME the name of their architecture."
+        )
+    smallest = 15 if resnet else shape.image.patch
+    if min(cfg.INPUT.SIZE_TRAIN) < smallest:
+        raise ReIDError(
+            f"INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN} is too small: this {cfg.MODEL.NAME} needs at least {smallest} "
+            "pixels in each direction."
+        )
 
 
 @contextmanager
