@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from processor.comparison import same_queries
 from processor.run_folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_text
@@ -171,7 +172,7 @@ def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
     rows, apart = [], []
     queries = [run.queries() for run in runs]
     for label, found in list(zip(labels, queries, strict=True))[1:]:
-        if queries[0] is None or found is None or not _same_queries(queries[0], found):
+        if queries[0] is None or found is None or not same_queries(queries[0], found):
             apart.append(label)
             continue
         values = (queries[0]["average_precision"], found["average_precision"], found["identity"])
@@ -191,12 +192,6 @@ def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
     columns = ["difference", "mAP (points)", "from", "to", "p"]
     left = f"<p>Not the queries of {escape(labels[0])}: {escape(', '.join(apart))}.</p>" if apart else ""
     return text + (table("Paired bootstrap", columns, rows, digits=2) if rows else "") + left
-
-
-def _same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
-    """Whether two runs asked the same: file names and identities, since the data may have moved."""
-    names = [[Path(path).name for path in queries["path"].tolist()] for queries in (first, second)]
-    return names[0] == names[1] and np.array_equal(first["identity"], second["identity"])
 
 
 def write_report(folder: Path, test: bool = False, recipe: str | Path | None = None) -> Path:

@@ -52,6 +52,7 @@ def do_train_stage1(
         order: visiting order, random from ``SOLVER.SEED`` when None.
     """
     stage = cfg.SOLVER.STAGE1
+    run.note_trained(model)
     if run.position.stage > 1:
         return
     features, labels = collect_image_features(model, loader, run)

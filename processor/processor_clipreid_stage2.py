@@ -57,6 +57,7 @@ def do_train_stage2(
         plain_loader: all training images once, without augmentation, for methods that start from their features.
     """
     stage = cfg.SOLVER.STAGE2
+    run.note_trained(model)
     collect = partial(collect_image_features, model, plain_loader, run)
     model.eval()
     with torch.no_grad(), run.precision.autocast():

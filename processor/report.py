@@ -59,7 +59,8 @@ def finish_run(
     earlier = _read_json(path) if name == "test" else {}
     facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
     best = {"best": run.best} if run.best else {}
-    content = {"seconds": run.seconds, "history": run.history, **best, **facts, **earlier}
+    trained = {"parameters_trained": sum(run.trained.values())}
+    content = {"seconds": run.seconds, "history": run.history, **trained, **best, **facts, **earlier}
     content["results"] = {**earlier.get("results", {}), **run.results}
     save_json(run.shorten.everywhere(content), path)
     save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, Path(cfg.DATASETS.ROOT_DIR))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torchvision
+from torch import nn
 
 from utils.chance import reproducibility_note, seed_everything
 from utils.checkpoint import remove_unfinished, write_atomically
@@ -81,6 +82,7 @@ class Run:
         best: epoch and mAP of the best validation so far, empty before the first.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
+        trained: parameters that a stage has trained, with their sizes.
         data: fingerprint of the training images.
         seconds_before: spent by earlier, interrupted runs.
         shorten: texts that name files, for all that is written.
@@ -98,6 +100,7 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
     unclaimed: dict[str, dict] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
     data: str = ""
     seconds_before: float = 0.0
     shorten: ShortPaths = field(default_factory=ShortPaths)
@@ -198,6 +201,10 @@ class Run:
             )
         self.data = data
 
+    def note_trained(self, model: nn.Module) -> None:
+        """Note which parameters the stage that begins trains: those that require gradients."""
+        self.trained |= {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+
     def restore(self, parts: Mapping[str, Part]) -> None:
         """Give each of ``parts`` the state that was saved under its name, if there is one.
 
@@ -275,7 +282,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
     differing = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not _free(key)
+        if before.get(key) != now.get(key) and not free_to_change(key)
     ]
     if differing:
         raise ReIDError(
@@ -284,7 +291,8 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
         )
 
 
-def _free(key: str) -> bool:
+def free_to_change(key: str) -> bool:
+    """Whether a run may go on with another value of ``key``: no training step sees it."""
     return key.startswith(FREE_TO_CHANGE) or key.endswith(FREE_TO_CHANGE)
 
 

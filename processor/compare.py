@@ -1,0 +1,277 @@
+"""Run several configurations with several seeds on one data set and compare what they reach.
+
+Each run is a process of its own in its own folder, ``OUTPUT/<configuration>/seed<k>``: one that breaks leaves the
+others alone. The same command goes on with what is not finished and only reads what is. After each run the comparison
+so far lies in OUTPUT as comparison.md, comparison.csv and comparison.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from processor.comparison import as_csv, as_markdown, summarise
+from processor.run import free_to_change
+from processor.run_folder import RunFolder, flatten, read_run
+from utils.checkpoint import save_json, write_text
+from utils.command_line import run_script
+from utils.errors import ReIDError
+from utils.folder_lock import hold_folder, release_folder
+from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
+from utils.interrupt import InterruptedRunError, check_interrupt, interrupt_requested
+from utils.logger import LOGGER, setup_console
+
+EXAMPLE = (
+    "python -m processor.compare --configs configs/hand/compare/clipreid.yml configs/hand/compare/baseline.yml "
+    "--seeds 1 2 3 --output output/compare"
+)
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+SCRIPT = Path(__file__).resolve().parents[1] / "train_clipreid.py"
+
+METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
+"""Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
+
+NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
+"""Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""
+
+
+class Job(NamedTuple):
+    """One run: the name and file of its configuration, its seed, its folder, every key's value."""
+
+    name: str
+    file: Path
+    seed: int
+    folder: Path
+    settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+
+def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> list[Job]:
+    """All runs, seed by seed, so that a comparison that is stopped early has seen every configuration.
+
+    Raises:
+        ReIDError: a configuration is wrong, two have one name, or they differ in data or test protocol.
+    """
+    # A command stands on top of everything; see processor/html_report.py.
+    from configs import load_config
+
+    names = [file.stem for file in files]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or len(set(seeds)) < len(seeds):
+        raise ReIDError(
+            f"{f'two configurations named {twice[0]}' if twice else 'a seed named twice'}: each run has the folder "
+            "OUTPUT/<configuration>/seed<k>. Name each once, under a file name of its own."
+        )
+    for key, option in (("SOLVER.SEED", "--seeds"), ("OUTPUT_DIR", "--output")):
+        if key in overrides[::2]:
+            raise ReIDError(f"command line: {key} is set for each run; use {option}.")
+    jobs = []
+    for seed in seeds:
+        for name, file in zip(names, files, strict=True):
+            folder = output / name / f"seed{seed}"
+            own = [*overrides, "SOLVER.SEED", str(seed), "OUTPUT_DIR", str(folder)]
+            jobs.append(Job(name, file, seed, folder, flatten(load_config(file, own)[0])))
+    check_comparable(jobs[: len(files)])
+    return jobs
+
+
+def check_comparable(jobs: Sequence[Job]) -> None:
+    """Refuse runs whose numbers would be about different images or measured differently.
+
+    Raises:
+        ReIDError: naming the keys and both values.
+    """
+    first = jobs[0]
+    for job in jobs[1:]:
+        differing = [
+            f"{key}: {first.settings[key]!r} and {job.settings[key]!r}"
+            for key in first.settings
+            if _compared(key) and first.settings[key] != job.settings[key]
+        ]
+        if differing:
+            raise ReIDError(
+                f"{first.name} and {job.name} cannot be compared, they differ in data or test protocol "
+                f"({'; '.join(differing)}). Give these keys one value: behind the options, KEY VALUE holds for all."
+            )
+
+
+def _compared(key: str) -> bool:
+    if key.startswith("DATASETS."):
+        return not key.startswith(NOT_DATA)
+    return key.startswith("TEST.") and key not in METHODS_OWN
+
+
+def finished(job: Job) -> RunFolder | None:
+    """What the run left, if it is finished and was that of the same configuration."""
+    from configs import read_tree
+
+    config, metrics = job.folder / "config.yml", job.folder / "metrics.json"
+    try:
+        # A run writes its configuration first and its numbers last; later ones belong to a run that did not end.
+        if metrics.stat().st_mtime_ns < config.stat().st_mtime_ns:
+            return None
+        run, before = read_run(job.folder), flatten(read_tree(config))
+    except (OSError, ReIDError):
+        return None
+    same = all(before.get(key) == value for key, value in job.settings.items() if _matters(key))
+    return run if same and run.name != "test" else None
+
+
+def _matters(key: str) -> bool:
+    """Whether a finished run with another value has to be tested again, or may not go on at all."""
+    return not free_to_change(key) or (key.startswith("TEST.") and key not in METHODS_OWN)
+
+
+def launch(job: Job, overrides: Sequence[str]) -> str:
+    """Train and test in a process of its own; why it failed, or nothing.
+
+    Raises:
+        InterruptedRunError: a signal asked to stop; the run has saved its state.
+    """
+    console = job.folder.with_suffix(".log")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    _wait_for(job.folder)
+    own = [*overrides, "SOLVER.SEED", str(job.seed), "OUTPUT_DIR", str(job.folder)]
+    with console.open("wb") as output:
+        command = [sys.executable, str(SCRIPT), "--config_file", str(job.file), *own]
+        # A session of its own: Ctrl-C reaches it through us alone, once, since a second signal would act at once.
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        asked = False
+        while process.poll() is None:
+            time.sleep(0.2)
+            if interrupt_requested() and not asked:
+                process.send_signal(signal.SIGTERM)
+                asked = True
+    if asked or process.returncode == STOPPED_STATUS:
+        raise InterruptedRunError(str(job))
+    if process.returncode == 0:
+        return ""
+    lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"status {process.returncode}: {lines[-1][:500] if lines else 'it said nothing'} ({console})"
+
+
+def _wait_for(folder: Path) -> None:
+    """A comparison that was killed leaves a run behind, which goes on alone; wait for its end."""
+    said = False
+    while True:
+        try:
+            hold_folder(folder)
+            release_folder()
+            return
+        except ReIDError as error:
+            if not said:
+                LOGGER.info("waiting: %s", error)
+            said = True
+        check_interrupt(f"waiting for the run in {folder}")
+        time.sleep(0.5)
+
+
+def compare(
+    files: Sequence[Path],
+    seeds: Sequence[int],
+    output: Path,
+    overrides: Sequence[str] = (),
+    run: Callable[[Job, Sequence[str]], str] = launch,
+) -> None:
+    """Do all runs, write the comparison and print it.
+
+    Raises:
+        ReIDError: before any run, as :func:`plan`; or behind all of them, if one has failed.
+    """
+    setup_console()
+    jobs = plan(files, seeds, output, overrides)
+    results: dict[str, dict[int, RunFolder]] = {file.stem: {} for file in files}
+    failed: list[str] = []
+    for number, job in enumerate(jobs, 1):
+        check_interrupt(str(job))
+        found, reason = finished(job), ""
+        LOGGER.info("run %d of %d: %s%s", number, len(jobs), job, " is finished" if found else "")
+        if found is None:
+            reason = run(job, overrides)
+            found = finished(job)
+        if reason or found is None:
+            failed.append(f"{job}: {reason or 'it ended without results'}")
+            LOGGER.error("%s", failed[-1])
+        else:
+            results[job.name][job.seed] = found
+            LOGGER.info("%s: mAP %.1f, Rank-1 %.1f", job, found.result["mAP"], found.result["Rank-1"])
+        text = _write(output, jobs[0], results, failed)
+    sys.stdout.write(text)
+    if failed:
+        raise ReIDError(
+            f"{len(failed)} of {len(jobs)} runs failed; the others are compared in {output}. First {failed[0]}"
+        )
+
+
+def _write(output: Path, job: Job, results: Mapping[str, Mapping[int, RunFolder]], failed: Sequence[str]) -> str:
+    """Write the comparison so far in three forms; the one for people."""
+    rows = summarise(results)
+    protocol = {key: value for key, value in job.settings.items() if _compared(key)}
+    text = as_markdown(rows, failed, f"Comparison on {job.settings['DATASETS.NAMES']}")
+    runs = [
+        {"name": name, "seed": seed, "folder": str(run.folder), **run.result, "seconds": run.metrics["seconds"]}
+        for name, seeds in results.items()
+        for seed, run in seeds.items()
+    ]
+    save_json({"rows": rows, "runs": runs, "failed": list(failed), "protocol": protocol}, output / "comparison.json")
+    write_text(output / "comparison.csv", as_csv(rows))
+    write_text(output / "comparison.md", text)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, 2 if something has to be mended or a run failed, 3 after a signal."""
+    parser = argparse.ArgumentParser(
+        prog="python -m processor.compare",
+        description=__doc__,
+        epilog=f"example: {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--configs",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="YAML files; the first is measured against",
+    )
+    add("--seeds", metavar="N", type=int, nargs="+", default=[1], help="values of SOLVER.SEED (default: 1)")
+    add(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("output/comparison"),
+        help="of all runs and the comparison (default: %(default)s)",
+    )
+    add(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="last: pairs that override every file, such as DATASETS.ROOT_DIR data",
+    )
+    options, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(options)
+    return run_script(partial(compare, arguments.configs, arguments.seeds, arguments.output, overrides))
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options, and what follows them from the first key of the configuration on: ``--seeds 1 2 MODEL.NAME RN50``."""
+    for place, word in enumerate(words):
+        if KEY.fullmatch(word) and not (place and words[place - 1].startswith("--")):
+            return list(words[:place]), list(words[place:])
+    return list(words), []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
