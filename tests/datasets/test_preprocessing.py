@@ -139,3 +139,20 @@ def test_erasing_happens_as_often_as_asked():
 def test_an_unknown_filter_is_refused():
     with pytest.raises(ValueError, match="sharp"):
         plain_transform((4, 4), MEAN, STD, interpolation="sharp")
+
+
+def test_a_larger_picture_is_cut_at_random():
+    """Resized to 16 x 24 in front of a crop of 10 x 12 (CLIP-HandID's 256 before 224)."""
+    transform = train_transform((10, 12), MEAN, STD, resize=(16, 24), flip=0.0, padding=0, erasing=0.0)
+    whole = plain_transform((16, 24), MEAN, STD, interpolation="bicubic")(Image.fromarray(COLOURS))
+    places = set()
+    for seed in range(40):
+        found = drawn(transform, seed)
+        (place,) = [
+            (top, left)
+            for top in range(16 - 10 + 1)
+            for left in range(24 - 12 + 1)
+            if np.array_equal(found, whole[:, top : top + 10, left : left + 12])
+        ]
+        places.add(place)
+    assert len(places) > 20

@@ -118,3 +118,11 @@ def test_identities_meet_in_changing_company():
         partners += [frozenset(i // 4 for i in batch) for batch in indices(sampler)]
     assert len(set(partners)) > 24  # of 28 pairs
     assert any(a != b for a, b in pairwise(partners))
+
+
+@pytest.mark.parametrize(("images", "sizes"), [(10, [4, 4]), (12, [4, 4, 4]), (3, [])])
+def test_a_last_batch_that_is_not_full_can_be_left_out(images, sizes):
+    sampler = ShuffledBatches(images, 4, 1, smallest=4)
+    assert [len(batch) for batch in sampler] == sizes
+    whole = ShuffledBatches(images, 4, 1)
+    assert indices(sampler) == indices(whole)[: len(sizes)]

@@ -1,0 +1,224 @@
+"""Comparisons: what is run, what is only read, what is refused, and the numbers of the table."""
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import processor.compare as command
+import train_clipreid
+from processor.compare import Job, check_comparable, compare, finished, plan, split_overrides
+from processor.comparison import as_markdown, difference, summarise
+from processor.run_folder import RunFolder
+from tests.toy_hands import make_toy_hands, write_config
+from utils.bootstrap import paired_bootstrap
+from utils.errors import ReIDError
+from utils.interrupt import InterruptedRunError
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["TEST.PICTURES", "False", "SOLVER.STAGES", "[2]"]
+
+
+@pytest.fixture(scope="module")
+def hands(tmp_path_factory):
+    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
+
+
+def configs(hands, folder, **methods):
+    """Files ``<name>.yml`` with the configuration of a run of a second and further keys."""
+    files = []
+    for name, keys in methods.items():
+        file = write_config(hands, folder / name)
+        file.write_text(file.read_text().replace("MODEL: {", f"MODEL: {{{keys}, "))
+        files.append(file)
+    return files
+
+
+def call(files, output, *words, seeds=(1, 2), **how):
+    command_line = [sys.executable, "-m", "processor.compare", "--configs", *map(str, files)]
+    command_line += ["--seeds", *map(str, seeds), "--output", str(output), *QUICK, *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command_line, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how
+    )
+
+
+def end(process):
+    said, log = process.communicate(timeout=300)
+    return process.returncode, said, log
+
+
+def times(output):
+    return {path: path.stat().st_mtime_ns for path in sorted(output.glob("*/*/metrics.json"))}
+
+
+def in_process(job, overrides):
+    """A run in this process: the others would spend their time on imports."""
+    own = [*overrides, "SOLVER.SEED", str(job.seed), "OUTPUT_DIR", str(job.folder)]
+    assert train_clipreid.main(["--config_file", str(job.file), *own]) == 0
+    return ""
+
+
+def test_stopped_goes_on_and_finished_is_only_read(hands, tmp_path, capsys):
+    files = configs(hands, tmp_path, baseline="METHOD: baseline", tfmemory="METHOD: tfmemory")
+    output, started = tmp_path / "out", []
+
+    def until_the_third(job, overrides):
+        started.append(str(job))
+        if len(started) == 3:
+            raise InterruptedRunError(str(job))
+        return in_process(job, overrides)
+
+    with pytest.raises(InterruptedRunError):
+        compare(files, [1, 2], output, QUICK, until_the_third)
+    before = times(output)
+    assert started == ["baseline, seed 1", "tfmemory, seed 1", "baseline, seed 2"] and len(before) == 2
+    compare(files, [1, 2], output, QUICK, in_process)
+    after = times(output)
+    assert len(after) == 4 and before.items() <= after.items(), "what was finished is not run again"
+    capsys.readouterr()
+    compare(files, [1, 2], output, QUICK, lambda *_: pytest.fail("everything is finished"))
+    said = capsys.readouterr().out
+    assert times(output) == after
+
+    content = json.loads((output / "comparison.json").read_text())
+    assert [(run["name"], run["seed"]) for run in content["runs"]] == [
+        (name, seed) for name in ("baseline", "tfmemory") for seed in (1, 2)
+    ]
+    with (output / "comparison.csv").open() as file:
+        table = list(csv.DictReader(file))
+    for name, row in zip(("baseline", "tfmemory"), table, strict=True):
+        metrics = [json.loads((output / name / f"seed{seed}" / "metrics.json").read_text()) for seed in (1, 2)]
+        values = [m["results"]["trained"]["mAP"] for m in metrics]
+        assert float(row["mAP"]) == pytest.approx(statistics.mean(values))
+        assert float(row["mAP std"]) == pytest.approx(statistics.stdev(values))
+        assert int(row["parameters trained"]) == metrics[0]["parameters_trained"] > 0
+        assert row["weights"] == "random start" and row["method"] == name
+    assert said == (output / "comparison.md").read_text() and "| tfmemory | random start | 2 |" in said
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_leaves_the_others(hands, tmp_path):
+    files = configs(hands, tmp_path, broken="METHOD: no-such-method", baseline="METHOD: baseline")
+    status, said, log = end(call(files, tmp_path / "out", seeds=[1]))
+    assert status == 2 and "Traceback" not in log
+    assert "1 of 2 runs failed" in log and "MODEL.METHOD = 'no-such-method'" in log
+    assert "| baseline | random start | 1 |" in said and "Failed: broken, seed 1" in said
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_run_too(hands, tmp_path):
+    (file,) = configs(hands, tmp_path, baseline="METHOD: baseline")
+    process = call([file], tmp_path / "out", "SOLVER.STAGE2.MAX_EPOCHS", "500", seeds=[1])
+    log = tmp_path / "out" / "baseline" / "seed1" / "train_log.txt"
+    while not (log.is_file() and "epoch 2/500" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    status, _, said = end(process)
+    assert status == 3 and "the same command goes on" in said
+    assert "stopped at stage 2" in log.read_text()
+
+
+def test_different_data_or_protocols_are_refused(hands, tmp_path):
+    a, b = configs(hands, tmp_path, a="METHOD: baseline", b="METHOD: pcl")
+    b.write_text(b.read_text().replace("NAMES: hand,", "NAMES: market1501,").replace("TEST: {", "TEST: {FLIP: True, "))
+    with pytest.raises(ReIDError) as error:
+        plan([a, b], [1], tmp_path / "out", [])
+    for word in ("DATASETS.NAMES: 'hand' and 'market1501'", "TEST.FLIP: False and True", "a and b"):
+        assert word in str(error.value)
+    jobs = plan([a, b], [1, 2], tmp_path / "out", ["DATASETS.NAMES", "hand", "TEST.FLIP", "True"])
+    assert [(job.name, job.seed) for job in jobs] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_belongs_to_a_method_may_differ():
+    settings = {"TEST.NECK_FEAT": "before", "DATASETS.CACHE_GB": 4.0, "MODEL.METHOD": "pcl"}
+    others = {"TEST.NECK_FEAT": "after", "DATASETS.CACHE_GB": 1.0, "MODEL.METHOD": "coop"}
+    check_comparable([Job("a", Path("a.yml"), 1, Path("a"), s) for s in (settings, others)])
+
+
+def test_names_and_seeds_must_be_different(hands, tmp_path):
+    (file,) = configs(hands, tmp_path, a="METHOD: baseline")
+    with pytest.raises(ReIDError, match="two configurations named a"):
+        plan([file, file], [1], tmp_path, [])
+    with pytest.raises(ReIDError, match="a seed named twice"):
+        plan([file], [1, 1], tmp_path, [])
+    with pytest.raises(ReIDError, match=r"SOLVER\.SEED is set for each run; use --seeds"):
+        plan([file], [1], tmp_path, ["SOLVER.SEED", "3"])
+
+
+@pytest.mark.parametrize(
+    ("words", "overrides"),
+    [
+        ("--configs a.yml B.yml --seeds 1 2 MODEL.NAME RN50 RESUME never", "MODEL.NAME RN50 RESUME never"),
+        ("--configs a.yml --output OUT --seeds 1", ""),
+        ("--configs a.yml --seeds 1 --output out OUTPUT_DIR x", "OUTPUT_DIR x"),
+    ],
+)
+def test_overrides_begin_with_the_first_key(words, overrides):
+    options, found = split_overrides(words.split())
+    assert found == overrides.split() and [*options, *found] == words.split()
+
+
+def test_a_stale_result_is_not_taken_for_a_finished_run(tmp_path, monkeypatch):
+    """A run writes its configuration first: numbers that are older belong to another one."""
+    for name in ("metrics.json", "config.yml"):
+        (tmp_path / name).write_text("MODEL: {METHOD: pcl}\nTEST: {FLIP: True}\n")
+    run = RunFolder(tmp_path, {}, {}, "trained", "")
+    monkeypatch.setattr(command, "read_run", lambda folder: run)
+    job = Job("a", Path("a.yml"), 1, tmp_path, {"MODEL.METHOD": "pcl", "TEST.FLIP": True, "RESUME": "auto"})
+    os.utime(tmp_path / "metrics.json", (1000, 1000))
+    assert finished(job) is None
+    os.utime(tmp_path / "config.yml", (900, 900))
+    assert finished(job) is run
+    assert finished(job._replace(settings={"TEST.FLIP": False})) is None, "it has to be tested again"
+    assert finished(job._replace(settings={"MODEL.METHOD": "coop"})) is None
+
+
+class Run(RunFolder):
+    def queries(self):
+        return self.metrics["queries"]
+
+
+def made_up(folder, mean, precision, eer=10.0):
+    result = {"mAP": mean, "Rank-1": mean + 5, "method": "m", "model": "n", "weights": "random start"}
+    result |= {} if eer is None else {"verification": {"EER": eer}}
+    identity = np.array(["a", "a", "b", "c"])
+    queries = {"path": np.array(list("1234")), "identity": identity, "average_precision": np.array(precision)}
+    metrics = {"results": {"trained": result}, "seconds": 10.0 + mean, "parameters_trained": 7, "queries": queries}
+    return Run(Path(folder), metrics, {}, "trained", "")
+
+
+def test_means_deviations_and_differences_by_hand():
+    runs = {
+        "first": {1: made_up("f1", 50, [0.1, 0.2, 0.3, 0.4]), 2: made_up("f2", 60, [0.3, 0.2, 0.5, 0.4], None)},
+        "second": {2: made_up("s2", 80, [0.5, 0.9, 0.8, 0.6])},
+        "failed": {},
+    }
+    first, second = summarise(runs)
+    assert (first["mAP"], first["Rank-1"], first["seconds"], first["parameters trained"]) == (55, 60, 65, 7)
+    assert first["mAP std"] == pytest.approx(statistics.stdev([50, 60])) and first["EER"] is None
+    assert second["mAP std"] is None and second["EER"] == 10.0 and first["difference"] is None
+    expected = paired_bootstrap([0.3, 0.2, 0.5, 0.4], [0.5, 0.9, 0.8, 0.6], ["a", "a", "b", "c"])
+    assert second["difference"]["mean"] == pytest.approx(100 * expected.mean) == pytest.approx(35)
+    assert second["difference"]["low"] == pytest.approx(100 * expected.low)
+    text = as_markdown([first, second], ["failed, seed 1: status 2"], "Comparison")
+    assert "| first | random start | 2 | 55.0 ± 7.1 | 60.0 ± 7.1 | - | 65 | 7 | - |" in text
+    assert "| second | random start | 1 | 80.0 | 85.0 | 10.0 | 90 | 7 | +35.0 [" in text
+    assert "Failed: failed, seed 1: status 2" in text
+
+
+def test_other_queries_are_not_paired():
+    other = made_up("b", 1, [0.0] * 4)
+    other.metrics["queries"]["path"] = np.array(list("1235"))
+    assert difference({1: made_up("a", 1, [0.0] * 4)}, {1: other}) is None
+    assert difference({1: made_up("a", 1, [0.0] * 4)}, {2: made_up("b", 1, [0.0] * 4)}) is None
