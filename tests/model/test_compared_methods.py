@@ -16,10 +16,12 @@ from model.loading import load_clip_weights, load_reid_weights, load_start
 from model.methods import check_method
 from model.pcl import PCL
 from model.tfmemory import TFMemory
+from processor.update import StepResult, Update
 from solver import make_optimizer_2stage
 from tests.loss.test_centroids import slow_move
 from tests.loss.test_supcontrast import slow_supcon
 from tests.model.weight_files import clip_tensors
+from utils.device import Precision
 from utils.errors import ReIDError
 
 SHAPE = CLIPShape(ViTShape(64, 2, 16), TextShape(64, 2), 32)
@@ -164,6 +166,26 @@ def test_the_memory_is_rebuilt_each_epoch_or_filled_once():
         assert torch.equal(model.memory, first.roll(1, 0))
         model.begin_epoch(collect)
         assert torch.equal(model.memory, first if rebuild else first.roll(1, 0))
+
+
+def test_the_memory_moves_once_where_float16_is_tried_again(tmp_path):
+    model, once = make(PCL), make(PCL)
+    for each in (model, once):
+        each.memory.copy_(F.normalize(torch.randn(CLASSES, 96, generator=torch.Generator().manual_seed(1))))
+    features = ImageFeatures(*(torch.randn(4, width) for width in (64, 64, 32)))
+    tries = []
+
+    def losses(batch):
+        tries.append(torch.is_autocast_enabled("cpu"))
+        term = model.heads(features, None, LABELS)[1].terms["pcl"]
+        return StepResult(term * (torch.inf if len(tries) == 1 else 1), {}, 4)
+
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    precision = Precision(torch.device("cpu"), torch.float16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Update(losses, [optimizer], scaler, precision, 0.0, model, list, tmp_path)([], "here")
+    once.heads(features, None, LABELS)
+    assert tries == [True, False] and torch.equal(model.memory, once.memory)
 
 
 # ------------------------------------------------------------------------------------------------- TF-CLIP's memory
