@@ -6,8 +6,9 @@ from functools import partial
 
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
+from datasets.attributes import TEMPLATES, class_names, hand_sentence
 from loss import make_loss
-from model import check_weights, load_prompts, make_model, set_execution
+from model import METHODS, check_weights, load_prompts, make_model, set_execution
 from processor import (
     do_inference,
     do_train_stage1,
@@ -16,6 +17,7 @@ from processor import (
     finish_run,
     load_best,
     note_result,
+    note_text_results,
     start_run,
 )
 from processor.html_report import write_report
@@ -38,7 +40,8 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)
     counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
-    model = make_model(cfg, *counts, dataset.prompt).to(run.device)
+    names = class_names(cfg, dataset) if METHODS[cfg.MODEL.METHOD].takes_names else ()
+    model = make_model(cfg, *counts, dataset.prompt, names).to(run.device)
     set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
@@ -46,7 +49,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     validation = dataset.validation
     validate = partial(do_validation, cfg, model, loaders.validation, validation, run) if validation else None
     run.restore({"model": model})
-    if cfg.TEST.BEFORE_TRAINING and not run.position.stage:
+    if cfg.TEST.BEFORE_TRAINING and cfg.SOLVER.STAGES and not run.position.stage:
         note_result(cfg, run, dataset, "untrained", evaluate())
 
     if 1 in cfg.SOLVER.STAGES:
@@ -67,7 +70,11 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     if run.best:
         note_result(cfg, run, dataset, "trained", evaluate())
         load_best(cfg, model, run)
-    finish_run(cfg, run, dataset, "best" if run.best else "trained", evaluate(), model, loaders.test)
+    outcome = evaluate()
+    if not cfg.SOLVER.STAGES:
+        note_text_results(cfg, run, dataset, outcome, model, hand_sentence, TEMPLATES)
+    name = ("best" if run.best else "trained") if cfg.SOLVER.STAGES else "zero-shot"
+    finish_run(cfg, run, dataset, name, outcome, model, loaders.test)
     if is_main():
         write_report(run.output_dir, recipe=config_file)
 

@@ -9,7 +9,9 @@ _C = CfgNode()
 
 # ---------------------------------------------------------------------------------------------------- model
 _C.MODEL = CfgNode()
-_C.MODEL.METHOD = "clipreid"  # (ours) clipreid | baseline | handid | pcl | tfmemory, see docs/methods.md
+_C.MODEL.METHOD = (
+    "clipreid"  # (ours) clipreid | baseline | zeroshot | coop | handid | pcl | tfmemory, see docs/methods.md
+)
 _C.MODEL.DEVICE = "auto"  # auto | cuda | mps | cpu; auto takes the first of these that the machine has
 _C.MODEL.DEVICE_ID = "0"  # number of the GPU among the visible ones
 _C.MODEL.NAME = "ViT-B-16"  # architecture of model/clip/shapes.py, or timm/<any backbone of timm> (baseline, zeroshot)
@@ -36,6 +38,12 @@ _C.MODEL.MEMORY_TEMPERATURE = 0.05  # (ours) pcl: of the contrast
 _C.MODEL.MEMORY_REBUILD = True  # (ours) pcl: new centroids from all images before each epoch; False: before the first
 _C.MODEL.IF_WITH_CENTER = "no"  # yes adds the center loss to METRIC_LOSS_TYPE
 _C.MODEL.NO_MARGIN = False  # soft-margin triplet loss in place of SOLVER.MARGIN
+_C.MODEL.COOP = CfgNode()
+_C.MODEL.COOP.CONTEXT = 16  # (ours) coop: learned vectors in front of a class's name
+_C.MODEL.COOP.CLASS_SPECIFIC = False  # (ours) coop: each class has its own vectors; otherwise they share them
+_C.MODEL.COOP.POSITION = "end"  # (ours) coop: the name stands at the end | in the middle of the vectors
+_C.MODEL.COOP.INIT = ""  # (ours) coop: words that the vectors start from, such as "A photo of"; empty: random
+_C.MODEL.COOP.NAMES = "identity"  # (ours) coop: classes are called by identity | attributes (hand_11k)
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from utils.errors import ReIDError
@@ -85,6 +86,9 @@ class ReIDDataset:
 
     prompt: ClassVar[str] = "A photo of a {} person."
     """Prompt sentence of the paper for this kind of data; ``{}`` stands for the learnable tokens."""
+
+    attributes: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """What is known of an image besides its identity, by path; see :mod:`datasets.attributes`."""
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.attributes import hand_attributes
 from datasets.bases import require_choice, some
 from datasets.folders import find_root, scan
 from datasets.published import Size
@@ -125,6 +126,7 @@ class Hand11k(SplitDataset):
             notes=notes,
             runs=drawn,
         )
+        self.attributes = read_attributes(root)
 
 
 class Hand(NamedTuple):
@@ -161,6 +163,16 @@ def read_hands(table: str | Path) -> tuple[list[Hand], list[str]]:
         repeated += place != row.place
     notes = [f"{table}: {repeated} rows are repeated and count once"] if repeated else []
     return [hand for _, hand in found.values()], notes
+
+
+def read_attributes(root: Path) -> dict[str, dict[str, str]]:
+    """The attributes of each image by its path; images that agree in all share one mapping."""
+    shared: dict[tuple, dict[str, str]] = {}
+    found = {}
+    for row in read_table(root / TABLE, ("imageName",)).rows:
+        known = hand_attributes(row.cells)
+        found[f"{root}/{IMAGES}/{row.cells['imageName']}"] = shared.setdefault(tuple(known.items()), known)
+    return found
 
 
 def _hand(table: str | Path, row: Row) -> Hand | None:

@@ -91,6 +91,8 @@ class ImageReID(nn.Module):
     Attributes:
         stages: values of ``SOLVER.STAGES`` that make sense.
         reads_text: whether it needs CLIP's text encoder and a sentence.
+        takes_embeddings: whether it takes CLIP's token embeddings for texts of its own.
+        takes_names: whether it takes the names of the identities.
         learnable: what stands for the learnable tokens in the data set's own sentence.
         loss_keys: of the weights of its own losses in stage 2.
         parts: in how many parts the encoder goes through a training batch; see :mod:`model.execution`.
@@ -98,6 +100,8 @@ class ImageReID(nn.Module):
 
     stages: ClassVar[tuple[list[int], ...]] = ([2],)
     reads_text: ClassVar[bool] = False
+    takes_embeddings: ClassVar[bool] = False
+    takes_names: ClassVar[bool] = False
     learnable: ClassVar[str] = "X X X X"
     loss_keys: ClassVar[tuple[str, ...]] = ()
 

@@ -25,6 +25,9 @@ SENTENCE = ("prompt_learner.token_prefix", "prompt_learner.token_suffix")
 INVERSION = ("inversion.", "template.")
 """What ``handid`` has besides: CLIP's weights know nothing of it."""
 
+CONTEXT = ("prompt_learner.ctx", "prompt_learner.embedded", "prompt_learner.slots", "prompt_learner.ends")
+"""CoOp's learned vectors and the names of its classes."""
+
 POSITIONS = ("image_encoder.positional_embedding", "image_encoder.attnpool.positional_embedding")
 
 NOT_IN_EVERY_MODEL = {
@@ -109,7 +112,8 @@ def load_clip_weights(model: ImageReID, weights: Mapping[str, Tensor]) -> LoadRe
     for name, tensor in weights.items():
         part = "image_encoder" if name.startswith("visual.") else "text_encoder"
         renamed[name if name in NOT_KEPT else f"{part}.{name.removeprefix('visual.')}"] = tensor
-    return _load(model, renamed, start=IDENTITY_BOUND + SENTENCE + INVERSION + ("bottleneck.", "bottleneck_proj."))
+    start = IDENTITY_BOUND + SENTENCE + CONTEXT + INVERSION + ("bottleneck.", "bottleneck_proj.")
+    return _load(model, renamed, start=start)
 
 
 def load_backbone_weights(model: ImageReID, weights: Mapping[str, Tensor]) -> LoadReport:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,13 +70,16 @@ def check_weights(cfg: CfgNode, test: bool = False) -> None:
         find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
 
 
-def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int, prompt: str) -> ImageReID:
+def make_model(
+    cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int, prompt: str, names: Sequence[str] = ()
+) -> ImageReID:
     """The model that ``cfg`` describes: from CLIP's weights, timm's, a CLIP-ReID checkpoint or random weights.
 
     Args:
         cfg: ``MODEL.*``, ``INPUT.SIZE_TRAIN`` and ``TEST.NECK_FEAT`` are read.
         num_classes, num_cameras, num_views: counted on the training set.
         prompt: the data set's sentence, ``{}`` for the learnable tokens; ``MODEL.PROMPT`` goes before it.
+        names: what the training identities are called, for methods that take names.
 
     Raises:
         ReIDError: weights are missing, unreadable or do not fit.
@@ -84,7 +88,7 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
     side = _side_information(cfg, num_cameras, num_views)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)
-        return _build(cfg, _named_shape(cfg), num_classes, side, sentence)
+        return _build(cfg, _named_shape(cfg), num_classes, side, sentence, names=names)
     backbone = backbone_name(cfg.MODEL.NAME)
     if backbone and not cfg.MODEL.PRETRAIN_PATH:
         path, tensors = f"timm's hub ({backbone})", hub_weights(backbone)
@@ -93,7 +97,10 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
         tensors = read_state_dict(path)
     with _about(path):
         if is_reid_checkpoint(tensors):
-            model = _build(cfg, _shape_in(cfg, tensors), num_classes, side, sentence)
+            shape = _shape_in(cfg, tensors)
+            if METHODS[cfg.MODEL.METHOD].takes_embeddings and isinstance(shape, CLIPShape):
+                shape = replace(shape, text=None)  # its token embeddings are not in the file
+            model = _build(cfg, shape, num_classes, side, sentence, names=names)
             if model.reads_text:
                 LOGGER.warning(
                     "%s has no token embeddings: the fixed words around the prompts stay those that it was trained "
@@ -108,7 +115,7 @@ def make_model(cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int,
         else:
             weights = clip_weights(tensors, path)
             table = weights["token_embedding.weight"]
-            model = _build(cfg, shape_of_weights(weights), num_classes, side, sentence, table)
+            model = _build(cfg, shape_of_weights(weights), num_classes, side, sentence, table, names)
             report = load_clip_weights(model, weights)
     _log(path, "starts the training", report)
     return model
@@ -182,6 +189,7 @@ def _build(
     side: SideInformation | None,
     sentence: str = "",
     token_embedding: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> ImageReID:
     """A model with random weights: for training if there is a ``sentence``, else for a test."""
     stride = tuple(cfg.MODEL.STRIDE_SIZE)
@@ -202,6 +210,10 @@ def _build(
                 "weights or from a checkpoint of CLIP-ReID, or set MODEL.METHOD to baseline."
             )
         options |= {"sentence": sentence, "token_embedding": token_embedding}
+    if method.takes_embeddings:
+        options["token_embedding"] = token_embedding
+    if method.takes_names:
+        options["names"] = names
     model = method(shape, num_classes, *image, **options, **method.options(cfg))
     for module in model.modules():
         if isinstance(module, MLP):

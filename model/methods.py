@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from model.baseline import ImageReID
 from model.clipreid import CLIPReID
+from model.coop import CoOp
 from model.handid import HandID
 from model.pcl import PCL
 from model.tfmemory import TFMemory
 from model.timm_backbone import PREFIX
+from model.zeroshot import ZeroShot
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
 METHODS: dict[str, type[ImageReID]] = {
     "clipreid": CLIPReID,
     "baseline": ImageReID,
+    "zeroshot": ZeroShot,
+    "coop": CoOp,
     "handid": HandID,
     "pcl": PCL,
     "tfmemory": TFMemory,
 }
 """From the name to the class; docs/methods.md tells what each is."""
 
-ON_ANY_BACKBONE = ("baseline",)
+ON_ANY_BACKBONE = ("baseline", "zeroshot")
 """Methods that make do with the one feature of a backbone of timm."""
 
 

@@ -3,7 +3,7 @@
 from processor.embedder import Embedder, load_embedder
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
-from processor.report import finish_run, note_result
+from processor.report import finish_run, note_result, note_text_results
 from processor.run import Run, start_run
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "load_best",
     "load_embedder",
     "note_result",
+    "note_text_results",
     "start_run",
 ]

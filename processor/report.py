@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from processor.curves import write_curves
 from processor.evaluation import Evaluation
 from processor.pictures import write_pictures, write_ranking_picture
 from processor.run import Run
+from processor.text_matching import text_results
 from utils.checkpoint import model_file, save_json, write_atomically
 from utils.environment import environment
 from utils.errors import ReIDError
@@ -108,6 +110,31 @@ def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluat
         "weights": cfg.TEST.WEIGHT if name == "test" else start_weights(cfg),
         "device": run.describe_device(),
     }
+
+
+def note_text_results(
+    cfg: CfgNode,
+    run: Run,
+    dataset: ReIDDataset,
+    evaluation: Evaluation | None,
+    model: ImageReID,
+    sentence: Callable[[Mapping[str, str]], str],
+    templates: Mapping[str, str],
+) -> None:
+    """Match sentences with the first trial's images, where there are a text encoder and attributes; else say so."""
+    if evaluation is None:  # in all processes but the first
+        return
+    if not getattr(model, "matches_text", False) or not dataset.attributes:
+        missing = "the data set tells no attributes" if not dataset.attributes else "there is no text encoder"
+        LOGGER.info("note: images are not matched with sentences: %s", missing)
+        return
+    given = (dataset.trials[0], dataset.attributes, model.encode_sentences, sentence, templates)
+    for name, row in text_results(evaluation, *given).items():
+        facts = {"dataset": dataset.name, "model": cfg.MODEL.NAME, "method": cfg.MODEL.METHOD}
+        run.results[name] = {**row, **facts, "weights": start_weights(cfg), "seconds": evaluation.seconds}
+        for attribute, share in row.get("accuracy", {}).items():
+            largest = row["largest value"][attribute]
+            LOGGER.info("sentences tell %s: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
 
 
 def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:

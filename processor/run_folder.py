@@ -74,7 +74,7 @@ def read_run(folder: Path, test: bool = False) -> RunFolder:
     try:
         metrics = json.loads(read_text(folder / "metrics.json"))
         _check(metrics)
-        finished = [name for name in ("best", "trained") if name in metrics["results"]]
+        finished = [name for name in ("best", "trained", "zero-shot") if name in metrics["results"]]
         name = finished[0] if finished and not test else "test"
         suffix = "_test" if test and (folder / "config_test.yml").is_file() else ""
         metrics["results"][name]

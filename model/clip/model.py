@@ -309,14 +309,16 @@ class TextEncoder(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
 
-    def forward(self, prompts: Tensor, end: int) -> Tensor:
+    def forward(self, prompts: Tensor, end: int | Tensor) -> Tensor:
         """Embedded tokens [B, L, D] whose end-of-text token stands at ``end`` -> features [B, E], not normalised.
 
         Attention is causal, so what follows the end-of-text token cannot matter: callers may cut it off (L = end + 1).
+        Sentences of different lengths have an ``end`` each, [B].
         """
         x = prompts + self.positional_embedding[: prompts.shape[1]].to(prompts.dtype)
         x = self.transformer(x)
-        return self.ln_final(x[:, end]) @ self.text_projection
+        last = x[:, end] if isinstance(end, int) else x[torch.arange(len(x), device=x.device), end]
+        return self.ln_final(last) @ self.text_projection
 
 
 def make_image_encoder(
