@@ -9,9 +9,8 @@ _C = CfgNode()
 
 # ---------------------------------------------------------------------------------------------------- model
 _C.MODEL = CfgNode()
-_C.MODEL.METHOD = (
-    "clipreid"  # (ours) clipreid | baseline | zeroshot | coop | handid | pcl | tfmemory, see docs/methods.md
-)
+_C.MODEL.METHOD = "clipreid"  # (ours) clipreid | baseline | zeroshot | coop | handid | pcl | tfmemory, docs/methods.md
+
 _C.MODEL.DEVICE = "auto"  # auto | cuda | mps | cpu; auto takes the first of these that the machine has
 _C.MODEL.DEVICE_ID = "0"  # number of the GPU among the visible ones
 _C.MODEL.NAME = "ViT-B-16"  # architecture of model/clip/shapes.py, or timm/<any backbone of timm> (baseline, zeroshot)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +13,6 @@ from model.clip.model import TextEncoder
 from model.clip.shapes import CLIPShape
 from model.clip.simple_tokenizer import tokenize
 from model.timm_backbone import TimmShape
-from utils.errors import ReIDError
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 
 class ZeroShot(ImageReID):
@@ -31,13 +26,6 @@ class ZeroShot(ImageReID):
     stages = ([],)
     takes_embeddings = True
 
-    @classmethod
-    def check(cls, cfg: CfgNode) -> None:
-        if cfg.TEST.NECK_FEAT != "before":
-            raise ReIDError(
-                "TEST.NECK_FEAT = after with MODEL.METHOD zeroshot: no BNNeck is trained. Set it to before."
-            )
-
     def __init__(
         self,
         shape: CLIPShape | TimmShape,
@@ -50,7 +38,8 @@ class ZeroShot(ImageReID):
         cosine_head: bool = False,
         neck_feat: str = "before",
     ) -> None:
-        options = {"cosine_head": cosine_head, "neck_feat": neck_feat}
+        # Nobody has trained a BNNeck, so features are those in front of it.
+        options = {"cosine_head": cosine_head, "neck_feat": "before"}
         super().__init__(shape, num_classes, image_size, stride, side_information=side_information, **options)
         if shape.text is not None:
             if token_embedding is None:

@@ -21,7 +21,7 @@ ROW = {"age": "21", "gender": "female", "skinColor": "fair", "aspectOfHand": "pa
 
 def zeroshot(name):
     given = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "MODEL.NAME", name, "MODEL.PRETRAIN_CHOICE", "random"]
-    given += ["TEST.NECK_FEAT", "before", "INPUT.SIZE_TRAIN", "[32, 32]", "INPUT.SIZE_TEST", "[32, 32]"]
+    given += ["TEST.NECK_FEAT", "after", "INPUT.SIZE_TRAIN", "[32, 32]", "INPUT.SIZE_TEST", "[32, 32]"]
     return make_model(load_config(None, given)[0], 3, 1, 1, "A photo of a {} hand.").eval()
 
 
