@@ -6,7 +6,7 @@ from functools import partial
 
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
-from model import check_weights, make_test_model, set_execution
+from model import check_method, check_weights, make_test_model, set_execution
 from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
@@ -18,6 +18,7 @@ EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIG
 def test(config_file: str, overrides: Sequence[str]) -> None:
     """Load ``TEST.WEIGHT`` and evaluate it; no training images are needed."""
     cfg, notes = load_config(config_file, overrides)
+    check_method(cfg)
     run = start_run(cfg, notes, test=True)
     check_weights(cfg, test=True)
     with in_turn():

@@ -8,7 +8,7 @@ from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from datasets.attributes import TEMPLATES, class_names, hand_sentence
 from loss import make_loss
-from model import METHODS, check_weights, load_prompts, make_model, set_execution
+from model import METHODS, check_method, check_weights, load_prompts, make_model, set_execution
 from processor import (
     do_inference,
     do_train_stage1,
@@ -31,6 +31,7 @@ EXAMPLE = "python train_clipreid.py --config_file configs/hand/demo.yml OUTPUT_D
 def train(config_file: str, overrides: Sequence[str]) -> None:
     """Run the stages that the configuration names, then evaluate."""
     cfg, notes = load_config(config_file, overrides)
+    check_method(cfg)
     run = start_run(cfg, notes)
     with in_turn():
         check_weights(cfg)

@@ -198,10 +198,6 @@ def _check_model(cfg: CfgNode) -> None:
 
 
 def _check_test(cfg: CfgNode) -> None:
-    if cfg.TEST.SEARCH == "faiss":
-        from utils.search import require_faiss  # loads torch, which a configuration need not
-
-        require_faiss()
     if cfg.TEST.RERANK_K2 > cfg.TEST.RERANK_K1:
         raise ReIDError(
             f"TEST.RERANK_K2 = {cfg.TEST.RERANK_K2} exceeds TEST.RERANK_K1 = {cfg.TEST.RERANK_K1}; "

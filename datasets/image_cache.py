@@ -13,6 +13,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -190,7 +191,10 @@ def _make_room(folder: Path, keep: Sequence[str], budget: int) -> None:
 
     A run that has one of them open goes on with it: the space is free when that run ends.
     """
-    others = [(path.stat(), path) for path in folder.glob(f"*{SUFFIX}") if path.name not in keep]
+    others = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(FileNotFoundError):  # other processes make room, too
+            others += [(path.stat(), path)] if path.name not in keep else []
     for status, path in sorted(others, key=lambda other: other[0].st_mtime_ns, reverse=True):
         budget -= status.st_size
         if budget < 0:

@@ -165,6 +165,13 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     shuffled = cfg.DATALOADER.SAMPLER == "softmax"
     _check_shares(batch, 1 if shuffled else instances)
     if shuffled:
+        parts = cfg.SOLVER.STAGE2.ACCUMULATE
+        if world_size() > 1 and cfg.SOLVER.SYNC_BN and parts > 1 and not cfg.DATALOADER.DROP_LAST:
+            raise ReIDError(
+                f"SOLVER.SYNC_BN with SOLVER.STAGE2.ACCUMULATE = {parts} on several processes: these would cut a "
+                "smaller last batch into different numbers of parts and wait for each other. "
+                "Set DATALOADER.DROP_LAST to True."
+            )
         if cfg.DATALOADER.DROP_LAST and len(dataset.train) < batch:
             raise ReIDError(
                 f"{dataset.name}: DATALOADER.DROP_LAST leaves no batch of {batch} images (SOLVER.STAGE2.IMS_PER_BATCH) "

@@ -3,7 +3,7 @@
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
 from loss.center_loss import CenterLoss
 from loss.centroids import centroid_contrast, identity_means, moved_centroids
-from loss.make_loss import LossAndParts, Stage1Loss, Stage2Loss, add_up, make_loss
+from loss.make_loss import LossAndParts, Stage1Loss, Stage2Loss, add_up, contrast_terms, make_loss
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss, SupContrast
 from loss.triplet_loss import TripletLoss, cosine_dist, euclidean_dist, hard_example_mining
@@ -24,6 +24,7 @@ __all__ = [
     "TripletLoss",
     "add_up",
     "centroid_contrast",
+    "contrast_terms",
     "cosine_dist",
     "euclidean_dist",
     "hard_example_mining",

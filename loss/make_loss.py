@@ -35,12 +35,12 @@ class Stage1Loss(nn.Module):
         self.contrast = SupConLoss(temperature)
 
     def forward(self, image_features: Tensor, text_features: Tensor, labels: Tensor) -> LossAndParts:
-        return add_up(
-            {
-                "i2t": self.contrast(image_features, text_features, labels, labels),
-                "t2i": self.contrast(text_features, image_features, labels, labels),
-            }
-        )
+        return add_up(contrast_terms(self.contrast, image_features, text_features, labels))
+
+
+def contrast_terms(contrast: SupConLoss, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """``i2t`` and ``t2i`` between images and texts [B, E] that share their labels [B]."""
+    return {"i2t": contrast(images, texts, labels, labels), "t2i": contrast(texts, images, labels, labels)}
 
 
 class Stage2Loss(nn.Module):

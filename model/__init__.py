@@ -4,13 +4,14 @@ from model.baseline import ImageReID
 from model.clipreid import CLIPReID, PromptLearner
 from model.execution import set_execution
 from model.make_model_clipreid import check_weights, load_prompts, make_model, make_test_model
-from model.methods import METHODS
+from model.methods import METHODS, check_method
 
 __all__ = [
     "METHODS",
     "CLIPReID",
     "ImageReID",
     "PromptLearner",
+    "check_method",
     "check_weights",
     "load_prompts",
     "make_model",

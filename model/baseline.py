@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Collect = Callable[..., tuple[Tensor, Tensor]]
 """Features [N, E] of all training images, without augmentation, and their labels [N].
 
-It may be given what to compute of a batch, images [B, 3, H, W] -> [B, F]; otherwise that is the projected feature.
+It may be given what to compute of a batch: images [B, 3, H, W], cameras [B], views [B] -> [B, F]. Otherwise that is the
+projected feature without side information.
 """
 
 
@@ -94,7 +95,6 @@ class ImageReID(nn.Module):
         takes_embeddings: whether it takes CLIP's token embeddings for texts of its own.
         takes_names: whether it takes the names of the identities.
         learnable: what stands for the learnable tokens in the data set's own sentence.
-        loss_keys: of the weights of its own losses in stage 2.
         parts: in how many parts the encoder goes through a training batch; see :mod:`model.execution`.
     """
 
@@ -103,7 +103,6 @@ class ImageReID(nn.Module):
     takes_embeddings: ClassVar[bool] = False
     takes_names: ClassVar[bool] = False
     learnable: ClassVar[str] = "X X X X"
-    loss_keys: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
@@ -112,6 +111,11 @@ class ImageReID(nn.Module):
         Raises:
             ReIDError: naming the key, the value and a valid one.
         """
+
+    @classmethod
+    def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Keys in ``MODEL`` of the weights of its own losses in stage 2, as far as these are on."""
+        return ()
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from loss import LossAndParts, Stage1Loss, SupConLoss
-from model.baseline import Collect, Guidance, ImageReID, SideInformation
+from loss import LossAndParts, Stage1Loss, SupConLoss, contrast_terms
+from model.baseline import Collect, Guidance, ImageReID
 from model.clip.model import ImageFeatures, TextEncoder
 from model.clip.shapes import CLIPShape
 from model.clip.simple_tokenizer import tokenize
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
 ONE_STAGE_LOSSES = ("i2t", "i2t+t2i")
 """Values of ``MODEL.TEXT_LOSS`` that need no texts of identities outside the batch."""
+
+
+def free_tokens(sentence: str) -> tuple[str, int]:
+    """The words before the free tokens of a ``MODEL.PROMPT``, and how many free tokens there are.
+
+    Raises:
+        ReIDError: there are none, too many, or they do not stand together.
+    """
+    words = sentence.split()
+    free = [i for i, word in enumerate(words) if word == "X"]
+    if not (1 <= len(free) <= 60 and free[-1] - free[0] == len(free) - 1):
+        raise ReIDError(
+            f"MODEL.PROMPT = {sentence!r}: expected one X for each learnable token, 1 to 60 side by side, "
+            "for example 'A photo of a X X X X hand.'"
+        )
+    return " ".join(words[: free[0]]), len(free)
 
 
 class Template(nn.Module):
@@ -39,14 +55,7 @@ class Template(nn.Module):
 
     def __init__(self, sentence: str, token_embedding: Tensor, context: int = 77) -> None:
         super().__init__()
-        words = sentence.split()
-        count = words.count("X")
-        before = " ".join(words[: words.index("X")]) if count else ""
-        if not count or words[words.index("X") :][:count] != ["X"] * count:
-            raise ReIDError(
-                f"MODEL.PROMPT = {sentence!r}: expected the learnable tokens as neighbouring X, "
-                "for example 'A photo of a X X X X hand.'"
-            )
+        before, count = free_tokens(sentence)
         tokens = tokenize(sentence, context_length=context)
         first = int(tokenize(before, context_length=context).argmax())
         self.end = int(tokens.argmax())
@@ -81,20 +90,6 @@ class PromptLearner(Template):
         return self.place(self.cls_ctx[labels], whole)
 
 
-def check_sentence(sentence: str) -> None:
-    """Refuse a ``MODEL.PROMPT`` without free tokens, or with scattered ones.
-
-    Raises:
-        ReIDError: naming it and a valid one.
-    """
-    free = [i for i, word in enumerate(sentence.split()) if word == "X"]
-    if sentence and not (1 <= len(free) <= 60 and free[-1] - free[0] == len(free) - 1):
-        raise ReIDError(
-            f"MODEL.PROMPT = {sentence!r}: expected one X for each learnable token, 1 to 60 side by side, "
-            "for example 'A photo of a X X X X hand.'"
-        )
-
-
 class CLIPReID(ImageReID):
     """CLIP-ReID: :class:`ImageReID` plus a prompt learner and CLIP's frozen text encoder.
 
@@ -115,7 +110,10 @@ class CLIPReID(ImageReID):
 
     stages = ([1, 2], [1], [2])
     reads_text = True
-    loss_keys = ("I2T_LOSS_WEIGHT",)
+
+    @classmethod
+    def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return () if cfg.MODEL.TEXT_LOSS == "none" else ("I2T_LOSS_WEIGHT",)
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -139,33 +137,22 @@ class CLIPReID(ImageReID):
                 "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that nobody "
                 "learned. Name the checkpoint that stage 1 wrote, run both stages, or set MODEL.ONE_STAGE to True."
             )
-        check_sentence(cfg.MODEL.PROMPT)
+        if cfg.MODEL.PROMPT:
+            free_tokens(cfg.MODEL.PROMPT)
 
     def __init__(
         self,
         shape: CLIPShape,
         num_classes: int,
-        image_size: tuple[int, int],
-        stride: tuple[int, int] | None = None,
-        *,
+        *args: Any,
         sentence: str,
         token_embedding: Tensor | None = None,
         text_loss: str = "i2tce",
         text_weight: float = 1.0,
         one_stage: bool = False,
-        side_information: SideInformation | None = None,
-        cosine_head: bool = False,
-        neck_feat: str = "before",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            shape,
-            num_classes,
-            image_size,
-            stride,
-            side_information=side_information,
-            cosine_head=cosine_head,
-            neck_feat=neck_feat,
-        )
+        super().__init__(shape, num_classes, *args, **options)
         if token_embedding is None:
             token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
         self.prompt_learner = PromptLearner(sentence, num_classes, token_embedding, shape.text.context)
@@ -203,12 +190,12 @@ class CLIPReID(ImageReID):
         return in_shares(self.encode_text, identities)[position]
 
     def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
-        images, terms = features.projected, {}
+        images = features.projected
         if texts is None and self.all_texts is not None:
             texts = self.all_texts[labels]
-        if "i2t" in self.text_losses:
-            terms["i2t"] = self.text_weight * self.supcon(images, texts, labels, labels)
-        if "t2i" in self.text_losses:
-            terms["t2i"] = self.text_weight * self.supcon(texts, images, labels, labels)
+        terms = {}
+        if not {"i2t", "t2i"}.isdisjoint(self.text_losses):
+            both = contrast_terms(self.supcon, images, texts, labels)
+            terms = {name: self.text_weight * term for name, term in both.items() if name in self.text_losses}
         logits = images @ self.all_texts.T if "i2tce" in self.text_losses else None
         return Guidance(logits, terms)

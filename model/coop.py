@@ -99,7 +99,10 @@ class CoOp(ImageReID):
     stages = ([1], [1, 2])
     takes_embeddings = True
     takes_names = True
-    loss_keys = ("I2T_LOSS_WEIGHT",)
+
+    @classmethod
+    def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return ("I2T_LOSS_WEIGHT",)
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from loss import SupConLoss
+from loss import SupConLoss, contrast_terms
 from model.baseline import Guidance, ImageReID
 from model.clip.model import ImageFeatures, TextEncoder
 from model.clip.shapes import CLIPShape
-from model.clipreid import Template, check_sentence
+from model.clipreid import Template, free_tokens
 from utils.distributed import in_shares
 
 if TYPE_CHECKING:
@@ -34,11 +34,15 @@ class HandID(ImageReID):
 
     reads_text = True
     learnable = "X"
-    loss_keys = ("I2T_LOSS_WEIGHT",)
+
+    @classmethod
+    def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return ("I2T_LOSS_WEIGHT",)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        check_sentence(cfg.MODEL.PROMPT)
+        if cfg.MODEL.PROMPT:
+            free_tokens(cfg.MODEL.PROMPT)
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -69,12 +73,8 @@ class HandID(ImageReID):
         return in_shares(lambda share: self.text_encoder(self.template.place(share), self.template.end), words)
 
     def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
-        images = features.projected
-        terms = {
-            "i2t": self.text_weight * self.contrast(images, texts, labels, labels),
-            "t2i": self.text_weight * self.contrast(texts, images, labels, labels),
-        }
-        return Guidance(terms=terms)
+        terms = contrast_terms(self.contrast, features.projected, texts, labels)
+        return Guidance(terms={name: self.text_weight * term for name, term in terms.items()})
 
 
 def inversion_network(image_width: int, word_width: int, dropout: float = 0.5) -> nn.Sequential:

@@ -20,7 +20,10 @@ IDENTITY_BOUND = ("classifier.", "classifier_proj.", "prompt_learner.cls_ctx", "
 """Parts that belong to one data set's identities, cameras and views."""
 
 SENTENCE = ("prompt_learner.token_prefix", "prompt_learner.token_suffix")
-"""Embeddings of the sentence's fixed words."""
+"""Embeddings of the fixed words in the prompts' sentence."""
+
+TEMPLATE = ("template.token_prefix", "template.token_suffix")
+"""The same of ``handid``'s sentence."""
 
 INVERSION = ("inversion.", "template.")
 """What ``handid`` has besides: CLIP's weights know nothing of it."""
@@ -156,12 +159,9 @@ def load_start(model: ImageReID, state: Mapping[str, Tensor], sentence: str) -> 
     reason = "bound to the identities or cameras of the other data set"
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(IDENTITY_BOUND)}
     if hasattr(model, "prompt_learner"):
-        _check_sentence(state, model.state_dict(), sentence)
-    if hasattr(model, "template") and "template.token_prefix" not in state:
-        raise ReIDError(
-            "there is no template.token_prefix: only checkpoints of MODEL.METHOD handid hold its sentence. Start from "
-            "CLIP's weights."
-        )
+        _check_sentence(state, model.state_dict(), sentence, SENTENCE)
+    if hasattr(model, "template"):
+        _check_sentence(state, model.state_dict(), sentence, TEMPLATE)
     report = _load(model, kept, start=IDENTITY_BOUND)
     report.skipped |= {name: reason for name in state if name not in kept}
     return report
@@ -194,15 +194,23 @@ def load_prompts_only(model: ImageReID, state: Mapping[str, Tensor]) -> LoadRepo
     return report
 
 
-def _check_sentence(state: Mapping[str, Tensor], own: Mapping[str, Tensor], sentence: str) -> None:
-    """Compare what a file tells of its sentence: tokens before the X, number of X, tokens after them."""
-    missing = [name for name in (*SENTENCE, "prompt_learner.cls_ctx") if name not in state]
+def _check_sentence(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], sentence: str, names: tuple[str, str]
+) -> None:
+    """Compare what a file tells of its sentence: tokens before the X, number of X, tokens after them.
+
+    Args:
+        state, own: tensors of the file and of the model.
+        sentence: the model's, for messages.
+        names: of the embeddings before and after the X.
+    """
+    missing = [name for name in names if name not in state]
     if missing:
         raise ReIDError(
-            f"there is no {missing[0]}: this checkpoint has no prompts to start from. Train with MODEL.METHOD "
-            "baseline, or start from CLIP's weights."
+            f"there is no {missing[0]}: this checkpoint holds no sentence of this method to start from. Train with "
+            "MODEL.METHOD baseline, or start from CLIP's weights."
         )
-    found, wanted = _counts(state), _counts(own)
+    found, wanted = _counts(state, names), _counts(own, names)
     if found != wanted:
         said = "{} tokens before the learned ones, {} learned, {} after (start and end of the text included)"
         raise ReIDError(
@@ -212,12 +220,13 @@ def _check_sentence(state: Mapping[str, Tensor], own: Mapping[str, Tensor], sent
         )
 
 
-def _counts(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
-    """Tokens before, among and after the learned ones. Padding, many copies of one embedding, does not count."""
-    prefix, suffix = (tensors[name] for name in SENTENCE)
+def _counts(tensors: Mapping[str, Tensor], names: tuple[str, str]) -> tuple[int, int, int]:
+    """Tokens before, among and after the X. Padding, many copies of one embedding, does not count."""
+    prefix, suffix = (tensors[name] for name in names)
+    context = len(tensors["text_encoder.positional_embedding"])
     distinct = (suffix[0] != suffix[0, -1]).any(dim=1).nonzero()
     after = int(distinct[-1]) + 1 if len(distinct) else 0
-    return prefix.shape[1], tensors["prompt_learner.cls_ctx"].shape[1], after
+    return prefix.shape[1], context - prefix.shape[1] - suffix.shape[1], after
 
 
 def _load(model: ImageReID, state: Mapping[str, Tensor], start: tuple[str, ...]) -> LoadReport:

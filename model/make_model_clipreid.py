@@ -23,7 +23,7 @@ from model.loading import (
     load_reid_weights,
     load_start,
 )
-from model.methods import METHODS, check_method
+from model.methods import METHODS
 from model.timm_backbone import TimmShape, backbone_name, hub_weights
 from utils.errors import ReIDError
 from utils.logger import LOGGER
@@ -42,23 +42,20 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.G
 
 
 def check_weights(cfg: CfgNode, test: bool = False) -> None:
-    """Find out whether the method can run and the weights that it needs are there, before any data is read.
+    """Find out whether the weights that a run needs are there, before any data is read.
 
     Args:
         cfg: the configuration.
         test: look for ``TEST.WEIGHT`` and not for what training starts from.
 
     Raises:
-        ReIDError: it cannot, or they are not and cannot be downloaded.
+        ReIDError: they are not, and cannot be downloaded.
     """
-    check_method(cfg)
     if test and not cfg.TEST.WEIGHT:
         raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
-    for key, path in (
-        (("TEST.WEIGHT", cfg.TEST.WEIGHT),) if test else (("MODEL.STAGE1_WEIGHT", cfg.MODEL.STAGE1_WEIGHT),)
-    ):
-        if path and not Path(path).is_file():
-            raise ReIDError(f"{key} = {path!r}: no such file. Name the checkpoint that training wrote.")
+    key, path = ("TEST.WEIGHT", cfg.TEST.WEIGHT) if test else ("MODEL.STAGE1_WEIGHT", cfg.MODEL.STAGE1_WEIGHT)
+    if path and not Path(path).is_file():
+        raise ReIDError(f"{key} = {path!r}: no such file. Name the checkpoint that training wrote.")
     if test:
         return
     backbone = backbone_name(cfg.MODEL.NAME)

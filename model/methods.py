@@ -62,7 +62,7 @@ def _check_losses(cfg: CfgNode, method: type[ImageReID]) -> None:
     """Stage 2 needs a loss; which ones there are, sampler and method decide, see :func:`loss.make_loss.make_loss`."""
     model, sampler = cfg.MODEL, cfg.DATALOADER.SAMPLER
     center = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
-    weights = {f"MODEL.{key}": model[key] for key in method.loss_keys if model.TEXT_LOSS != "none"}
+    weights = {f"MODEL.{key}": model[key] for key in method.own_losses(cfg)}
     if sampler != "triplet":
         weights["MODEL.ID_LOSS_WEIGHT"] = model.ID_LOSS_WEIGHT
     if sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE:

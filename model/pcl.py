@@ -36,7 +36,9 @@ class PCL(ImageReID):
             that goes on finds it.
     """
 
-    loss_keys = ("MEMORY_LOSS_WEIGHT",)
+    @classmethod
+    def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return ("MEMORY_LOSS_WEIGHT",)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
@@ -96,8 +98,8 @@ class PCL(ImageReID):
     def _fill(self, collect: Collect) -> None:
         """Mean of each identity's features of length 1, brought to length 1 itself."""
 
-        def encode(images: Tensor) -> Tensor:
-            features = ImageFeatures(*(feature.float() for feature in self.encode_image(images)))
+        def encode(images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
+            features = ImageFeatures(*(part.float() for part in self.encode_image(images, camids, viewids)))
             return F.normalize(torch.cat(self._necks(features), dim=1))
 
         self.memory.copy_(F.normalize(identity_means(*collect(encode), self.num_classes)))

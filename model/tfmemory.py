@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from loss import identity_means
 from model.baseline import Collect, Guidance, ImageReID
 from model.clip.model import ImageFeatures
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 class TFMemory(ImageReID):
@@ -24,7 +27,9 @@ class TFMemory(ImageReID):
             compute it again.
     """
 
-    loss_keys = ("I2T_LOSS_WEIGHT",)
+    @classmethod
+    def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return ("I2T_LOSS_WEIGHT",)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

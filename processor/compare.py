@@ -28,6 +28,7 @@ from utils.folder_lock import hold_folder, release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
 from utils.interrupt import InterruptedRunError, check_interrupt, interrupt_requested
 from utils.logger import LOGGER, setup_console
+from utils.paths import ShortPaths
 
 EXAMPLE = (
     "python -m processor.compare --configs configs/hand/compare/clipreid.yml configs/hand/compare/baseline.yml "
@@ -60,10 +61,11 @@ def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: S
     """All runs, seed by seed, so that a comparison that is stopped early has seen every configuration.
 
     Raises:
-        ReIDError: a configuration is wrong, two have one name, or they differ in data or test protocol.
+        ReIDError: a configuration is wrong, which is named, two have one name, or they differ in data or test protocol.
     """
     # A command stands on top of everything; see processor/html_report.py.
     from configs import load_config
+    from model import check_method
 
     names = [file.stem for file in files]
     twice = [name for name in names if names.count(name) > 1]
@@ -80,7 +82,12 @@ def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: S
         for name, file in zip(names, files, strict=True):
             folder = output / name / f"seed{seed}"
             own = [*overrides, "SOLVER.SEED", str(seed), "OUTPUT_DIR", str(folder)]
-            jobs.append(Job(name, file, seed, folder, flatten(load_config(file, own)[0])))
+            cfg, _ = load_config(file, own)
+            try:
+                check_method(cfg)
+            except ReIDError as error:
+                raise ReIDError(f"{file}: {error}") from None
+            jobs.append(Job(name, file, seed, folder, flatten(cfg)))
     check_comparable(jobs[: len(files)])
     return jobs
 
@@ -155,6 +162,7 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
     if asked or process.returncode == STOPPED_STATUS:
         raise InterruptedRunError(str(job))
     if process.returncode == 0:
+        console.unlink()  # the run's own log says the same, without the paths of this machine
         return ""
     lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"status {process.returncode}: {lines[-1][:500] if lines else 'it said nothing'} ({console})"
@@ -223,7 +231,9 @@ def _write(output: Path, job: Job, results: Mapping[str, Mapping[int, RunFolder]
         for name, seeds in results.items()
         for seed, run in seeds.items()
     ]
-    save_json({"rows": rows, "runs": runs, "failed": list(failed), "protocol": protocol}, output / "comparison.json")
+    content = {"rows": rows, "runs": runs, "failed": list(failed), "protocol": protocol}
+    named = [str(output.resolve()), *(value for value in job.settings.values() if isinstance(value, str))]
+    save_json(ShortPaths(named).everywhere(content), output / "comparison.json")
     write_text(output / "comparison.csv", as_csv(rows))
     write_text(output / "comparison.md", text)
     return text

@@ -39,7 +39,7 @@ def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any
         row |= {key: _together(result[key] for result in results) for key in ("method", "model", "weights")}
         for measure in MEASURES:
             row |= {measure: None, f"{measure} std": None}
-            values = [_measured(result, measure) for result in results]
+            values = [result.get(measure) for result in results]
             if None not in values:
                 row[measure] = float(np.mean(values))
                 row[f"{measure} std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -104,10 +104,6 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
-
-
-def _measured(result: Mapping[str, Any], measure: str) -> float | None:
-    return result.get("verification", {}).get("EER") if measure == "EER" else result[measure]
 
 
 def _together(values: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.progress import counted
 from utils.reranking import k_reciprocal
-from utils.search import SEARCHES, Nearest, top_k
+from utils.search import SEARCHES, Nearest
 from utils.verification import VerificationMetrics, verify
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Evaluation:
         query, gallery: features as they were compared, for pictures.
         seconds: of extraction and ranking together.
         metric: ``euclidean`` or ``cosine``.
+        search: how :meth:`find_nearest` searches, a name in :data:`utils.search.SEARCHES`.
         nearest: the beginning of each ranking if it came from more than the features (re-ranking) or from an
             approximate search, else None.
         verification: error rates of the same features at a threshold, None where they were not asked for.
@@ -55,6 +56,7 @@ class Evaluation:
     gallery: Features
     seconds: float
     metric: str = "euclidean"
+    search: str = "exact"
     nearest: Nearest | None = None
     verification: VerificationMetrics | None = None
     runs: tuple[dict[str, float], ...] = ()
@@ -64,7 +66,10 @@ class Evaluation:
         chosen = torch.as_tensor(queries)
         if self.nearest is not None:
             return Nearest(self.nearest.distances[chosen], self.nearest.index[chosen], self.nearest.recall)
-        return top_k(self.query.features[chosen], self.gallery.features, NOTED, metric=self.metric)
+        found = SEARCHES[self.search](self.query.features[chosen], self.gallery.features, NOTED, metric=self.metric)
+        if self.search != "exact":
+            LOGGER.info("TEST.SEARCH %s: recall %.3f, in pictures only", self.search, found.recall)
+        return found
 
     def summary(self) -> dict[str, float]:
         """The published numbers in percent, means over the runs."""
@@ -235,10 +240,7 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
         found = None
-        if cfg.TEST.SEARCH != "exact":
-            found = SEARCHES[cfg.TEST.SEARCH](query.features, gallery.features, NOTED, metric=cfg.TEST.METRIC)
-            LOGGER.info("TEST.SEARCH %s: recall %.3f, in pictures only", cfg.TEST.SEARCH, found.recall)
-    return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, found)
+    return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, cfg.TEST.SEARCH, found)
 
 
 def _distances(cfg: CfgNode, query: Features, gallery: Features) -> Iterator[Tensor]:

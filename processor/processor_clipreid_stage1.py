@@ -91,7 +91,7 @@ def do_train_stage1(
 
 @torch.no_grad()
 def collect_image_features(
-    model: ImageReID, loader: DataLoader, run: Run, encode: Callable[[Tensor], Tensor] | None = None
+    model: ImageReID, loader: DataLoader, run: Run, encode: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Features [N, E] and labels [N] of all training images, in order.
 
@@ -101,17 +101,19 @@ def collect_image_features(
         model: put into eval mode; of several processes' running statistics, those of the first count.
         loader: all training images once, without augmentation.
         run: device, precision.
-        encode: images [B, 3, H, W] -> features [B, E]; the projected ones when None.
+        encode: images [B, 3, H, W], cameras [B], views [B] -> features [B, E]; when None, the projected ones without
+            side information.
     """
-    encode = encode or (lambda images: model.encode_image(images).projected)
+    encode = encode or (lambda images, *labels: model.encode_image(images).projected)
     share_from_main(model.buffers())
     model.eval()
     LOGGER.info("computing the features of %d training images", len(loader.dataset))
     batches = []
-    for images, pids, *_ in counted(loader, "image features"):
+    for images, pids, camids, viewids, *_ in counted(loader, "image features"):
         check_interrupt("the features of the training images")
         with run.precision.autocast():
-            batches.append((encode(images.to(run.device)).float().cpu(), pids))
+            inputs = (part.to(run.device) for part in (images, camids, viewids))
+            batches.append((encode(*inputs).float().cpu(), pids))
     gathered = [batch for share in gather_objects(batches) for batch in share]
     features, labels = (torch.cat(part).to(run.device) for part in zip(*gathered, strict=True))
     return features, labels

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
+from processor.run_folder import flatten
 from utils.chance import reproducibility_note, seed_everything
 from utils.checkpoint import remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
@@ -22,6 +23,7 @@ from utils.errors import ReIDError
 from utils.folder_lock import hold_folder
 from utils.logger import LOGGER, setup_logger
 from utils.paths import ShortPaths
+from utils.search import require_faiss
 from utils.training_state import TrainingStates
 
 if TYPE_CHECKING:
@@ -234,8 +236,10 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
         ReIDError: there is no such device, ``OUTPUT_DIR`` cannot be written to or another training is running in
             it, or the run in it may not go on.
     """
+    if cfg.TEST.SEARCH == "faiss":
+        require_faiss()
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
-    run = Run(precision, Path(cfg.OUTPUT_DIR), _flat(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
+    run = Run(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
     run.shorten = ShortPaths(value for value in run.settings.values() if isinstance(value, str))
     run.suffix = "_test" if test and run.states.folder.is_dir() else ""
     try:
@@ -258,13 +262,6 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     # Last: a run that may not go on here leaves the configuration of the one before.
     write_atomically(run.output_dir / f"config{run.suffix}.yml", lambda file: file.write(cfg.dump().encode()))
     return run
-
-
-def _flat(node: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if hasattr(value, "items") else {f"{prefix}{key}": value}
-    return flat
 
 
 def _check_shape(state: object, folder: Path) -> None:

@@ -90,7 +90,8 @@ class Update(Generic[Batch]):
 
     def _not_finite(self, result: StepResult, batch: Batch, place: str) -> ReIDError:
         terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in result.parts.items())
-        names = [name for share in gather_objects(list(self.names(batch))) for name in share]
+        shares = gather_objects(list(self.names(batch)))
+        names = list(dict.fromkeys(name for share in shares for name in share))  # in stage 1 each process has all
         path = self.folder / "not_finite.txt"
         write_text(path, "".join(f"{name}\n" for name in names))
         return ReIDError(

@@ -99,6 +99,14 @@ def test_training_ends_with_a_table(trained):
     assert not any("Traceback" in line for line in lines)
 
 
+def test_a_method_that_cannot_work_is_refused_before_anything_is_written(trained):
+    base, file, _ = trained
+    before = {path: path.read_bytes() for path in (base / "run").glob("**/*") if path.is_file()}
+    argv = ["--config_file", str(file), "RESUME", "never", "MODEL.METHOD", "baseline"]
+    assert train_clipreid.main(argv) == 2  # its only stages are [2]
+    assert before == {path: path.read_bytes() for path in (base / "run").glob("**/*") if path.is_file()}
+
+
 def test_training_leaves_its_files(trained):
     base, _, lines = trained
     names = {

@@ -57,11 +57,11 @@ class RandomNumbers:
         """States by kind of device."""
         states = {"cpu": torch.get_rng_state()}
         if self.device.type != "cpu":
-            states[self.device.type] = torch.get_device_module(self.device).get_rng_state()
+            states[self.device.type] = torch.get_device_module(self.device).get_rng_state(self.device)
         return states
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state_dict`; a device that it did not know goes on from its seed."""
         torch.set_rng_state(state["cpu"])
         if self.device.type in state and self.device.type != "cpu":
-            torch.get_device_module(self.device).set_rng_state(state[self.device.type])
+            torch.get_device_module(self.device).set_rng_state(state[self.device.type], self.device)

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -309,12 +309,16 @@ def lost_process(error: BaseException) -> bool:
 def note_stop() -> None:
     """Let the others know that this process leaves because a signal asked it to."""
     if _groups:
-        _groups[0].store.add("stopped", 1)
+        with suppress(RuntimeError):  # the store is gone with the machine that kept it
+            _groups[0].store.add("stopped", 1)
 
 
 def stop_noted() -> bool:
     """Whether some process has called :func:`note_stop`."""
-    return bool(_groups) and _groups[0].store.check(["stopped"])
+    try:
+        return bool(_groups) and _groups[0].store.check(["stopped"])
+    except RuntimeError:  # as above
+        return False
 
 
 def may_report() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +12,11 @@ from types import FrameType
 EXIT_STATUS = 3
 """Exit status of the scripts after a signal: saved, and the same command goes on."""
 
-_received: list[int] = []
+IMPATIENCE = 3.0
+"""Seconds in which further signals are taken for the first one: a batch system and torchrun may both send theirs."""
+
+_received: list[float] = []
+"""When each signal arrived, as readings of ``time.monotonic``."""
 
 
 class InterruptedRunError(Exception):
@@ -40,13 +45,15 @@ def check_interrupt(place: str) -> None:
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM only be noted, for :func:`interrupt_requested`; a second one acts at once."""
+    """Let the first SIGINT or SIGTERM only be noted, for :func:`interrupt_requested`; a later one acts at once."""
     _received.clear()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        _received.append(number)
-        signal.signal(number, before[number])
+        _received.append(time.monotonic())
+        if _received[-1] - _received[0] > IMPATIENCE:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, note)

@@ -114,9 +114,9 @@ def collected(model, count=12):
     labels = torch.arange(count) % CLASSES
 
     def collect(encode=None):
-        encode = encode or (lambda batch: model.encode_image(batch).projected)
+        encode = encode or (lambda batch, *_: model.encode_image(batch).projected)
         with torch.no_grad():
-            return encode(images(count, seed=7)), labels
+            return encode(images(count, seed=7), torch.zeros_like(labels), torch.zeros_like(labels)), labels
 
     return collect, labels
 
@@ -317,8 +317,32 @@ def test_clips_weights_start_every_method():
 
 def test_handid_cannot_start_from_a_checkpoint_without_its_sentence():
     state = make(CLIPReID, sentence=SENTENCE).state_dict()
-    with pytest.raises(ReIDError, match=r"template.token_prefix.*Start from CLIP's weights"):
+    with pytest.raises(ReIDError, match=r"template.token_prefix.*start from CLIP's weights"):
         load_start(handid(), state, "A photo of a X hand")
+
+
+def test_handid_starts_from_a_checkpoint_with_its_own_sentence_only():
+    """Both sentences fill the text encoder's 77 tokens, so shapes tell nothing."""
+    longer = "A photo of a X left hand of a man"
+    state = make(HandID, sentence="A photo of a X hand").state_dict()
+    with pytest.raises(ReIDError, match=r"5 tokens before the learned ones, 1 learned, 2 after.*1 learned, 6 after"):
+        load_start(make(HandID, sentence=longer), state, longer)
+
+
+def test_the_centroids_of_pcl_carry_side_information_as_the_images_of_a_batch_do():
+    model = make(PCL, side_information=SideInformation(2, 0, 3.0)).eval()
+    labels, cameras = torch.arange(12) % CLASSES, torch.arange(12) % 2
+
+    def collect(encode):
+        with torch.no_grad():
+            return encode(images(12, seed=7), cameras, torch.zeros_like(labels)), labels
+
+    model.begin_epoch(collect)
+    with torch.no_grad():
+        features = model.encode_image(images(12, seed=7), cameras, torch.zeros_like(labels))
+        joined = torch.cat([model.bottleneck(features.feature), model.bottleneck_proj(features.projected)], 1)
+    rows = [F.normalize(joined[labels == i]).mean(0) for i in range(CLASSES)]
+    assert torch.allclose(model.memory, F.normalize(torch.stack(rows)), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_what_cannot_work_is_refused(overrides, words):
         "MODEL.PROMPT|X",
         "SOLVER.STAGES|[2]|MODEL.STAGE1_WEIGHT|some.pth",
         "MODEL.ID_LOSS_WEIGHT|0",
+        "MODEL.METHOD|pcl|SOLVER.STAGES|[2]|MODEL.TEXT_LOSS|none|MODEL.ID_LOSS_WEIGHT|0",
         "MODEL.ID_LOSS_WEIGHT|0|MODEL.I2T_LOSS_WEIGHT|0|MODEL.IF_WITH_CENTER|yes",
         "MODEL.ID_LOSS_WEIGHT|0|MODEL.I2T_LOSS_WEIGHT|0|SOLVER.STAGES|[1]",
     ],

@@ -73,7 +73,8 @@ def recorded_accuracy(criterion):
 def test_stage_1(key, name, run):
     golden, meta = case(NAME), index()[NAME]["meta"][key]
     labels = torch.from_numpy(golden[f"{key}.labels"])
-    batch = (images(meta["image"], golden[f"{key}.labels"]), labels)
+    no_side = torch.zeros_like(labels)
+    batch = (images(meta["image"], golden[f"{key}.labels"]), labels, no_side, no_side)
     cfg, _ = load_config(
         f"configs/{meta['config']}",
         ["SOLVER.STAGE1.IMS_PER_BATCH", str(meta["batch"]), "SOLVER.STAGE1.LOG_PERIOD", "99"],

@@ -107,10 +107,10 @@ def test_stopped_goes_on_and_finished_is_only_read(hands, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_breaks_leaves_the_others(hands, tmp_path):
-    files = configs(hands, tmp_path, broken="METHOD: no-such-method", baseline="METHOD: baseline")
+    files = configs(hands, tmp_path, broken="METHOD: baseline, STAGE1_WEIGHT: gone.pth", baseline="METHOD: baseline")
     status, said, log = end(call(files, tmp_path / "out", seeds=[1]))
     assert status == 2 and "Traceback" not in log
-    assert "1 of 2 runs failed" in log and "MODEL.METHOD = 'no-such-method'" in log
+    assert "1 of 2 runs failed" in log and "MODEL.STAGE1_WEIGHT = 'gone.pth'" in log
     assert "| baseline | random start | 1 |" in said and "Failed: broken, seed 1" in said
 
 
@@ -132,12 +132,19 @@ def test_different_data_or_protocols_are_refused(hands, tmp_path):
     a, b = configs(hands, tmp_path, a="METHOD: baseline", b="METHOD: pcl")
     b.write_text(b.read_text().replace("NAMES: hand,", "NAMES: market1501,").replace("TEST: {", "TEST: {FLIP: True, "))
     with pytest.raises(ReIDError) as error:
-        plan([a, b], [1], tmp_path / "out", [])
+        plan([a, b], [1], tmp_path / "out", ["SOLVER.STAGES", "[2]"])
     for word in ("DATASETS.NAMES: 'hand' and 'market1501'", "TEST.FLIP: False and True", "a and b"):
         assert word in str(error.value)
-    jobs = plan([a, b], [1, 2], tmp_path / "out", ["DATASETS.NAMES", "hand", "TEST.FLIP", "True"])
+    same = ["SOLVER.STAGES", "[2]", "DATASETS.NAMES", "hand", "TEST.FLIP", "True"]
+    jobs = plan([a, b], [1, 2], tmp_path / "out", same)
     assert [(job.name, job.seed) for job in jobs] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_cannot_work_is_refused_before_any_run(hands, tmp_path):
+    good, bad = configs(hands, tmp_path, good="METHOD: baseline", bad="METHOD: no-such-method")
+    with pytest.raises(ReIDError, match=r"bad.yml: MODEL.METHOD = 'no-such-method': choose one of"):
+        plan([good, bad], [1], tmp_path / "out", ["SOLVER.STAGES", "[2]"])
 
 
 def test_what_belongs_to_a_method_may_differ():
@@ -191,7 +198,7 @@ class Run(RunFolder):
 
 def made_up(folder, mean, precision, eer=10.0):
     result = {"mAP": mean, "Rank-1": mean + 5, "method": "m", "model": "n", "weights": "random start"}
-    result |= {} if eer is None else {"verification": {"EER": eer}}
+    result |= {} if eer is None else {"EER": eer, "verification": {"EER": 77.0}}  # of one split
     identity = np.array(["a", "a", "b", "c"])
     queries = {"path": np.array(list("1234")), "identity": identity, "average_precision": np.array(precision)}
     metrics = {"results": {"trained": result}, "seconds": 10.0 + mean, "parameters_trained": 7, "queries": queries}

@@ -61,7 +61,7 @@ class Images(torch.utils.data.Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index):
-        return self.pictures[index], index // 4
+        return self.pictures[index], index // 4, 0, 0
 
 
 class Constant:
