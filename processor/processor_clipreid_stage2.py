@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,14 +60,12 @@ def do_train_stage2(
     stage = cfg.SOLVER.STAGE2
     run.note_trained(model)
     collect = partial(collect_image_features, model, plain_loader, run)
-    model.eval()
-    with torch.no_grad(), run.precision.autocast():
+    with _at_rest(model, run):
         model.prepare(collect, stage.IMS_PER_BATCH)
 
     def batches(epoch: int, skip: int) -> DataLoader:
         if not skip:
-            model.eval()
-            with torch.no_grad(), run.precision.autocast():
+            with _at_rest(model, run):
                 model.begin_epoch(collect)
         model.train()
         loader.batch_sampler.set_epoch(epoch, skip)
@@ -87,18 +86,11 @@ def do_train_stage2(
     def after_epoch(epoch: int) -> dict | None:
         if due(epoch, stage.CHECKPOINT_PERIOD, stage.MAX_EPOCHS):
             save_model(model, model_file(run.output_dir, cfg.MODEL.NAME, str(epoch)))
+        if not due(epoch, stage.EVAL_PERIOD, stage.MAX_EPOCHS):
+            return None
         if validate is not None:
-            if not due(epoch, stage.EVAL_PERIOD, stage.MAX_EPOCHS):
-                return None
             return _keep_best(cfg, model, run, epoch, validate())
-        if epoch % stage.EVAL_PERIOD or epoch == stage.MAX_EPOCHS:
-            return None
-        found = evaluate()
-        if found is None:  # in all processes but the first
-            return None
-        summary = found.summary()
-        LOGGER.info("evaluation after epoch %d: %s", epoch, "  ".join(f"{k} {v:.1f}" for k, v in summary.items()))
-        return summary
+        return None if epoch == stage.MAX_EPOCHS else _summary(epoch, evaluate())
 
     train_epochs(
         2,
@@ -114,6 +106,23 @@ def do_train_stage2(
         scheduler=scheduler,
         after_epoch=after_epoch,
     )
+
+
+@contextmanager
+def _at_rest(model: ImageReID, run: Run) -> Iterator[None]:
+    """For what a method computes besides training."""
+    model.eval()
+    with torch.no_grad(), run.precision.autocast():
+        yield
+
+
+def _summary(epoch: int, found: Evaluation | None) -> dict[str, float] | None:
+    """Log what an evaluation in between found; None in all processes but the first."""
+    if found is None:
+        return None
+    summary = found.summary()
+    LOGGER.info("evaluation after epoch %d: %s", epoch, "  ".join(f"{k} {v:.1f}" for k, v in summary.items()))
+    return summary
 
 
 def load_best(cfg: CfgNode, model: ImageReID, run: Run) -> None:

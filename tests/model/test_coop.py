@@ -92,16 +92,29 @@ def hands(tmp_path_factory):
     return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [[1], [1, 2]])
 def test_a_whole_run(hands, tmp_path, stages):
     file = write_config(hands, tmp_path / "run")
     words = ["MODEL.METHOD", "coop", "SOLVER.STAGES", str(stages), "TEST.PICTURES", "False"]
-    words += ["SOLVER.STAGE1.MAX_EPOCHS", "12", "SOLVER.STAGE1.BASE_LR", "0.02", "MODEL.COOP.CLASS_SPECIFIC", "True"]
+    words += [
+        "SOLVER.STAGE1.MAX_EPOCHS",
+        "12",
+        "SOLVER.STAGE1.CHECKPOINT_PERIOD",
+        "6",
+        "SOLVER.STAGE1.BASE_LR",
+        "0.02",
+        "MODEL.COOP.CLASS_SPECIFIC",
+        "True",
+    ]
     assert train_clipreid.main(["--config_file", str(file), *words]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     first = [entry for entry in metrics["history"] if entry["stage"] == 1]
     assert first[-1]["ce"] < first[0]["ce"] and first[-1]["accuracy"] > first[0]["accuracy"]
-    state = torch.load(tmp_path / "run" / "ViT-Tiny-16_stage1_12.pth", weights_only=True)
+    earlier, state = (
+        torch.load(tmp_path / "run" / f"ViT-Tiny-16_stage1_{epoch}.pth", weights_only=True) for epoch in (6, 12)
+    )
+    assert {n for n in state if not torch.equal(state[n], earlier[n])} == {"prompt_learner.ctx"}
     if stages == [1, 2]:
         second = torch.load(tmp_path / "run" / "ViT-Tiny-16_1.pth", weights_only=True)
         moved = {n for n in state if not torch.equal(state[n], second[n])}

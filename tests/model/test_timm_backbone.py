@@ -136,6 +136,7 @@ def test_channels_last_changes_the_layout_alone():
     assert torch.allclose(model.embed(IMAGES, SIDE, SIDE), built(CNN).eval().embed(IMAGES, SIDE, SIDE), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_whole_run_learns_and_its_checkpoint_comes_back(name, tmp_path):
     hands = make_toy_hands(tmp_path / "hands", train_ids=8, test_ids=6)
     file = write_config(hands, tmp_path / "run", f"timm/{name}")
