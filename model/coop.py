@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from loss import LossAndParts
-from model.baseline import Collect, Guidance, ImageReID, SideInformation
+from model.baseline import Collect, Guidance, ImageReID
 from model.clip.model import ImageFeatures, TextEncoder
 from model.clip.shapes import CLIPShape
 from model.clip.simple_tokenizer import encode, tokenize
@@ -117,22 +117,16 @@ class CoOp(ImageReID):
     def __init__(
         self,
         shape: CLIPShape,
-        num_classes: int,
-        image_size: tuple[int, int],
-        stride: tuple[int, int] | None = None,
-        *,
+        *args: Any,
         names: Sequence[str],
         context: int = 16,
         class_specific: bool = False,
         middle: bool = False,
         start: str = "",
         token_embedding: Tensor | None = None,
-        side_information: SideInformation | None = None,
-        cosine_head: bool = False,
-        neck_feat: str = "before",
+        **options: Any,
     ) -> None:
-        options = {"cosine_head": cosine_head, "neck_feat": neck_feat}
-        super().__init__(shape, num_classes, image_size, stride, side_information=side_information, **options)
+        super().__init__(shape, *args, **options)
         if shape.text is None:
             raise ReIDError("MODEL.METHOD coop needs a text encoder, which these weights do not have.")
         if token_embedding is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.baseline import ImageReID, SideInformation
+from model.baseline import ImageReID
 from model.clip.model import TextEncoder
 from model.clip.shapes import CLIPShape
 from model.clip.simple_tokenizer import tokenize
@@ -29,18 +30,12 @@ class ZeroShot(ImageReID):
     def __init__(
         self,
         shape: CLIPShape | TimmShape,
-        num_classes: int,
-        image_size: tuple[int, int],
-        stride: tuple[int, int] | None = None,
-        *,
+        *args: Any,
         token_embedding: Tensor | None = None,
-        side_information: SideInformation | None = None,
-        cosine_head: bool = False,
-        neck_feat: str = "before",
+        **options: Any,
     ) -> None:
         # Nobody has trained a BNNeck, so features are those in front of it.
-        options = {"cosine_head": cosine_head, "neck_feat": "before"}
-        super().__init__(shape, num_classes, image_size, stride, side_information=side_information, **options)
+        super().__init__(shape, *args, **options | {"neck_feat": "before"})
         if shape.text is not None:
             if token_embedding is None:
                 token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
