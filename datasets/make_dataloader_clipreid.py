@@ -77,6 +77,8 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         resize=resized_size(cfg),
         interpolation=cfg.INPUT.INTERPOLATION_TRAIN,
         flip=cfg.INPUT.PROB,
+        rotation=cfg.INPUT.ROTATION,
+        jitter=cfg.INPUT.COLOR_JITTER,
         padding=cfg.INPUT.PADDING,
         erasing=cfg.INPUT.RE_PROB,
     )

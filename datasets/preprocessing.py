@@ -21,10 +21,12 @@ def train_transform(
     resize: Sequence[int] | None = None,
     interpolation: str = "bicubic",
     flip: float = 0.5,
+    rotation: float = 0.0,
+    jitter: float = 0.0,
     padding: int = 10,
     erasing: float = 0.5,
 ) -> Transform:
-    """Resize, flip, pad, crop, normalise, erase, in the published order.
+    """Resize, flip, rotate, change colours, pad, crop, normalise, erase; without rotation and colours as published.
 
     Args:
         size: height and width in pixels.
@@ -32,13 +34,20 @@ def train_transform(
         resize: height and width before the crop; ``size`` when None.
         interpolation: name of a Pillow filter.
         flip: probability of the mirror image.
+        rotation: largest angle in degrees either way; corners become black.
+        jitter: largest change of brightness, contrast and saturation, as a share.
         padding: black border in pixels in front of the random crop.
         erasing: probability that one rectangle is filled with noise (Zhong et al., arXiv 1708.04896).
     """
+    # Left out where they are off: they would draw random numbers all the same.
+    rotate = [transforms.RandomRotation(rotation, transforms.InterpolationMode.BILINEAR)] if rotation else []
+    colours = [transforms.ColorJitter(jitter, jitter, jitter)] if jitter else []
     return transforms.Compose(
         [
             transforms.Resize(tuple(resize or size), transforms.InterpolationMode(interpolation)),
             transforms.RandomHorizontalFlip(flip),
+            *rotate,
+            *colours,
             transforms.Pad(padding),
             transforms.RandomCrop(tuple(size)),
             transforms.ToTensor(),

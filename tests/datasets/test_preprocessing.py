@@ -156,3 +156,39 @@ def test_a_larger_picture_is_cut_at_random():
         ]
         places.add(place)
     assert len(places) > 20
+
+
+def varied(**options):
+    """Twenty draws of one picture, [20, 3, H, W] in [0, 1]."""
+    off = {"flip": 0.0, "padding": 0, "erasing": 0.0} | options
+    transform = train_transform([HEIGHT, WIDTH], [0, 0, 0], [1, 1, 1], **off)
+    torch.manual_seed(0)
+    return torch.stack([transform(Image.fromarray(COLOURS)) for _ in range(20)]).numpy()
+
+
+def test_rotation_keeps_the_centre_and_turns_by_what_is_asked():
+    marked = np.zeros((41, 41, 3), np.uint8)
+    marked[18:23, 18:23], marked[18:23, 36:41] = 255, 255
+    transform = train_transform([41, 41], [0, 0, 0], [1, 1, 1], rotation=30, flip=0, padding=0, erasing=0)
+    torch.manual_seed(0)
+    angles = []
+    for _ in range(200):
+        found = transform(Image.fromarray(marked))[0].numpy()
+        assert found[20, 20] > 0.99
+        found[10:31, 10:31] = 0
+        rows, columns = np.mgrid[:41, :41]
+        y, x = (found * (20 - rows)).sum() / found.sum(), (found * (columns - 20)).sum() / found.sum()
+        angles.append(np.degrees(np.arctan2(y, x)))
+    assert -31 < min(angles) < -25 and 25 < max(angles) < 31 and abs(np.mean(angles)) < 3
+
+
+def test_colours_change_by_no_more_than_the_share_asked_for():
+    """A grey picture has neither contrast nor saturation to change: what is left is a factor from 0.8 to 1.2."""
+    transform = train_transform([4, 4], [0, 0, 0], [1, 1, 1], jitter=0.2, flip=0, padding=0, erasing=0)
+    torch.manual_seed(0)
+    grey = Image.new("RGB", (4, 4), (100, 100, 100))
+    found = np.array([transform(grey).numpy() * 255 for _ in range(300)])
+    assert np.ptp(found, axis=(1, 2, 3)).max() < 1e-4, "every place alike"
+    shares = found[:, 0, 0, 0] / 100
+    assert 0.79 < shares.min() < 0.82 and 1.18 < shares.max() < 1.21
+    assert np.ptp(varied(jitter=0.2), axis=0).max() > 0.1 and not np.ptp(varied(), axis=0).any()
