@@ -17,6 +17,7 @@ from model.convert import main as convert
 from model.convert import rename_in_order
 from model.export import export_safetensors
 from model.make_model_clipreid import check_weights
+from model.methods import check_method
 from processor import load_embedder
 from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
@@ -191,6 +192,7 @@ def test_a_whole_run_learns_and_its_checkpoint_comes_back(name, tmp_path):
 def test_what_cannot_work_is_refused(overrides, words):
     with pytest.raises(ReIDError) as error:
         cfg = config(CNN, "MODEL.PRETRAIN_CHOICE", "random", *overrides.split("|"))
+        check_method(cfg)
         check_weights(cfg)
         set_execution(cfg, make_model(cfg, 3, 1, 1, ""))
     for word in words.split():

@@ -7,7 +7,15 @@ import pytest
 from utils import interrupt
 
 
-def test_echoes_of_a_signal_do_not_act(monkeypatch):
+@pytest.fixture
+def own_handler():
+    """What a second Ctrl-C does in a shell; in the background shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_echoes_of_a_signal_do_not_act(own_handler, monkeypatch):
     with interrupt.catch_signals():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # torchrun passes on what the batch system has sent already
@@ -16,4 +24,4 @@ def test_echoes_of_a_signal_do_not_act(monkeypatch):
         monkeypatch.setattr(interrupt, "IMPATIENCE", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is own_handler
