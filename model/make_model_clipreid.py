@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.baseline import ImageReID, SideInformation
 from model.clip.clip import find_weights
 from model.clip.model import MLP, QuickGELU, VisionTransformer
-from model.clip.shapes import CLIPShape, ResNetShape, named_shape, shape_of_checkpoint, shape_of_weights
+from model.clip.shapes import CLIPShape, ResNetShape, named_shape, names_of, shape_of_checkpoint, shape_of_weights
 from model.clip.weights import clip_weights, is_reid_checkpoint, read_reid_checkpoint, read_state_dict
 from model.loading import (
     LoadReport,
@@ -85,6 +85,8 @@ def make_model(
     side = _side_information(cfg, num_cameras, num_views)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)
+        if cfg.MODEL.PRETRAIN_PATH:
+            LOGGER.warning("so MODEL.PRETRAIN_PATH = %s is not read", cfg.MODEL.PRETRAIN_PATH)
         return _build(cfg, _named_shape(cfg), num_classes, side, sentence, names=names)
     backbone = backbone_name(cfg.MODEL.NAME)
     if backbone and not cfg.MODEL.PRETRAIN_PATH:
@@ -223,11 +225,15 @@ def _build(
 def _check_shape(cfg: CfgNode, shape: CLIPShape) -> None:
     """Refuse weights of another architecture than the name's, and images that are too small for it."""
     resnet = isinstance(shape.image, ResNetShape)
-    if resnet != cfg.MODEL.NAME.startswith("RN"):
+    own = names_of(shape.image)
+    if resnet != cfg.MODEL.NAME.startswith("RN") or (own and shape.image != named_shape(cfg.MODEL.NAME).image):
+        kind = " or ".join(own) or ("ResNet" if resnet else "ViT")
         raise ReIDError(
-            f"these are the weights of a {'ResNet' if resnet else 'ViT'}, but MODEL.NAME = {cfg.MODEL.NAME}. Give "
-            "MODEL.NAME the name of their architecture."
+            f"these are the weights of a {kind}, but MODEL.NAME = {cfg.MODEL.NAME}. Give MODEL.NAME the name of their "
+            "architecture."
         )
+    if not own:
+        LOGGER.warning("the network has the sizes of its weights, %s, which are no %s's", shape.image, cfg.MODEL.NAME)
     smallest = 15 if resnet else shape.image.patch
     if min(cfg.INPUT.SIZE_TRAIN) < smallest:
         raise ReIDError(

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processor.comparison import as_csv, as_markdown, summarise
+from processor.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
 from processor.run import free_to_change
 from processor.run_folder import RunFolder, flatten, read_run
 from utils.checkpoint import save_json, write_text
@@ -36,12 +36,6 @@ EXAMPLE = (
 )
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 SCRIPT = Path(__file__).resolve().parents[1] / "train_clipreid.py"
-
-METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
-"""Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
-
-NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
-"""Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""
 
 
 class Job(NamedTuple):
@@ -103,19 +97,13 @@ def check_comparable(jobs: Sequence[Job]) -> None:
         differing = [
             f"{key}: {first.settings[key]!r} and {job.settings[key]!r}"
             for key in first.settings
-            if _compared(key) and first.settings[key] != job.settings[key]
+            if is_protocol(key) and first.settings[key] != job.settings[key]
         ]
         if differing:
             raise ReIDError(
                 f"{first.name} and {job.name} cannot be compared, they differ in data or test protocol "
                 f"({'; '.join(differing)}). Give these keys one value: behind the options, KEY VALUE holds for all."
             )
-
-
-def _compared(key: str) -> bool:
-    if key.startswith("DATASETS."):
-        return not key.startswith(NOT_DATA)
-    return key.startswith("TEST.") and key not in METHODS_OWN
 
 
 def finished(job: Job) -> RunFolder | None:
@@ -224,7 +212,7 @@ def compare(
 def _write(output: Path, job: Job, results: Mapping[str, Mapping[int, RunFolder]], failed: Sequence[str]) -> str:
     """Write the comparison so far in three forms; the one for people."""
     rows = summarise(results)
-    protocol = {key: value for key, value in job.settings.items() if _compared(key)}
+    protocol = {key: value for key, value in job.settings.items() if is_protocol(key)}
     text = as_markdown(rows, failed, f"Comparison on {job.settings['DATASETS.NAMES']}")
     runs = [
         {"name": name, "seed": seed, "folder": str(run.folder), **run.result, "seconds": run.metrics["seconds"]}

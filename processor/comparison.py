@@ -16,6 +16,19 @@ from utils.bootstrap import paired_bootstrap
 MEASURES = ("mAP", "Rank-1", "EER")
 MISSING = "-"
 
+METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
+"""Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
+
+NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
+"""Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""
+
+
+def is_protocol(key: str) -> bool:
+    """Whether runs that differ in ``key`` were measured on other images or in another way."""
+    if key.startswith("DATASETS."):
+        return not key.startswith(NOT_DATA)
+    return key.startswith("TEST.") and key not in METHODS_OWN
+
 
 def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any]]:
     """One row for each configuration that has a finished run.

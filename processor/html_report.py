@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from processor.comparison import same_queries
+from processor.comparison import is_protocol, same_queries
 from processor.run_folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.html import escape, page, picture, table
-from utils.logger import setup_console
+from utils.logger import LOGGER, setup_console
 from utils.paths import ShortPaths
 
 EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
@@ -146,8 +146,16 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
     keys = [key for key in keys if key != "OUTPUT_DIR"]
     differing = [[key, *(str(r.settings.get(key)) for r in runs)] for key in keys]
     changed = [key for key in runs[0].settings if any(r.settings.get(key) != defaults.get(key) for r in runs)]
+    apart = [key for key in keys if is_protocol(key)]
+    warning = ""
+    if apart:
+        said = (
+            f"The runs were tested on other images or in other ways ({', '.join(apart)}): their numbers do not compare."
+        )
+        LOGGER.warning("%s", said)
+        warning = f"<p><strong>{escape(said)}</strong></p>"
     sections = [
-        ("Results", table("Each run", columns, rows) + table("All runs", columns, summary)),
+        ("Results", warning + table("Each run", columns, rows) + table("All runs", columns, summary)),
         ("Differences in mAP", _bootstrap(labels, runs)),
         (
             "Configuration",

@@ -77,8 +77,9 @@ def finish_run(
         write_pictures(folder, evaluation, dataset, model, loader, cfg.INPUT.EXIF, cfg.SOLVER.SEED)
     for line in next_commands(cfg, run, name):
         LOGGER.info("next: %s", line)
+    LOGGER.info("measured with TEST.%s", ", ".join(f"{key} {value}" for key, value in protocol(cfg).items()))
     label = f"weights: {run.results[name]['weights']}"
-    closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
+    closing = f"{content['seconds']:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
     log_table(run.results, closing)
 
 
@@ -105,11 +106,19 @@ def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluat
         **evaluation.record(),
         "dataset": dataset.name,
         "camera_rule": dataset.camera_rule,
+        "protocol": protocol(cfg),
         "model": cfg.MODEL.NAME,
         "method": cfg.MODEL.METHOD,
         "weights": cfg.TEST.WEIGHT if name == "test" else start_weights(cfg),
         "device": run.describe_device(),
     }
+
+
+def protocol(cfg: CfgNode) -> dict[str, Any]:
+    """The keys of ``TEST`` that the numbers depend on."""
+    keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
+    keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
+    return {key: cfg.TEST[key] for key in keys}
 
 
 def note_text_results(

@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -94,11 +95,13 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
     _, pids = np.unique([image.identity for image in listed], return_inverse=True)
     features = Features(torch.from_numpy(np.array(gallery)), pids, np.zeros_like(pids))
     metrics = verify(features, features, far=(), bootstrap=0)
-    pairs, needed = metrics.num_impostor // 2, round(FEWEST_FALSE_ACCEPTS / far)
+    pairs, needed = metrics.num_impostor // 2, math.ceil(FEWEST_FALSE_ACCEPTS / far)
     if pairs < needed:
+        least = FEWEST_FALSE_ACCEPTS / max(pairs, 1)
+        step = 10 ** (math.floor(math.log10(least)) - 1)  # two digits, rounded up
         raise ReIDError(
             f"--far {far:g}: the gallery has {pairs:,} pairs of different people and {needed:,} are needed to find the "
-            f"threshold. Enrol more images, or ask for a rate of {FEWEST_FALSE_ACCEPTS / max(pairs, 1):.2g} or more."
+            f"threshold. Enrol more images, or ask for a rate of {math.ceil(least / step) * step:.2g} or more."
         )
     accepted, _ = metrics.scores.rates()
     return float(metrics.scores.edges[np.searchsorted(-accepted, -far)])

@@ -94,6 +94,8 @@ def test_training_ends_with_a_table(trained):
     assert list(rows) == ["untrained", "trained"] and all(len(row) == 4 for row in rows.values())
     assert LAST_LINE.fullmatch(last).groups() == ("random start", str(base / "run"))
     found = results(base / "run")["results"]
+    measured = {"AP": "standard", "METRIC": "euclidean", "FLIP": False, "NECK_FEAT": "before", "FEAT_NORM": "yes"}
+    assert found["trained"]["protocol"] == measured | {"RE_RANKING": False}
     for name, row in rows.items():
         assert row == [round(found[name][column], 1) for column in ("mAP", "Rank-1", "Rank-5", "Rank-10")]
     assert not any("Traceback" in line for line in lines)

@@ -60,5 +60,6 @@ def catch_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

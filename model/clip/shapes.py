@@ -91,6 +91,11 @@ def named_shape(name: str) -> CLIPShape:
     return shape
 
 
+def names_of(image: ViTShape | ResNetShape) -> list[str]:
+    """The architectures of :data:`ARCHITECTURES` whose image tower has these sizes."""
+    return [name for name, shape in ARCHITECTURES.items() if shape.image == image]
+
+
 def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
     """Sizes read from tensors under OpenAI's names (``visual.*``, ``transformer.*``).
 

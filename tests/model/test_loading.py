@@ -8,7 +8,7 @@ import torch
 from configs import load_config
 from model import load_prompts, make_model, make_test_model
 from model.baseline import ImageReID, SideInformation
-from model.clip.shapes import CLIPShape
+from model.clip.shapes import CLIPShape, named_shape
 from model.clip.weights import read_state_dict
 from model.clipreid import CLIPReID
 from model.loading import guess_grid, load_clip_weights, load_reid_weights, load_start, resize_positions
@@ -295,8 +295,16 @@ def test_clip_weights_with_a_hole(name, tmp_path):
 
 @pytest.mark.parametrize("kind", ["plain", "clipreid"])
 def test_architecture_of_another_family(kind, files):
-    with pytest.raises(ReIDError, match=r"weights of a ResNet, but MODEL.NAME = ViT-Tiny-16"):
+    with pytest.raises(ReIDError, match=r"weights of a (RN-Tiny|ResNet), but MODEL.NAME = ViT-Tiny-16"):
         make_test_model(config(TEST__WEIGHT=files("RN-Tiny", kind)), 1)
+
+
+def test_a_name_of_other_sizes_is_refused(tmp_path):
+    """Results carry MODEL.NAME, which must be what was tested."""
+    torch.save(ImageReID(named_shape("ViT-Tiny-16"), 5, (64, 64)).state_dict(), tmp_path / "w.pth")
+    assert make_test_model(config("ViT-Tiny-16", TEST__WEIGHT=tmp_path / "w.pth"), 1).num_classes == 5
+    with pytest.raises(ReIDError, match=r"weights of a ViT-Tiny-16, but MODEL.NAME = ViT-B-16"):
+        make_test_model(config("ViT-B-16", TEST__WEIGHT=tmp_path / "w.pth"), 1)
 
 
 # Prompts of stage 1.

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -221,4 +222,7 @@ def test_search_command(model, tmp_path, capsys):
         "--far 0.01": "pairs of different",
     }.items():
         assert search.main([*command, *wrong.split()]) == 2
-        assert message in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert message in said
+    (rate,) = re.findall(r"ask for a rate of ([\d.]+) or more", said)
+    assert search.main([*command, "--far", rate]) == 0, "what is advised works"

@@ -138,6 +138,17 @@ def test_a_comparison(runs, tmp_path, capsys):
     other = make_run(tmp_path / "other", np.full(4, 0.5))
     assert main([str(runs[0]), str(other), "--output", str(output)]) == 0
     assert "Not the queries of seed0: other" in output.read_text()
+    assert "do not compare" not in text
+
+
+def test_runs_of_different_protocols_are_not_pooled_in_silence(runs, tmp_path, capsys):
+    other = make_run(tmp_path / "other", np.full(4, 0.5))
+    settings = get_defaults()
+    settings.TEST.AP, settings.OUTPUT_DIR = "trapezoid", str(other)
+    (other / "config.yml").write_text(settings.dump())
+    assert main([str(runs[0]), str(other), "--output", str(tmp_path / "c.html")]) == 0
+    assert "in other ways (TEST.AP): their numbers do not compare" in capsys.readouterr().err
+    assert "their numbers do not compare" in (tmp_path / "c.html").read_text()
 
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
