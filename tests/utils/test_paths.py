@@ -9,16 +9,16 @@ from utils.paths import ShortPaths
 
 @pytest.fixture
 def shorten(monkeypatch, tmp_path):
-    monkeypatch.setattr(Path, "cwd", lambda: Path("/work/project"))
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/srv/project"))
     monkeypatch.setattr(Path, "home", lambda: Path("/home/ann"))
-    named = ["/mnt/lab/ann/hands/", "/scratch/ann/run", "/top", "data/hands", "auto", "", "/work/project/output/x"]
+    named = ["/mnt/lab/ann/hands/", "/scratch/ann/run", "/top", "data/hands", "auto", "", "/srv/project/output/x"]
     return ShortPaths([*named, str(tmp_path / "link" / "hands")])
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/work/project/data/a.jpg: broken", "data/a.jpg: broken"),
+        ("/srv/project/data/a.jpg: broken", "data/a.jpg: broken"),
         ("in '/home/ann/x.pt' and /home/ann.", "in '~/x.pt' and ~."),
         (
             "/mnt/lab/ann/hands/train/7/a.jpg, /mnt/lab/ann/hands (nothing)",
@@ -26,9 +26,9 @@ def shorten(monkeypatch, tmp_path):
         ),
         ("--config_file=/scratch/ann/run/config.yml", "--config_file=.../run/config.yml"),
         ("/top/secret.jpg", "/top/secret.jpg"),  # nothing stands above it
-        ("/work/project: no such folder; /work/projects", ".: no such folder; /work/projects"),
+        ("/srv/project: no such folder; /srv/projects", ".: no such folder; /srv/projects"),
         # no part of another path
-        ("/backup/work/project/data /old/home/ann/x", "/backup/work/project/data /old/home/ann/x"),
+        ("/backup/srv/project/data /old/home/ann/x", "/backup/srv/project/data /old/home/ann/x"),
         ("/home/anna/x ../home/ann/y", "/home/anna/x ../home/ann/y"),
         ("mAP 3.5, no path", "mAP 3.5, no path"),
     ],
