@@ -7,6 +7,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def silent_log():
+    """No test inherits the log of the one before it, whichever that was: the processes share the tests as they come."""
+    yield
+    from utils.logger import close_logger
+
+    close_logger()
+
+
 @pytest.fixture(scope="module")
 def driver():
     """The process that makes runs for :class:`tests.run_client.Runs`."""

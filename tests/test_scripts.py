@@ -21,7 +21,6 @@ from configs import load_config
 from model.clip.model import TextEncoder, make_image_encoder
 from model.clip.shapes import ARCHITECTURES
 from tests.toy_hands import make_toy_hands, write_config
-from utils.logger import close_logger
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST_LINE = re.compile(r"\d+ s on cpu, float32; weights: (.*); results in (.*)")
@@ -206,7 +205,6 @@ def test_a_failing_script(trained, tmp_path):
 
 def refused(main, capsys, *argv):
     """What a script says that must end with status 2 and one message."""
-    close_logger()  # a handler of pytest's would swallow what is said before the run has its log
     assert main(["--config_file", *map(str, argv)]) == 2
     said = "".join(capsys.readouterr())
     assert said.count("error: ") == 1 and "Traceback" not in said

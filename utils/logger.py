@@ -100,7 +100,9 @@ def _use(*handlers: logging.Handler) -> None:
 
 
 def close_logger() -> None:
-    """Detach and close all handlers."""
+    """Detach and close all handlers: messages go where a program that uses the project as a library sends them."""
+    LOGGER.propagate = True
+    LOGGER.setLevel(logging.NOTSET)
     for handler in LOGGER.handlers[:]:
         LOGGER.removeHandler(handler)
         handler.close()

@@ -16,7 +16,6 @@ from datasets.listing import Listing
 from datasets.proposal import propose_split
 from tests.datasets.hand_trees import message, shared
 from tests.toy_hands import make_toy_hands, toy_hand, write_config
-from utils.logger import close_logger
 
 
 @pytest.fixture
@@ -29,7 +28,6 @@ def examine(tmp_path, capsys):
     """Run the command in this process: its exit status and what it says."""
 
     def run(*argv):
-        close_logger()  # a handler of pytest's would swallow what is said
         status = main([*map(str, argv), "--sheet", str(tmp_path / "sheet.png")])
         return status, "".join(capsys.readouterr())
 

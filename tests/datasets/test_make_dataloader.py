@@ -14,7 +14,6 @@ from datasets.sampler import IdentityBatches, ShuffledBatches
 from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
 from utils.command_line import run_script
 from utils.errors import EXIT_STATUS, ReIDError
-from utils.logger import LOGGER
 
 
 @pytest.fixture
@@ -141,7 +140,6 @@ def test_no_more_workers_than_cores(root, monkeypatch):
 
 def test_what_a_run_should_know_is_logged(root, caplog):
     cfg = hand_config(root)
-    LOGGER.propagate = True
     with caplog.at_level("INFO", "clipreid"):
         check_data(cfg, make_dataset(cfg))
     assert "hand: 11 training images of 4 identities, 2 query and 4 gallery images" in caplog.text

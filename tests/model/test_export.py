@@ -1,6 +1,5 @@
 """Exported encoders give the same features elsewhere: timm and open_clip from safetensors, onnxruntime from ONNX."""
 
-import logging
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from model.baseline import SideInformation
 from model.export import TestFeature, export_onnx, export_safetensors, main
 from tests.model.weight_files import small_model
 from utils.errors import ReIDError
+from utils.logger import LOGGER
 
 SIZE = (64, 32)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -212,9 +212,8 @@ def test_missing_packages(command, package, suffix, monkeypatch, tmp_path):
 
 
 def test_help_has_an_example(capsys):
-    before = logging.getLogger("clipreid").handlers[:]  # pytest may have its own
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
     assert export_module.EXAMPLE in capsys.readouterr().out
-    assert logging.getLogger("clipreid").handlers == before
+    assert not LOGGER.handlers

@@ -21,8 +21,7 @@ PROMPT = "A photo of a {} hand."
 
 
 @pytest.fixture
-def log(caplog, monkeypatch):
-    monkeypatch.setattr(LOGGER, "propagate", True)
+def log(caplog):
     caplog.set_level(logging.INFO, LOGGER.name)
     return caplog
 

@@ -19,7 +19,7 @@ from processor.extract import Listed, list_folder
 from processor.search import Answer, as_csv, as_html, as_json, as_text, calibrate
 from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
-from utils.logger import LOGGER, close_logger
+from utils.logger import LOGGER
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,6 @@ def model(tmp_path_factory):
     weight = base / "model.pth"
     torch.save(make_model(cfg, 6, 1, 1, "A photo of a {} hand.").state_dict(), weight)
     return file, weight, hands
-
-
-@pytest.fixture(autouse=True)
-def no_log():
-    yield
-    close_logger()
 
 
 def expected_features(file, weight):
@@ -158,8 +152,7 @@ def test_search_against_a_full_sort():
         assert [a.accepted for a in own] == ["yes" if cosines[i] >= 0.2 else "no" for i in best]
 
 
-def test_approximate_search_gives_what_it_finds_and_tells_its_recall(caplog, monkeypatch):
-    monkeypatch.setattr(LOGGER, "propagate", True)
+def test_approximate_search_gives_what_it_finds_and_tells_its_recall(caplog):
     caplog.set_level(logging.INFO, LOGGER.name)
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)

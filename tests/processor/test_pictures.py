@@ -78,7 +78,6 @@ def test_all_pictures_are_written(world, tmp_path):
 
 def test_one_picture_that_fails(world, tmp_path, caplog, monkeypatch):
     evaluation, dataset, loader = world
-    monkeypatch.setattr("utils.logger.LOGGER.propagate", True)
     dataset.query[0].path = str(tmp_path / "gone.png")
     write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, False, 0)
     names = {path.name for path in (tmp_path / "pictures").iterdir()}

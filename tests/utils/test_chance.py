@@ -11,7 +11,6 @@ import processor.run
 from configs import load_config
 from processor import start_run
 from utils.chance import RandomNumbers, reproducibility_note, seed_everything
-from utils.logger import close_logger
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +20,6 @@ def restored(monkeypatch):
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     numbers = random.getstate(), np.random.get_state(), torch.get_rng_state()
     yield
-    close_logger()
     torch.use_deterministic_algorithms(before[0])
     torch.backends.cudnn.deterministic = before[1]
     random.setstate(numbers[0])

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.command_line import parse_arguments, run_script
 from utils.errors import ReIDError
-from utils.logger import LOGGER, close_logger, setup_logger
+from utils.logger import LOGGER, setup_logger
 
 
 class Broken(Dataset):
@@ -41,8 +41,6 @@ def test_success():
 
 
 def test_user_error_before_there_is_a_log(capsys):
-    close_logger()  # pytest's own handlers count as a log
-
     def script():
         raise ReIDError("SOLVER.SEED = 'x'")
 
@@ -69,6 +67,5 @@ def test_other_errors_keep_their_traceback():
 
 
 def test_errors_of_loader_processes_are_reduced_to_their_message(capsys):
-    close_logger()
     assert run_script(lambda: list(DataLoader(Broken(), num_workers=1))) == 2
     assert capsys.readouterr().err == "error: photo0.jpg: cannot be read. Repair it.\n"

@@ -13,7 +13,6 @@ import pytest
 import utils.folder_lock
 from utils.errors import ReIDError
 from utils.folder_lock import hold_folder, release_folder
-from utils.logger import LOGGER
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -68,7 +67,6 @@ def test_without_locks_training_goes_on(tmp_path, monkeypatch, caplog, missing):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    monkeypatch.setattr(LOGGER, "propagate", True)  # a run of another test may have switched it off
     if missing == "no locks on this system":
         monkeypatch.setattr(utils.folder_lock, "fcntl", None)
     hold_folder(tmp_path)

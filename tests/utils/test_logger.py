@@ -1,15 +1,7 @@
 """The terminal and the file say the same."""
 
-import pytest
-
 from utils.logger import LOGGER, close_logger, setup_logger
 from utils.paths import ShortPaths
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    close_logger()
 
 
 def test_file_and_terminal(tmp_path, capsys):

@@ -3,18 +3,11 @@
 import logging
 import time
 
-import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from utils import logger, progress
-from utils.logger import LOGGER, close_logger, setup_console, setup_logger
-
-
-@pytest.fixture(autouse=True)
-def no_log():
-    yield
-    close_logger()
+from utils.logger import LOGGER, setup_console, setup_logger
 
 
 def loader():
