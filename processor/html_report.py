@@ -70,15 +70,27 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
 
 
 def _results(run: RunFolder) -> str:
-    columns = ["evaluation", *(f"{m} (%)" for m in MEASURES), "queries", "without match", "seconds", "weights"]
+    columns = [
+        "evaluation",
+        *(f"{m} (%)" for m in MEASURES),
+        "queries",
+        "without match",
+        "seconds",
+        "weights",
+        "protocol",
+    ]
     rows = [
         [
             *(name, *(float(row[m]) for m in MEASURES), row["queries"], row["queries_without_match"]),
-            *(float(row["seconds"]), row["weights"]),
+            *(float(row["seconds"]), row["weights"], _protocol(row.get("protocol"))),
         ]
         for name, row in run.metrics["results"].items()
     ]
     return table("Evaluations", columns, rows)
+
+
+def _protocol(keys: object) -> str:
+    return ", ".join(f"{key} {value}" for key, value in keys.items()) if isinstance(keys, dict) else ""
 
 
 def _differences(settings: Mapping[str, Any], defaults: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> str:

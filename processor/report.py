@@ -58,13 +58,14 @@ def finish_run(
         return
     note_result(cfg, run, dataset, name, evaluation)
     path = run.output_dir / "metrics.json"
-    earlier = _read_json(path) if name == "test" else {}
+    earlier = _read_json(path) if name == "test" or run.seconds_before else {}
     facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
     best = {"best": run.best} if run.best else {}
     trained = {"parameters_trained": sum(run.trained.values())}
-    content = {"seconds": run.seconds, "history": run.history, **trained, **best, **facts, **earlier}
-    content["results"] = {**earlier.get("results", {}), **run.results}
-    save_json(run.shorten.everywhere(content), path)
+    content = {"seconds": run.seconds, "history": run.history, **trained, **best, **facts}
+    content = run.shorten.everywhere(content | (earlier if name == "test" else {}) | {"results": run.results})
+    content["results"] = merge_results(earlier.get("results", {}), content["results"])
+    save_json(content, path)
     save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, Path(cfg.DATASETS.ROOT_DIR))
     if name != "test":
         write_curves(run)
@@ -79,8 +80,19 @@ def finish_run(
         LOGGER.info("next: %s", line)
     LOGGER.info("measured with TEST.%s", ", ".join(f"{key} {value}" for key, value in protocol(cfg).items()))
     label = f"weights: {run.results[name]['weights']}"
-    closing = f"{content['seconds']:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
+    closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
     log_table(run.results, closing)
+
+
+def merge_results(earlier: Mapping[str, dict], now: Mapping[str, dict]) -> dict[str, dict]:
+    """Rows of the evaluations in one folder; the last test gives way to a new one under a number, "test 1", unless both
+    measure the same: equal weights, model, data and keys of ``TEST``.
+    """
+    rows = dict(earlier)
+    last = rows.pop("test", None) if "test" in now else None
+    if last and any(last.get(key) != now["test"][key] for key in ("weights", "model", "dataset", "protocol")):
+        rows[f"test {1 + sum(name.startswith('test ') for name in rows)}"] = last
+    return {**rows, **now}
 
 
 def write_verification(path: Path, found: VerificationMetrics) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,9 @@ class Run:
             remove_unfinished(folder)
         if source == "never":
             states.clear()
+            metrics = self.output_dir / "metrics.json"
+            with suppress(FileNotFoundError):  # the numbers of another run stay, but not among those of this one
+                metrics.replace(metrics.with_stem("metrics_before"))
             return None, states.folder
         state = states.load()
         if state is None and source != "auto":

@@ -1,5 +1,6 @@
 """A run that is killed, stopped or starved goes on with the same command and ends as if nothing had happened."""
 
+import json
 import random
 import shutil
 import signal
@@ -193,6 +194,9 @@ def test_two_trainings_in_one_folder(driver, hands, whole, tmp_path):
     holder.kill()
     holder.wait()
     assert runs()["status"] == 0
+    metrics = json.loads((runs.folder / "metrics.json").read_text())
+    assert metrics["results"].pop("test")["weights"] == ".../ViT-Tiny-16_stage1_2.pth", "it stays beside the training's"
+    (runs.folder / "metrics.json").write_text(json.dumps(metrics))
     assert_same(runs, whole)
 
 
@@ -210,6 +214,8 @@ def test_where_to_go_on_from_is_a_choice(driver, hands, whole, tmp_path):
     for name, state in second.weights().items():
         assert all(torch.equal(tensor, expected[name][key]) for key, tensor in state.items()), name
     assert before == {path.name: path.read_bytes() for path in first.folder.rglob("*.*")}
+    (first.folder / "metrics.json").write_text("of the run before")
     done = first(RESUME="never")
     assert done["status"] == 0 and "going on" not in done["said"], done["said"]
+    assert (first.folder / "metrics_before.json").read_text() == "of the run before"
     assert_same(first, whole)

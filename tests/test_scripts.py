@@ -195,6 +195,17 @@ def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path
     assert after["results"]["test"]["mAP"] == before["results"]["trained"]["mAP"]
     assert (run / "config_test.yml").exists() and (run / "ranking_test.png").exists()
 
+    shutil.copy(run / "ViT-Tiny-16_2.pth", run / "other.pth")
+    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run, "TEST.METRIC", "cosine")
+    evaluate(file, "TEST.WEIGHT", run / "other.pth", "OUTPUT_DIR", run)
+    evaluate(file, "TEST.WEIGHT", run / "other.pth", "OUTPUT_DIR", run)  # nothing new
+    train_clipreid.train(run / "config.yml", ["OUTPUT_DIR", str(run)])  # it is finished: evaluated once more
+    rows = results(run)["results"]
+    told = [(name, row["protocol"]["METRIC"], row["weights"]) for name, row in rows.items() if "test" in name]
+    first, second = ".../other.pth", ".../ViT-Tiny-16_2.pth"
+    assert told == [("test 1", "euclidean", second), ("test 2", "cosine", second), ("test", "euclidean", first)]
+    assert rows["test 1"] == after["results"]["test"] and rows["trained"]["mAP"] == after["results"]["trained"]["mAP"]
+
 
 def test_a_failing_script(trained, tmp_path):
     _, file, _ = trained
