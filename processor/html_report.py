@@ -70,15 +70,8 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
 
 
 def _results(run: RunFolder) -> str:
-    columns = [
-        "evaluation",
-        *(f"{m} (%)" for m in MEASURES),
-        "queries",
-        "without match",
-        "seconds",
-        "weights",
-        "protocol",
-    ]
+    measures = [f"{measure} (%)" for measure in MEASURES]
+    columns = ["evaluation", *measures, "queries", "without match", "seconds", "weights", "protocol"]
     rows = [
         [
             *(name, *(float(row[m]) for m in MEASURES), row["queries"], row["queries_without_match"]),
