@@ -39,6 +39,14 @@ class Ranking(NamedTuple):
     answers: Sequence[Answer]
 
 
+class Shown(NamedTuple):
+    """One picture of a contact sheet, its frame's colour and what stands under it (two lines)."""
+
+    path: str
+    caption: str
+    colour: tuple[int, int, int] = QUERY
+
+
 def ranking_sheet(
     rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128), exif: bool = False
 ) -> Image.Image:
@@ -46,24 +54,18 @@ def ranking_sheet(
 
     Args:
         rankings: rows, of any number of answers.
-        title: one line above.
-        cell: width and height of a picture in pixels.
-        exif: turn photos upright.
+        title, cell, exif: as for :func:`contact_sheet`.
     """
-    columns = 1 + max((len(r.answers) for r in rankings), default=0)
-    width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * width + 3 * _GAP, len(rankings) * height + _TITLE + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
-    for row, ranking in enumerate(rankings):
-        top = _TITLE + row * height
-        caption = f"query {printable(ranking.identity)}\nAP {100 * ranking.average_precision:.0f} %"
-        _paste(sheet, (_GAP, top), read_image(ranking.path, exif), QUERY, caption, cell)
-        for column, answer in enumerate(ranking.answers, 1):
+    rows = []
+    for ranking in rankings:
+        query = f"query {printable(ranking.identity)}\nAP {100 * ranking.average_precision:.0f} %"
+        row = [Shown(ranking.path, query)]
+        for place, answer in enumerate(ranking.answers, 1):
             mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
-            caption = f"{column}: {printable(answer.identity)}\n{mark}, {answer.distance:.3f}"
-            _paste(sheet, (2 * _GAP + column * width, top), read_image(answer.path, exif), colour, caption, cell)
-    return sheet
+            caption = f"{place}: {printable(answer.identity)}\n{mark}, {answer.distance:.3f}"
+            row.append(Shown(answer.path, caption, colour))
+        rows.append(row)
+    return contact_sheet(rows, title, cell, exif, lead=_GAP)
 
 
 class Seen(NamedTuple):
@@ -84,14 +86,16 @@ def overlay(image: Image.Image, weights: np.ndarray) -> Image.Image:
 
 def saliency_sheet(seen: Sequence[Seen], title: str, cell: tuple[int, int] = (144, 144)) -> Image.Image:
     """Each picture above the same picture with its weights laid over, and the scale of the colours at the right."""
+    pictures = [ImageOps.contain(item.image, cell) for item in seen]
+    cell = cell[0], max((picture.height for picture in pictures), default=cell[1])
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _GAP
     sheet = Image.new("RGB", (len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
-    for column, item in enumerate(seen):
+    for column, (item, picture) in enumerate(zip(seen, pictures, strict=True)):
         left = _GAP + column * width
-        sheet.paste(ImageOps.contain(item.image, cell), (left, _TITLE))
-        lower = overlay(ImageOps.contain(item.image, cell), item.weights)
+        sheet.paste(picture, (left, _TITLE))
+        lower = overlay(picture, item.weights)
         _paste(sheet, (left - _FRAME, _TITLE + height - _FRAME), lower, "white", item.caption, cell, "black")
     left, rows = _GAP + len(seen) * width, np.linspace(1, 0, cell[1])[:, None].repeat(16, 1)
     scale = Image.fromarray((255 * HEAT(rows)[..., :3]).astype(np.uint8))
@@ -101,33 +105,32 @@ def saliency_sheet(seen: Sequence[Seen], title: str, cell: tuple[int, int] = (14
     return sheet
 
 
-class Shown(NamedTuple):
-    """One picture of a contact sheet, its frame's colour and what stands under it (two lines)."""
-
-    path: str
-    caption: str
-    colour: tuple[int, int, int] = QUERY
-
-
 def contact_sheet(
-    rows: Sequence[Sequence[Shown]], title: str, cell: tuple[int, int] = (128, 128), exif: bool = False
+    rows: Sequence[Sequence[Shown]],
+    title: str,
+    cell: tuple[int, int] = (128, 128),
+    exif: bool = False,
+    lead: int = 0,
 ) -> Image.Image:
     """Pictures in rows under one line of text; a row for each identity, say.
 
     Args:
         rows: of any length.
         title: one line above.
-        cell: width and height of a picture in pixels.
+        cell: width and height in pixels of the largest picture; rows of flat pictures are less high.
         exif: turn photos upright.
+        lead: pixels that keep the first column apart from the others.
     """
+    pictures = [[ImageOps.contain(read_image(shown.path, exif), cell) for shown in row] for row in rows]
+    cell = cell[0], max((picture.height for row in pictures for picture in row), default=cell[1])
     columns = max((len(row) for row in rows), default=1)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * width + 2 * _GAP, len(rows) * height + _TITLE + _GAP), "white")
+    sheet = Image.new("RGB", (columns * width + lead + 2 * _GAP, len(rows) * height + _TITLE + _GAP), "white")
     ImageDraw.Draw(sheet).text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
     for number, row in enumerate(rows):
-        for column, shown in enumerate(row):
-            corner = (_GAP + column * width, _TITLE + number * height)
-            _paste(sheet, corner, read_image(shown.path, exif), shown.colour, shown.caption, cell)
+        for column, (shown, picture) in enumerate(zip(row, pictures[number], strict=True)):
+            corner = (_GAP + column * width + lead * (column > 0), _TITLE + number * height)
+            _paste(sheet, corner, picture, shown.colour, shown.caption, cell)
     return sheet
 
 
@@ -140,9 +143,10 @@ def _paste(
     cell: tuple[int, int],
     ink: tuple | str | None = None,
 ) -> None:
-    """Put ``image`` in a frame of ``colour`` at ``corner``, the caption in ``ink`` (by default alike) under it."""
-    framed = ImageOps.expand(ImageOps.contain(image, cell), _FRAME, colour)
-    sheet.paste(framed, corner)
+    """Put ``image``, no larger than ``cell``, in a frame of ``colour`` at ``corner``; under it the caption in ``ink``,
+    by default of that colour.
+    """
+    sheet.paste(ImageOps.expand(image, _FRAME, colour), corner)
     font = ImageFont.load_default(12)
     text = "\n".join(_shortened(line, font, cell[0] + 2 * _FRAME) for line in caption.split("\n"))
     at = (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2)

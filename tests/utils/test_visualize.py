@@ -61,6 +61,16 @@ def test_pictures_keep_their_shape(picture, size, mode):
     assert width / height == pytest.approx(size[0] / size[1], abs=0.06 * size[0] / size[1] + 0.02)
 
 
+def test_rows_are_as_high_as_their_pictures(picture):
+    flat, square = picture(400, 100), picture(40, 40)
+
+    def height(*paths):
+        return ranking_sheet([Ranking(path, "q", 1.0, []) for path in paths], "", cell=(60, 60)).height
+
+    assert height(square) - height(flat) == 60 - 15
+    assert height(flat, square) == height(square, square)
+
+
 def test_long_captions_stay_in_their_column(picture):
     square = picture(40, 40)
 
