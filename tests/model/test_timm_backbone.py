@@ -15,10 +15,11 @@ from configs import load_config
 from model import make_model, make_test_model, set_execution
 from model.convert import main as convert
 from model.convert import rename_in_order
-from model.export import export_safetensors
+from model.export import TestFeature, export_onnx, export_safetensors
 from model.make_model_clipreid import check_weights
 from model.methods import check_method
 from processor import load_embedder
+from tests.model.test_export import run_onnx
 from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
 
@@ -135,6 +136,26 @@ def test_channels_last_changes_the_layout_alone():
     model = built(CNN, "SOLVER.CHANNELS_LAST", "True").eval()
     assert model.image_encoder.network.forward_features(IMAGES).is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(model.embed(IMAGES, SIDE, SIDE), built(CNN).eval().embed(IMAGES, SIDE, SIDE), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_a_vit_has_the_same_gradients():
+    compiled, plain = gradients(built(VIT, "SOLVER.COMPILE", "True")), gradients(built(VIT))
+    assert compiled.keys() == plain.keys() and len(plain) > 20
+    for parameter, gradient in plain.items():
+        assert torch.allclose(compiled[parameter], gradient, atol=1e-3 * (1 + gradient.abs().max())), parameter
+
+
+@pytest.mark.slow
+def test_onnx_features_agree(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    model = built(name).eval()
+    export_onnx(model, tmp_path / "feature.onnx", SIZE, flip=True, normalise=True)
+    for images in (IMAGES[:1], IMAGES):  # any number of them
+        with torch.no_grad():
+            expected = TestFeature(model, flip=True, normalise=True)(images)
+        found = run_onnx(tmp_path / "feature.onnx", {"images": images})
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
