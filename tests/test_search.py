@@ -31,9 +31,11 @@ def _expected(query, gallery, metric):
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize(("k", "gallery_rows", "chunk_size"), [(5, 2**14, None), (40, 32, 7), (1, 1, 3)])
-def test_equals_a_full_sort(monkeypatch, metric, k, gallery_rows, chunk_size):
+@pytest.mark.parametrize("offset", [0, 300])
+def test_equals_a_full_sort(monkeypatch, metric, k, gallery_rows, chunk_size, offset):
+    """The offset brings all features close together: in float32 their order is noise."""
     monkeypatch.setattr(search, "GALLERY_ROWS", gallery_rows)
-    query, gallery = _features()
+    query, gallery = (features + np.float32(offset) for features in _features(items=100))
     found = top_k(query, gallery, k, metric=metric, chunk_size=chunk_size)
     expected = _expected(query, gallery, metric)
     np.testing.assert_array_equal(found.index, np.argsort(expected, axis=1)[:, :k])

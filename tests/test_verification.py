@@ -9,13 +9,13 @@ from utils.metrics import Features
 from utils.verification import verify
 
 
-def _split(seed=0, queries=60, items=90, people=8, noise=1.0, width=12):
+def _split(seed=0, queries=60, items=90, people=8, noise=1.0, width=12, offset=0.0):
     random = np.random.default_rng(seed)
     centres = random.normal(size=(people, width))
     splits = []
     for count in (queries, items):
         pids = random.integers(0, people, count)
-        features = (centres[pids] + noise * random.normal(size=(count, width))).astype(np.float32)
+        features = (offset + centres[pids] + noise * random.normal(size=(count, width))).astype(np.float32)
         splits.append(Features(features, pids, random.integers(0, 2, count)))
     return splits
 
@@ -41,15 +41,17 @@ def _slow_eer(genuine, impostor):
     return (far[best] + frr[best]) / 2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 10**6),
     st.sampled_from(["none", "market"]),
     st.sampled_from([2**14, 50]),
     st.sampled_from([None, 40]),
+    st.sampled_from([0.0, 300.0, 5000.0]),
 )
-def test_equals_all_scores_kept(seed, rule, gallery_rows, chunk_size):
-    query, gallery = _split(seed)
+def test_equals_all_scores_kept(seed, rule, gallery_rows, chunk_size, offset):
+    """With a large offset all scores lie within 1e-4 or 1e-7 of 1, as after few steps of training."""
+    query, gallery = _split(seed, offset=offset)
     gallery.pids[:5] = -1
     query.pids[:3] = -1
     scores, is_genuine, is_impostor = _scores(query, gallery, rule)
@@ -101,6 +103,17 @@ def test_bootstrap_by_identity_equals_resampling_the_scores():
     assert found.eer_interval[0] <= found.eer <= found.eer_interval[1]
     assert verify(query, gallery, bootstrap=60, seed=5, confidence=0.9).eer_interval == found.eer_interval
     assert verify(query, gallery, bootstrap=60, seed=6, confidence=0.9).eer_interval != found.eer_interval
+
+
+def test_scores_close_together_have_their_own_interval():
+    """One number added to all features leaves next to nothing of their angles, but hardly changes their order."""
+    apart, close = verify(*_split(3)), verify(*_split(3, offset=2000.0))
+    assert np.ptp(close.scores.edges[np.flatnonzero(close.scores.genuine)]) < 1e-5
+    assert close.eer_interval[0] < close.eer < close.eer_interval[1]
+    widths = [high - low for low, high in (apart.eer_interval, close.eer_interval)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.5)
+    assert len(close.curve.far) > 100
+    assert f"at score {close.eer_threshold:.8f}" in close.lines()[1]
 
 
 def test_people_without_error_have_no_interval_to_speak_of():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity as cosine
 
 from utils.distances import (
     GALLERY_ROWS,
@@ -22,6 +23,9 @@ from utils.distances import (
     squared_norms,
 )
 from utils.errors import ReIDError
+from utils.ranking_keys import wide_device
+
+_SETTLED_ELEMENTS = 2**22
 
 
 class Nearest(NamedTuple):
@@ -46,7 +50,8 @@ def top_k(
 ) -> Nearest:
     """Exact search: queries [Q, D] in a gallery [G, D], which may be memory-mapped and is read once per query block.
 
-    Equal distances come in order of gallery index, but which of several equally far items is the k-th is not defined.
+    The best 2k + 64 by float32 are compared again in float64, which tells apart features that lie close together. Equal
+    distances come in order of gallery index, but which of several equally far items is the k-th is not defined.
 
     Args:
         k: length of the lists; at most the size of the gallery is given.
@@ -64,7 +69,8 @@ def top_k(
     found = []
     for start in range(0, len(query), step):
         part = rows(query, slice(start, start + step), where)
-        found.append(_best(part, gallery, g_norms, k, metric))
+        _, index = _best(part, gallery, g_norms, min(2 * k + 64, len(gallery)), metric)
+        found.append(_settle(part, gallery, index, k, metric))
     return Nearest(torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), 1.0)
 
 
@@ -92,6 +98,22 @@ def _best(query: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, k: int, 
         value, index = value[:, :k], index.gather(1, order)[:, :k]
         release(gallery)
     return value, index
+
+
+def _settle(query: Tensor, gallery: Tensor | np.ndarray, index: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
+    """The k nearest of a block of queries among their candidates ``index`` [q, n], by float64."""
+    wide = wide_device(query.device)
+    index = index.to(wide).sort(1)[0]
+    value = torch.empty(index.shape, dtype=torch.float64, device=wide)
+    step = max(1, _SETTLED_ELEMENTS // (index.shape[1] * query.shape[1]))
+    for start in range(0, len(query), step):
+        q = query[start : start + step, None].to(wide, torch.float64)
+        g = rows(gallery, index[start : start + step].flatten(), wide, torch.float64).view(len(q), -1, q.shape[2])
+        value[start : start + step] = (q - g).square().sum(2) if metric == "euclidean" else 1 - cosine(q, g, dim=2)
+        release(gallery)
+    value, order = value.sort(dim=1, stable=True)
+    found = value[:, :k].float(), index.gather(1, order)[:, :k]
+    return tuple(part.to(query.device) for part in found)
 
 
 def approximate_top_k(

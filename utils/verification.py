@@ -1,8 +1,9 @@
 """Verification (is this the same person?): genuine and impostor scores, EER, TAR at FAR, ROC and DET curves.
 
 The score of a pair is the cosine similarity of its features. Scores are counted in 2^20 equal bins from -1 to 1 and
-never kept, so any number of pairs takes the same memory. A bin is 1.9e-6 wide, about the rounding error of a float32
-score; an error rate is off by no more than the share of its pairs in one bin, which is reported for the EER.
+never kept. A bin is 1.9e-6 wide, about the rounding error of a float32 score; an error rate is off by no more than the
+share of its pairs in one bin, which is reported for the EER. Where a bin is crowded, as with the features of a model that
+has hardly learned yet, all are counted again in float64, in a finer division of the bins that hold any.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from utils.distances import (
 )
 from utils.errors import ReIDError
 from utils.identities import JUNK, IdentityPairs, inside
+from utils.ranking_keys import wide_device
 
 BINS = 2**20
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 
 FEWEST_FALSE_ACCEPTS = 10
 """A false accept rate that fewer than this many impostor pairs would make up is not reported."""
+
+CROWDED = 1e-3
+"""Share of the genuine or of the impostor pairs that no bin should exceed."""
 
 _BOOTSTRAP_ELEMENTS = 2**23
 
@@ -103,7 +108,8 @@ class VerificationMetrics:
         """The numbers as a reader wants them, one line each."""
         interval = "" if self.eer_interval is None else " [{:.2%}, {:.2%}]".format(*self.eer_interval)
         text = [f"pairs: {self.num_genuine:,} genuine, {self.num_impostor:,} impostor"]
-        text.append(f"EER {self.eer:.2%}{interval} at score {self.eer_threshold:.4f}")
+        digits = 4 if self.eer_threshold < 0.999 else 8
+        text.append(f"EER {self.eer:.2%}{interval} at score {self.eer_threshold:.{digits}f}")
         for far, tar in self.tar_at_far.items():
             few = f"not enough impostor pairs ({self.num_impostor:,} of {_pairs_needed(far):,} needed)"
             text.append(f"TAR at FAR {far:g}: " + (few if tar is None else f"{tar:.2%}"))
@@ -145,6 +151,9 @@ def verify(
     labels = IdentityPairs(query.pids, gallery.pids, query.camids, gallery.camids, camera_rule)
     pairs = _Pairs(query.features, gallery.features, labels, where, chunk_size)
     scores = _count(pairs)
+    if _is_crowded(scores):
+        pairs = _Pairs(query.features, gallery.features, labels, wide_device(where), chunk_size, divided=scores)
+        scores = _count(pairs)
     if not scores.genuine.any():
         raise labels.no_match()
     if not scores.impostor.any():
@@ -169,7 +178,12 @@ def verify(
 
 
 class _Pairs:
-    """All scores, tile by tile, as bin numbers."""
+    """All scores, tile by tile, as bin numbers.
+
+    Attributes:
+        edges: [BINS + 1] of the bins; those that are not needed have no width.
+        divided: an earlier count; each bin that it found occupied is divided in ``parts`` and counted in float64.
+    """
 
     def __init__(
         self,
@@ -178,8 +192,12 @@ class _Pairs:
         labels: IdentityPairs,
         device: torch.device,
         chunk_size: int | None,
+        divided: Scores | None = None,
     ) -> None:
         self.query, self.gallery, self.labels, self.device = query, gallery, labels, device
+        self.dtype, self.edges, self.parts = torch.float32, np.linspace(-1, 1, BINS + 1), 1
+        if divided is not None:
+            self._divide(np.flatnonzero(divided.genuine + divided.impostor))
         self.step = rows_per_chunk(min(len(gallery), GALLERY_ROWS), device, chunk_size)
         for features in (query, gallery):
             squared_norms(features, device)
@@ -187,18 +205,37 @@ class _Pairs:
         self.junk = labels.junk.to(device)
         self.junk_query = (labels.query_pids == JUNK).to(device)
 
+    def _divide(self, occupied: np.ndarray) -> None:
+        self.dtype, self.parts = torch.float64, BINS // len(occupied)
+        inner = self.edges[occupied, None] + np.arange(self.parts) * (2 / BINS / self.parts)
+        self.edges = np.full(BINS + 1, self.edges[occupied[-1] + 1])
+        self.edges[: inner.size] = inner.ravel()
+        # Rounding may bring a score into the bin next to the one that float32 saw it in.
+        place = np.searchsorted(occupied, np.arange(BINS)).clip(max=len(occupied) - 1)
+        self.place = torch.from_numpy(place).to(self.device, torch.int32)
+        self.occupied = torch.from_numpy(occupied).to(self.device, torch.int32)
+
+    def _bins(self, scores: Tensor) -> Tensor:
+        """Bin numbers of scores, which are overwritten."""
+        position = scores.add_(1).mul_(BINS / 2)
+        if self.parts == 1:
+            return position.clamp_(0, BINS - 1).int()
+        place = self.place[position.clamp(0, BINS - 1).int()]
+        inside_bin = (position - self.occupied[place]).mul_(self.parts).clamp_(0, self.parts - 1)
+        return place.mul_(self.parts).add_(inside_bin.int())
+
     def tiles(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Queries; bins [r, c] of the impostor pairs, all others holding ``BINS``; query (counted from the first of
         the tile) and bin of the genuine pairs.
         """
         for column in range(0, len(self.gallery), GALLERY_ROWS):
-            gallery = _unit(rows(self.gallery, slice(column, column + GALLERY_ROWS), self.device))
+            gallery = _unit(rows(self.gallery, slice(column, column + GALLERY_ROWS), self.device, self.dtype))
             junk = self.junk - column
             junk = junk[(junk >= 0) & (junk < len(gallery))]
             for row in range(0, len(self.query), self.step):
                 queries = slice(row, row + self.step)
-                query = _unit(rows(self.query, queries, self.device))
-                bins = (query @ gallery.T).add_(1).mul_(BINS / 2).clamp_(0, BINS - 1).int()
+                query = _unit(rows(self.query, queries, self.device, self.dtype))
+                bins = self._bins(query @ gallery.T)
                 here = inside(self.row - row, self.column - column, bins.shape)
                 r, c, is_match = self.row[here] - row, self.column[here] - column, self.is_match[here]
                 genuine = bins[r, c]
@@ -220,8 +257,11 @@ def _count(pairs: _Pairs) -> Scores:
     for _, bins, _, genuine_bins in pairs.tiles():
         genuine += torch.bincount(genuine_bins, minlength=BINS)
         impostor += torch.bincount(bins.view(-1), minlength=BINS + 1)
-    edges = np.linspace(-1, 1, BINS + 1)
-    return Scores(edges, genuine.cpu().numpy(), impostor[:BINS].cpu().numpy())
+    return Scores(pairs.edges, genuine.cpu().numpy(), impostor[:BINS].cpu().numpy())
+
+
+def _is_crowded(scores: Scores) -> bool:
+    return any(counts.max() > max(1, CROWDED * counts.sum()) for counts in (scores.genuine, scores.impostor))
 
 
 def _equal_error(far: np.ndarray, frr: np.ndarray, edges: np.ndarray) -> tuple[float, float, float]:
