@@ -2,8 +2,8 @@
 
 The score of a pair is the cosine similarity of its features. Scores are counted in 2^20 equal bins from -1 to 1 and
 never kept. A bin is 1.9e-6 wide, about the rounding error of a float32 score; an error rate is off by no more than the
-share of its pairs in one bin, which is reported for the EER. Where a bin is crowded, as with the features of a model that
-has hardly learned yet, all are counted again in float64, in a finer division of the bins that hold any.
+share of its pairs in one bin, which is reported for the EER. Where a bin is crowded, as with the features of a model
+that has hardly learned yet, all are counted again in float64, in a finer division of the bins that hold any.
 """
 
 from __future__ import annotations
