@@ -61,7 +61,7 @@ def write_pictures(
         seed: of the random queries.
     """
     draw = {
-        "cmc": lambda: save_figure(cmc_chart(evaluation.metrics.cmc, evaluation.metrics.mAP), folder / "cmc.png"),
+        "cmc": partial(write_cmc, folder / "cmc.png", evaluation),
         "verification": partial(write_verification, folder, evaluation, dataset.camera_rule),
         "rankings": partial(write_ranking_sheets, folder, evaluation, dataset, exif, seed),
         "confused": partial(write_confused, folder / "confused.png", evaluation, dataset.test_identities),
@@ -144,8 +144,15 @@ def write_ranking_sheets(folder: Path, evaluation: Evaluation, dataset: ReIDData
         "random": ordered[np.sort(drawn)],
     }
     for name, chosen in choices.items():
-        title = f"{len(chosen)} {name} queries of {len(ordered)} by average precision; ten nearest each"
+        order = "best first" if name == "random" else "by average precision"
+        title = f"{len(chosen)} {name} queries of {len(ordered)}, {order}; ten nearest each"
         write_rankings(folder / f"rankings_{name}.png", chosen, title, evaluation, dataset, exif)
+
+
+def write_cmc(path: Path, evaluation: Evaluation) -> None:
+    """Write the CMC curve up to the size of the gallery."""
+    cmc = evaluation.metrics.cmc[: len(evaluation.gallery)]
+    save_figure(cmc_chart(cmc, evaluation.metrics.mAP), path)
 
 
 def write_verification(folder: Path, evaluation: Evaluation, camera_rule: str) -> None:
@@ -156,8 +163,14 @@ def write_verification(folder: Path, evaluation: Evaluation, camera_rule: str) -
 
 
 def write_confused(path: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
-    """Write the mean similarities between the identities that are most alike."""
+    """Write the mean similarities between the identities that are most alike.
+
+    Raises:
+        ReIDError: there is one identity only.
+    """
     similarity, identities = identity_similarity(evaluation)
+    if len(identities) < 2:
+        raise ReIDError("query and gallery have one identity in common; there is none to confuse it with.")
     chosen = most_confused(similarity, CONFUSED_IDENTITIES)
     shown = similarity[chosen][:, chosen].numpy()
     save_figure(similarity_chart(shown, [names[int(identities[i])] for i in chosen]), path)
@@ -175,8 +188,8 @@ def identity_similarity(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
     for part in (query, gallery):
         known = torch.isin(part.pids, identities)
         place = torch.searchsorted(identities, part.pids[known])
-        unit = torch.nn.functional.normalize(part.features[known])
-        total = torch.zeros(len(identities), unit.shape[1]).index_add_(0, place, unit)
+        unit = torch.nn.functional.normalize(part.features[known].double())
+        total = unit.new_zeros(len(identities), unit.shape[1]).index_add_(0, place, unit)
         means.append(total / torch.bincount(place, minlength=len(identities))[:, None])
     return means[0] @ means[1].T, identities
 

@@ -105,7 +105,7 @@ def training_curves(history: Sequence[Mapping], results: Mapping[str, Mapping]) 
             marker = "o" if len(epochs) < 30 else None
             axis.plot(epochs, values, STYLES[number % len(STYLES)], marker=marker, markersize=3, label=name)
         axis.set(title=panel.title, xlabel="epoch", ylabel=panel.unit)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
         if panel.unit.startswith("%"):
             axis.set_ylim(0, 102)
         if list(panel.lines) == ["lr"]:
@@ -121,28 +121,32 @@ def cmc_chart(cmc: np.ndarray, mean_ap: float) -> Figure:
     """Cumulative match characteristic, ``cmc`` [K] in [0, 1], with the ranks that are quoted marked."""
     figure, (axis,) = new_figure(5.6, 4)
     ranks = np.arange(1, len(cmc) + 1)
-    axis.plot(ranks, cmc, color=GENUINE, marker="." if len(cmc) <= 50 else None)
-    for rank in (r for r in (1, 5, 10) if r <= len(cmc)):
-        axis.annotate(f"Rank-{rank}: {cmc[rank - 1]:.1%}", (rank, cmc[rank - 1]), (8, -14), textcoords="offset points")
-    low = max(0.0, float(cmc[0]) - 0.25 * max(1.04 - float(cmc[0]), 0.2))
-    axis.set(xlim=(0.5, len(cmc) + 0.5), ylim=(low, 1.02), title=f"Cumulative match characteristic (mAP {mean_ap:.1%})")
+    axis.plot(ranks, cmc, color=GENUINE, marker="." if len(cmc) <= 50 else None, clip_on=False)
+    for rank, marker in ((1, "o"), (5, "s"), (10, "^")):
+        if rank <= len(cmc):
+            label = f"Rank-{rank}: {cmc[rank - 1]:.1%}"
+            axis.plot([rank], [cmc[rank - 1]], marker, color=MARK, label=label, clip_on=False, zorder=3)
+    low = max(0.0, float(cmc[0]) - 0.35 * max(1 - float(cmc[0]), 0.2))
+    axis.set(xlim=(0.5, len(cmc) + 0.5), ylim=(low, 1), title=f"Cumulative match characteristic (mAP {mean_ap:.1%})")
     axis.set(xlabel="rank: images looked at, nearest first", ylabel="queries answered rightly by then")
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.legend(loc="lower right")
     return figure
 
 
 def error_chart(metrics: VerificationMetrics) -> Figure:
-    """ROC and DET curves side by side, with the equal error rate marked."""
-    curve, eer = metrics.curve, metrics.eer
+    """ROC and DET curves side by side, with the equal error rate marked, which is a point of them."""
+    eer, place = metrics.eer, np.searchsorted(metrics.curve.far, metrics.eer)
     least = 0.5 / max(metrics.num_impostor, 1)
-    far = curve.far.clip(min=least)
+    far = np.insert(metrics.curve.far, place, eer).clip(min=least)
+    frr = np.insert(metrics.curve.frr, place, eer)
     figure, (roc, det) = new_figure(10, 4.2, columns=2)
-    roc.plot(far, 1 - curve.frr, color=GENUINE)
+    roc.plot(far, 1 - frr, color=GENUINE)
     roc.plot([max(eer, least)], [1 - eer], "o", color=MARK, label=f"EER {eer:.2%}")
     roc.set(xscale="log", title="ROC", ylabel="true accept rate (genuine pairs accepted)", ylim=(None, 1.02))
     least_rejected = 0.5 / max(metrics.num_genuine, 1)
-    det.plot(far, curve.frr.clip(min=least_rejected), color=IMPOSTOR)
+    det.plot(far, frr.clip(min=least_rejected), color=IMPOSTOR)
     det.plot([max(eer, least)], [max(eer, least_rejected)], "o", color=MARK, label=f"EER {eer:.2%}")
     diagonal = [max(least, least_rejected), 1]
     det.plot(diagonal, diagonal, ":", color=MARK, linewidth=1, label="both errors equal")
@@ -171,36 +175,40 @@ def score_chart(metrics: VerificationMetrics) -> Figure:
         density = counts / counts.sum() / np.diff(scores.edges)
         style = {"facecolor": colour, "edgecolor": colour, "hatch": hatch, "alpha": 0.45}
         axis.stairs(density, scores.edges, fill=True, label=f"{name}, {counts.sum():,} pairs", **style)
-    label = f"EER {metrics.eer:.2%} at {metrics.eer_threshold:.3f}"
+    label = f"EER {metrics.eer:.2%} at {metrics.threshold_text}"
     axis.axvline(metrics.eer_threshold, color=MARK, linestyle="--", label=label)
     axis.set(title="Scores of genuine and impostor pairs", xlabel="cosine similarity", ylabel="density")
+    axis.ticklabel_format(axis="x", useOffset=False)
+    axis.locator_params(axis="x", nbins=6)
     axis.legend()
     return figure
 
 
 def _label(name: str) -> str:
     """``name``, its middle left out if it is long, as matplotlib shows it: no formula, its first character no order."""
-    text = printable(name if len(name) <= 14 else f"{name[:6]}…{name[-7:]}").replace("$", r"\$")
+    text = printable(name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}").replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def similarity_chart(similarity: np.ndarray, names: Sequence[str]) -> Figure:
     """Mean cosine similarity [n, n] of the queries of one identity (rows) to gallery images of another (columns)."""
-    side = max(4.5, 0.42 * len(names) + 2)
+    highest = float(np.nanmax(similarity))
+    spread = max(highest - float(np.nanmin(similarity)), 1e-7)
+    digits = int(np.clip(np.ceil(1.5 - np.log10(spread)), 2, 8))  # enough to tell the cells apart
+    side = max(4.5, (0.42 + 0.05 * max(0, digits - 3)) * len(names) + 2)
     figure, (axis,) = new_figure(side + 1, side)
     axis.grid(False)
-    image = axis.imshow(similarity, cmap="viridis", interpolation="nearest")
+    image = axis.imshow(similarity, cmap="viridis", interpolation="nearest", vmin=highest - spread, vmax=highest)
     shown = [_label(name) for name in names]
     axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), shown, fontsize=8)
     axis.set(title="The identities most confused", xlabel="identity in the gallery", ylabel="identity of the query")
-    figure.colorbar(image, ax=axis, label="mean cosine similarity", shrink=0.8)
-    middle = (np.nanmin(similarity) + np.nanmax(similarity)) / 2
-    digits = 2 if np.nanmax(similarity) - np.nanmin(similarity) > 0.3 else 3
+    figure.colorbar(image, ax=axis, label="mean cosine similarity", shrink=0.8, format=f"%.{digits}f")
+    middle = highest - spread / 2
     if len(names) <= 20:
         for (row, column), value in np.ndenumerate(similarity):
             colour = "white" if value < middle else "black"
-            axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=6.5, color=colour)
+            axis.text(column, row, f"{value:z.{digits}f}", ha="center", va="center", fontsize=6.5, color=colour)
     return figure
 
 

@@ -104,12 +104,16 @@ class VerificationMetrics:
     curve: Curve
     scores: Scores
 
+    @property
+    def threshold_text(self) -> str:
+        """``eer_threshold`` with the digits that tell it from others: more where features lie close together."""
+        return f"{self.eer_threshold:.{4 if self.eer_threshold < 0.999 else 8}f}"
+
     def lines(self) -> list[str]:
         """The numbers as a reader wants them, one line each."""
         interval = "" if self.eer_interval is None else " [{:.2%}, {:.2%}]".format(*self.eer_interval)
         text = [f"pairs: {self.num_genuine:,} genuine, {self.num_impostor:,} impostor"]
-        digits = 4 if self.eer_threshold < 0.999 else 8
-        text.append(f"EER {self.eer:.2%}{interval} at score {self.eer_threshold:.{digits}f}")
+        text.append(f"EER {self.eer:.2%}{interval} at score {self.threshold_text}")
         for far, tar in self.tar_at_far.items():
             few = f"not enough impostor pairs ({self.num_impostor:,} of {_pairs_needed(far):,} needed)"
             text.append(f"TAR at FAR {far:g}: " + (few if tar is None else f"{tar:.2%}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -89,14 +90,13 @@ def saliency_sheet(seen: Sequence[Seen], title: str, cell: tuple[int, int] = (14
     pictures = [ImageOps.contain(item.image, cell) for item in seen]
     cell = cell[0], max((picture.height for picture in pictures), default=cell[1])
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _GAP
-    sheet = Image.new("RGB", (len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP), "white")
+    sheet = _titled(title, len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
     for column, (item, picture) in enumerate(zip(seen, pictures, strict=True)):
         left = _GAP + column * width
         sheet.paste(picture, (left, _TITLE))
-        lower = overlay(picture, item.weights)
-        _paste(sheet, (left - _FRAME, _TITLE + height - _FRAME), lower, "white", item.caption, cell, "black")
+        sheet.paste(overlay(picture, item.weights), (left, _TITLE + height))
+        _write(sheet, (left, _TITLE + height + cell[1] + 2), item.caption, cell[0], "black")
     left, rows = _GAP + len(seen) * width, np.linspace(1, 0, cell[1])[:, None].repeat(16, 1)
     scale = Image.fromarray((255 * HEAT(rows)[..., :3]).astype(np.uint8))
     sheet.paste(scale, (left, _TITLE + height))
@@ -125,8 +125,7 @@ def contact_sheet(
     cell = cell[0], max((picture.height for row in pictures for picture in row), default=cell[1])
     columns = max((len(row) for row in rows), default=1)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * width + lead + 2 * _GAP, len(rows) * height + _TITLE + _GAP), "white")
-    ImageDraw.Draw(sheet).text((_GAP, 8), title, fill="black", font=ImageFont.load_default(15))
+    sheet = _titled(title, columns * width + lead + 2 * _GAP, len(rows) * height + _TITLE + _GAP)
     for number, row in enumerate(rows):
         for column, (shown, picture) in enumerate(zip(row, pictures[number], strict=True)):
             corner = (_GAP + column * width + lead * (column > 0), _TITLE + number * height)
@@ -134,23 +133,32 @@ def contact_sheet(
     return sheet
 
 
+def _titled(title: str, width: int, height: int) -> Image.Image:
+    """A white sheet with its title, which makes it wider where there are few pictures."""
+    font = ImageFont.load_default(15)
+    sheet = Image.new("RGB", (max(width, math.ceil(font.getlength(title)) + 2 * _GAP), height), "white")
+    ImageDraw.Draw(sheet).text((_GAP, 8), title, fill="black", font=font)
+    return sheet
+
+
 def _paste(
     sheet: Image.Image,
     corner: tuple[int, int],
     image: Image.Image,
-    colour: tuple | str,
+    colour: tuple[int, int, int],
     caption: str,
     cell: tuple[int, int],
-    ink: tuple | str | None = None,
 ) -> None:
-    """Put ``image``, no larger than ``cell``, in a frame of ``colour`` at ``corner``; under it the caption in ``ink``,
-    by default of that colour.
-    """
+    """Put ``image``, no larger than ``cell``, in a frame of ``colour`` at ``corner``, and the caption under it."""
     sheet.paste(ImageOps.expand(image, _FRAME, colour), corner)
+    _write(sheet, (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2), caption, cell[0] + 2 * _FRAME, colour)
+
+
+def _write(sheet: Image.Image, at: tuple[int, int], caption: str, width: int, ink: tuple[int, int, int] | str) -> None:
+    """Write the lines of ``caption``, each no wider than ``width`` pixels."""
     font = ImageFont.load_default(12)
-    text = "\n".join(_shortened(line, font, cell[0] + 2 * _FRAME) for line in caption.split("\n"))
-    at = (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2)
-    ImageDraw.Draw(sheet).multiline_text(at, text, fill=ink or colour, font=font, spacing=2)
+    text = "\n".join(_shortened(line, font, width) for line in caption.split("\n"))
+    ImageDraw.Draw(sheet).multiline_text(at, text, fill=ink, font=font, spacing=2)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

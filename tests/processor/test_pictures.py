@@ -87,10 +87,12 @@ def test_one_picture_that_fails(world, tmp_path, caplog, monkeypatch):
 
 def test_ranking_sheets_show_the_queries_they_name(world, tmp_path, monkeypatch):
     evaluation, dataset, _ = world
-    shown = {}
+    shown, titles = {}, []
     monkeypatch.setattr(
         "processor.pictures.ranking_sheet",
-        lambda rankings, title, exif: shown.update({title.split()[1]: rankings}) or Image.new("RGB", (1, 1)),
+        lambda rankings, title, exif: (
+            titles.append(title) or shown.update({title.split()[1]: rankings}) or Image.new("RGB", (1, 1))
+        ),
     )
     monkeypatch.setattr("processor.pictures.SHOWN_QUERIES", 4)
     write_ranking_sheets(tmp_path, evaluation, dataset, False, 3)
@@ -98,7 +100,23 @@ def test_ranking_sheets_show_the_queries_they_name(world, tmp_path, monkeypatch)
     assert [r.average_precision for r in shown["worst"]] == precision[:4].tolist()
     assert sorted(r.average_precision for r in shown["median"]) == precision[3:7].tolist()
     assert len(shown["random"]) == 4
+    assert [title for title in titles if "average precision" not in title] == [
+        "4 random queries of 10, best first; ten nearest each"
+    ]
     assert len(by_precision(evaluation)) == 10
+
+
+def test_one_image_of_one_identity(world, tmp_path, monkeypatch, caplog):
+    evaluation, dataset, loader = world
+    one = {part: getattr(evaluation, part) for part in ("query", "gallery")}
+    one = {part: Features(f.features[:1], f.pids[:1], f.camids[:1]) for part, f in one.items()}
+    drawn = {}
+    monkeypatch.setattr("processor.pictures.cmc_chart", lambda cmc, mean_ap: drawn.update(cmc=cmc))
+    monkeypatch.setattr("processor.pictures.save_figure", lambda figure, path: None)
+    evaluation = replace(evaluation, metrics=evaluate(**one, camera_rule="none"), **one)
+    write_pictures(tmp_path, evaluation, dataset, Looker(), loader, False, 0)
+    assert drawn["cmc"].tolist() == [1.0], "it ends where the gallery does"
+    assert "picture confused left out" in caplog.text and "one identity" in caplog.text
 
 
 def test_an_approximate_search_tells_its_recall(world, tmp_path, monkeypatch):

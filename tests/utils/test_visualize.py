@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.visualize import QUERY, RIGHT, WRONG, Answer, Ranking, ranking_sheet
+from utils.visualize import QUERY, RIGHT, WRONG, Answer, Ranking, Seen, ranking_sheet, saliency_sheet
 
 BLUE = (0, 0, 204)  # which every palette has
 
@@ -83,6 +83,28 @@ def test_long_captions_stay_in_their_column(picture):
     short, long = columns_with_ink("1"), columns_with_ink("a_very_long_folder_name_of_one_person_0001")
     assert short[0] == long[0]
     assert short[1] <= long[1] <= 10 + 60 + 2 * 4, "the sheet itself is wider"
+
+
+def ink(sheet):
+    """First and last column of the sheet that is not white."""
+    columns = np.flatnonzero((np.asarray(sheet) != 255).any((0, 2)))
+    return columns[0], columns[-1]
+
+
+@pytest.mark.parametrize("pictures", [1, 8])
+def test_titles_and_captions_have_their_room(picture, pictures):
+    title = "1 of 1 queries, from best to worst; ten nearest each"
+    seen = Seen(Image.new("RGB", (40, 40), BLUE), np.ones((2, 2)), "Hand\nAP 100 %")
+    sheets = {
+        "rankings": ranking_sheet([Ranking(picture(40, 40), "a", 1.0, [])] * pictures, title, cell=(40, 40)),
+        "attention": saliency_sheet([seen] * pictures, title, cell=(40, 40)),
+    }
+    for name, sheet in sheets.items():
+        left, right = ink(sheet.crop((0, 0, sheet.width, 26)))
+        assert 10 <= left <= 13 and right > 330 and sheet.width - right >= 10, name
+    attention = sheets["attention"]
+    edges = [ink(attention.crop((0, top, 52, bottom)))[0] for top, bottom in ((32, 68), (90, 118), (132, 160))]
+    assert edges[0] == edges[1] == 10 and 10 <= edges[2] <= 12, "picture, overlay and caption begin alike"
 
 
 def test_rows_of_different_length(picture):
