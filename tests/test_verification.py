@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import verification
+from utils import identities, verification
 from utils.errors import ReIDError
 from utils.metrics import Features
 from utils.verification import verify
@@ -105,6 +105,14 @@ def test_bootstrap_by_identity_equals_resampling_the_scores():
     assert verify(query, gallery, bootstrap=60, seed=6, confidence=0.9).eer_interval != found.eer_interval
 
 
+def test_resamples_of_people_without_pairs_count_nowhere():
+    query, gallery = _split(people=2)
+    query.pids[:] = (query.pids == 0) * 7  # half of the queries are of somebody whom the gallery lacks
+    gallery.pids[:] = (gallery.pids == 0) * 7 + (gallery.pids == 1)
+    found = verify(query, gallery, bootstrap=50)
+    assert found.eer_interval == pytest.approx((found.eer, found.eer), abs=0.2) and found.eer > 0
+
+
 def test_scores_close_together_have_their_own_interval():
     """One number added to all features leaves next to nothing of their angles, but hardly changes their order."""
     apart, close = verify(*_split(3)), verify(*_split(3, offset=2000.0))
@@ -127,6 +135,28 @@ def test_too_few_impostor_pairs_are_said_plainly():
     assert found.tar_at_far[1e-2] is not None
     assert found.tar_at_far[1e-3] is found.tar_at_far[1e-4] is None
     assert f"TAR at FAR 0.001: not enough impostor pairs ({found.num_impostor:,} of 10,000 needed)" in found.lines()
+
+
+def test_pairs_held_at_a_time_do_not_grow_with_the_people_s_images(monkeypatch):
+    query, gallery = _split(people=2)
+    query.pids[:5] = gallery.pids[:5] = -1
+    expected = verify(query, gallery, camera_rule="market", chunk_size=25)
+    held, pairs = [], identities.IdentityPairs.pairs
+    monkeypatch.setattr(identities, "_BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr(verification, "GALLERY_ROWS", 64)
+
+    def counted(labels, start, stop):
+        found = pairs(labels, start, stop)
+        held.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(identities.IdentityPairs, "pairs", counted)
+    found = verify(query, gallery, camera_rule="market", chunk_size=25)
+    assert max(held) <= 200 < sum(held) / 2  # both passes
+    assert found.num_genuine == expected.num_genuine > 1000
+    for name in ("edges", "genuine", "impostor"):
+        np.testing.assert_array_equal(getattr(found.scores, name), getattr(expected.scores, name))
+    assert found.eer_interval == expected.eer_interval
 
 
 def test_refuses_what_has_no_pairs():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ JUNK = -1
 """Identity of images that count neither as right nor as wrong."""
 
 CAMERA_RULES = ("market", "none")
+
+_BLOCK_ELEMENTS = 2**22
 
 
 class IdentityPairs:
@@ -43,6 +47,22 @@ class IdentityPairs:
         self.first = torch.searchsorted(ordered, query_pids)
         self.count = torch.searchsorted(ordered, query_pids, right=True) - self.first
         self.count[query_pids == JUNK] = 0
+
+    def among(self, columns: slice) -> IdentityPairs:
+        """The pairs with some gallery items, which are counted from the first of them."""
+        gallery = self.gallery_pids[columns], self.gallery_camids[columns]
+        return IdentityPairs(self.query_pids, gallery[0], self.query_camids, gallery[1], self.camera_rule)
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """The queries ``start`` to ``stop`` in ranges so small that a table of their pairs fits in memory."""
+        first, widest = start, 1
+        counts = self.count[start:stop].tolist()
+        for i, count in enumerate(counts, start):
+            if i > first and max(widest, count) * (i + 1 - first) > _BLOCK_ELEMENTS:
+                yield first, i
+                first, widest = i, 1
+            widest = max(widest, count)
+        yield first, start + len(counts)
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """All pairs of the queries ``start`` to ``stop``, by query, then by gallery index: the query counted from

@@ -41,8 +41,6 @@ __all__ = [
 
 AVERAGE_PRECISIONS = ("standard", "trapezoid")
 
-_MATCH_ELEMENTS = 2**22
-
 
 @dataclass(frozen=True)
 class RankingMetrics:
@@ -105,7 +103,7 @@ def evaluate(
     judge = _Judge(query.pids, gallery.pids, query.camids, gallery.camids, camera_rule, average_precision)
     where = device_of(query.features, device)
     keys = FeatureKeys(query.features, gallery.features, metric, where, chunk_size)
-    for start, stop in judge.blocks():
+    for start, stop in judge.labels.blocks():
         judge.add(keys.block(start, stop), start, stop, where)
     return judge.result(max_rank)
 
@@ -189,16 +187,6 @@ class _Judge:
         self.precision = np.full(queries, np.nan)
         self.penalty = np.full(queries, np.nan)
         self.first_rank = np.full(queries, -1, dtype=np.int64)
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of queries small enough that their matches fit in memory."""
-        start, widest = 0, 1
-        for i, count in enumerate(self.labels.count.tolist()):
-            if i > start and max(widest, count) * (i + 1 - start) > _MATCH_ELEMENTS:
-                yield start, i
-                start, widest = i, 1
-            widest = max(widest, count)
-        yield start, len(self.labels.count)
 
     def add(self, block: Block, start: int, stop: int, device: torch.device) -> None:
         """Judge the queries ``start`` to ``stop``, which are the rows of ``block``."""

@@ -27,7 +27,7 @@ from utils.distances import (
     squared_norms,
 )
 from utils.errors import ReIDError
-from utils.identities import JUNK, IdentityPairs, inside
+from utils.identities import JUNK, IdentityPairs
 from utils.ranking_keys import wide_device
 
 BINS = 2**20
@@ -205,8 +205,6 @@ class _Pairs:
         self.step = rows_per_chunk(min(len(gallery), GALLERY_ROWS), device, chunk_size)
         for features in (query, gallery):
             squared_norms(features, device)
-        self.row, self.column, self.is_match = (t.to(device) for t in labels.pairs(0, len(query)))
-        self.junk = labels.junk.to(device)
         self.junk_query = (labels.query_pids == JUNK).to(device)
 
     def _divide(self, occupied: np.ndarray) -> None:
@@ -233,21 +231,32 @@ class _Pairs:
         the tile) and bin of the genuine pairs.
         """
         for column in range(0, len(self.gallery), GALLERY_ROWS):
-            gallery = _unit(rows(self.gallery, slice(column, column + GALLERY_ROWS), self.device, self.dtype))
-            junk = self.junk - column
-            junk = junk[(junk >= 0) & (junk < len(gallery))]
+            columns = slice(column, column + GALLERY_ROWS)
+            gallery = _unit(rows(self.gallery, columns, self.device, self.dtype))
+            labels = self.labels.among(columns)
+            junk = labels.junk.to(self.device)
             for row in range(0, len(self.query), self.step):
                 queries = slice(row, row + self.step)
                 query = _unit(rows(self.query, queries, self.device, self.dtype))
                 bins = self._bins(query @ gallery.T)
-                here = inside(self.row - row, self.column - column, bins.shape)
-                r, c, is_match = self.row[here] - row, self.column[here] - column, self.is_match[here]
-                genuine = bins[r, c]
-                bins[r, c] = BINS
+                blocks = labels.blocks(row, row + len(query))
+                genuine = [self._take_genuine(bins, labels, row, *block) for block in blocks]
                 bins[:, junk] = BINS
                 bins[self.junk_query[queries]] = BINS
-                yield queries, bins, r[is_match], genuine[is_match]
+                yield queries, bins, *(torch.cat(parts) for parts in zip(*genuine, strict=True))
             release(self.gallery)
+
+    def _take_genuine(
+        self, bins: Tensor, labels: IdentityPairs, row: int, start: int, stop: int
+    ) -> tuple[Tensor, Tensor]:
+        """Query and bin of the genuine pairs of the queries ``start`` to ``stop`` in a tile that begins with ``row``;
+        the tile keeps no pair of one identity.
+        """
+        r, c, is_match = (t.to(self.device) for t in labels.pairs(start, stop))
+        r += start - row
+        genuine = bins[r, c]
+        bins[r, c] = BINS
+        return r[is_match], genuine[is_match]
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -312,15 +321,15 @@ def _interval(
     count = min(2**10, max(2**6, _BOOTSTRAP_ELEMENTS // len(names)))
     places = np.unique(np.linspace(low, high + 1, count + 1).round().astype(np.int64))
     genuine, impostor = _count_by_identity(pairs, identity.to(pairs.device), len(names), places)
-    eers = np.empty(resamples)
+    eers = np.full(resamples, np.nan)  # which stays where only people without pairs are drawn
     for i in range(resamples):
         drawn = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
         rejected, accepted = drawn @ genuine, drawn @ impostor
-        frr = rejected[:-1] / max(rejected[-1], 1)
-        far = 1 - accepted[:-1] / max(accepted[-1], 1)
-        eers[i] = _equal_error(far, frr, scores.edges[places])[0]
+        if rejected[-1] and accepted[-1]:
+            far, frr = 1 - accepted[:-1] / accepted[-1], rejected[:-1] / rejected[-1]
+            eers[i] = _equal_error(far, frr, scores.edges[places])[0]
     tail = 50 * (1 - confidence)
-    return tuple(float(p) for p in np.percentile(eers, [tail, 100 - tail]))
+    return tuple(float(p) for p in np.nanpercentile(eers, [tail, 100 - tail]))
 
 
 def _count_by_identity(
