@@ -140,6 +140,30 @@ def test_features_that_are_all_equal_rank_by_index():
     assert_same(found, slow(np.ones((4, 40)).tolist(), range(4), pids, [0] * 4, [1] * 40))
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("spread", [0, 1e-7, 0.1])
+def test_pairs_that_crowd_a_tile_are_settled_together_to_the_same_bit(monkeypatch, metric, spread):
+    """As those of a collapsed model: one by one, a tile of them takes many times as long."""
+    random = np.random.default_rng(0)
+    base = random.normal(size=300)
+    query, gallery = ((base + spread * random.normal(size=(n, 300))).astype(np.float32) for n in (40, 300))
+    block = ranking_keys.FeatureKeys(query, gallery, metric, torch.device("cpu"), None).block(3, 40)
+    row, column = (index.flatten() for index in torch.meshgrid(torch.arange(37), torch.arange(300), indexing="ij"))
+    kept = torch.rand(len(row), generator=torch.Generator().manual_seed(0)) < 0.5
+    row, column = row[kept], column[kept]
+    alone, asked = block._one_by_one(row, column), []
+
+    def counted(row, column, plain=block._one_by_one):
+        asked.append(len(row))
+        return plain(row, column)
+
+    monkeypatch.setattr(block, "_one_by_one", counted)
+    assert torch.equal(block.exact(row, column), alone)
+    assert sum(asked) < len(row) / 10
+    few = slice(None, None, 10)
+    assert torch.equal(block.exact(row[few], column[few]), alone[few]) and asked[-1] == len(row[few])
+
+
 def _random_split(queries=30, items=200, width=24, dtype=np.float32):
     random = np.random.default_rng(3)
     centres = random.normal(size=(12, width))

@@ -16,6 +16,13 @@ TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
 """Keys held at a time; with what is made of them about 16 bytes each."""
 
 _PAIR_ELEMENTS = 2**17
+_PAIRS_AT_A_TIME = 2**20
+
+_CROWDED = 1 / 8
+"""Share of a tile's pairs from which on a matrix product of all of them is faster than those pairs one by one."""
+
+_PRODUCT_ERROR = 2.0**-46
+"""Bound on the error of keys from a float64 product, as a share of the scale: 64 rounding units."""
 
 
 class Tile(NamedTuple):
@@ -98,13 +105,14 @@ class FeatureKeys:
             return torch.mm(query * -2, gallery.T).add_(self.g_norms[columns])
         return torch.mm(-query, gallery.T).mul_(self.g_inverse[columns])
 
-    def settle(self, dot: Tensor, norm: Tensor, scale: Tensor) -> Tensor:
+    def settle(self, dot: Tensor, norm: Tensor, scale: Tensor, shift: float = 0.0) -> Tensor:
         """Keys in float64 from q.g, |g|^2 and the scale, rounded to 2^-40 of the scale: far finer than float32 and
-        far coarser than float64, so that the order in which a device adds hardly ever makes a tie differ.
+        far coarser than float64, so that the order in which a device adds hardly ever makes a tie differ. ``shift``,
+        a share of the scale, is added before the rounding.
         """
         keys = norm - 2 * dot if self.metric == "euclidean" else -dot * norm.clamp(min=1e-300).rsqrt()
         grain = torch.exp2(torch.log2(scale.clamp(min=1e-300)).ceil() - 40)
-        return (keys / grain).round_() * grain
+        return ((keys + shift * scale) / grain).round_() * grain
 
 
 class FeatureBlock:
@@ -114,9 +122,22 @@ class FeatureBlock:
         self.keys, self.start, self.stop = keys, start, stop
 
     def exact(self, row: Tensor, column: Tensor) -> Tensor:
+        out = torch.empty(len(row), dtype=torch.float64, device=self.keys.wide)
+        for i in range(0, len(row), _PAIRS_AT_A_TIME):
+            part = row[i : i + _PAIRS_AT_A_TIME], column[i : i + _PAIRS_AT_A_TIME]
+            (top, bottom), (left, right) = (torch.stack(index.aminmax()).tolist() for index in part)
+            height, width = bottom + 1 - top, right + 1 - left
+            if width <= GALLERY_ROWS and len(part[0]) > _CROWDED * height * width:
+                found = self._by_product(*part, slice(top, bottom + 1), slice(left, right + 1))
+            else:
+                found = self._one_by_one(*part)
+            out[i : i + _PAIRS_AT_A_TIME] = found
+        return out
+
+    def _one_by_one(self, row: Tensor, column: Tensor) -> Tensor:
         keys = self.keys
-        scale = keys.scale.to(keys.wide, torch.float64)[row + self.start]
-        out = torch.empty(len(row), dtype=torch.float64, device=keys.wide)
+        scale = self._scale(row)
+        out = torch.empty_like(scale)
         step = max(1, _PAIR_ELEMENTS // keys.query.shape[1])
         for i in range(0, len(row), step):
             part = slice(i, i + step)
@@ -126,6 +147,22 @@ class FeatureBlock:
             # Scattered reads map many pages of a file each.
             release(keys.gallery)
         return out
+
+    def _by_product(self, row: Tensor, column: Tensor, height: slice, width: slice) -> Tensor:
+        """The same for pairs that crowd a tile, as those of a collapsed model do. Where another order of adding might
+        round a key the other way, it is found one by one: equal on paper is equal here, however it was computed.
+        """
+        keys = self.keys
+        q = rows(keys.query, slice(self.start + height.start, self.start + height.stop), keys.wide, torch.float64)
+        dot = (q @ rows(keys.gallery, width, keys.wide, torch.float64).T)[row - height.start, column - width.start]
+        norm, scale = keys.g_norms64[column], self._scale(row)
+        low, high = (keys.settle(dot, norm, scale, shift) for shift in (-_PRODUCT_ERROR, _PRODUCT_ERROR))
+        unsure = low != high
+        low[unsure] = self._one_by_one(row[unsure], column[unsure])
+        return low
+
+    def _scale(self, row: Tensor) -> Tensor:
+        return self.keys.scale.to(self.keys.wide, torch.float64)[row + self.start]
 
     def tiles(self) -> Iterator[Tile]:
         keys = self.keys
