@@ -208,3 +208,5 @@ def _check_test(cfg: CfgNode) -> None:
             f"TEST.RE_RANKING with TEST.METRIC = {cfg.TEST.METRIC}: re-ranking is defined on Euclidean distances "
             "(the same order as cosine once TEST.FEAT_NORM is yes). Set TEST.METRIC to euclidean."
         )
+    if cfg.TEST.DIST_MAT and not cfg.TEST.DIST_MAT.endswith(".npy"):
+        raise ReIDError(f"TEST.DIST_MAT = {cfg.TEST.DIST_MAT!r}: the name must end in .npy, which is what is written.")

@@ -68,6 +68,10 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
     if len(dataset.trials) < cfg.TEST.RUNS:
         dataset.notes.append(f"TEST.RUNS = {cfg.TEST.RUNS}, but {dataset.name} has one fixed split: it is tested once")
+    if keys.HOLD_OUT and require_train and dataset.validation is None:
+        dataset.notes.append(
+            f"DATASETS.HOLD_OUT = True, but {dataset.name} holds out no images: the last epoch is kept"
+        )
     if keys.CAMERA_RULE not in ("auto", dataset.camera_rule):
         dataset.use_camera_rule(keys.CAMERA_RULE)
     return dataset

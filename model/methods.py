@@ -53,6 +53,16 @@ def check_method(cfg: CfgNode) -> None:
             f"MODEL.METHOD = {name} with MODEL.NAME = {cfg.MODEL.NAME}: it needs CLIP's text encoder or both of CLIP's "
             f"image features, which no backbone of timm has. Take {' or '.join(ON_ANY_BACKBONE)}, or a CLIP network."
         )
+    if cfg.MODEL.STAGE1_WEIGHT and 1 in stages:
+        raise ReIDError(
+            f"MODEL.STAGE1_WEIGHT = {cfg.MODEL.STAGE1_WEIGHT} with SOLVER.STAGES = {stages}: stage 1 would learn its "
+            "prompts anew. Leave it empty, or set SOLVER.STAGES to [2]."
+        )
+    if (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW) and 2 not in stages:
+        raise ReIDError(
+            f"MODEL.SIE_CAMERA/SIE_VIEW with SOLVER.STAGES = {stages}: side information is learned in stage 2; without "
+            "it random numbers would be added to every feature. Set both to False (stage 1 does not use them)."
+        )
     method.check(cfg)
     if 2 in stages:
         _check_losses(cfg, method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from torch import nn
 
 from processor.run_folder import flatten
 from utils.chance import reproducibility_note, seed_everything
-from utils.checkpoint import remove_unfinished, write_atomically
+from utils.checkpoint import model_file, remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
-from utils.distributed import from_main, is_main, world_size
+from utils.distributed import from_main, is_main, main_only, world_size
 from utils.errors import ReIDError
 from utils.folder_lock import hold_folder
 from utils.logger import LOGGER, setup_logger
@@ -51,6 +52,9 @@ FREE_TO_CHANGE = (
     ".EVAL_PERIOD",
 )
 """Keys, or their beginnings or ends, that may change when a run goes on: no training step sees them."""
+
+VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "NECK_FEAT"))
+"""What chooses the best epoch where images are held out: there they may not change."""
 
 
 class Position(NamedTuple):
@@ -132,7 +136,12 @@ class Run:
         return f"{several}{name}, {str(self.precision.dtype).removeprefix('torch.')}"
 
     def save(self, position: Position, parts: Mapping[str, Part]) -> None:
-        """Keep ``position`` and the states of ``parts``, from which the run can go on; the first process does it."""
+        """Keep ``position`` and the states of ``parts``, from which the run can go on; the first process does it.
+
+        Raises:
+            ReIDError: the model has diverged: a state with it would take the place of a good one.
+        """
+        _check_finite(parts["model"].state_dict(), position)
         self.position = position
         if not is_main():
             return
@@ -163,6 +172,8 @@ class Run:
             return
         _check_shape(state, folder)
         _check_same(state["settings"], self.settings, folder)
+        if state["best"]:
+            main_only(partial(self._bring_best, folder.parent))
         self.position = Position(*state["position"])
         self.history, self.results = state["history"], state["results"]
         self.best = state["best"]
@@ -190,6 +201,23 @@ class Run:
             if state is None:
                 raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
         return state, states.folder
+
+    def _bring_best(self, folder: Path) -> None:
+        """The best model so far belongs to the state; it lies beside ``resume/``.
+
+        Raises:
+            ReIDError: it is gone.
+        """
+        own = model_file(self.output_dir, self.settings["MODEL.NAME"], "best")
+        source = folder / own.name
+        if not source.is_file():
+            raise ReIDError(
+                f"{source}: the run to go on had its best epoch there, and the file is gone. Bring it back, set RESUME "
+                "to never to start over, or choose another OUTPUT_DIR."
+            )
+        if folder.resolve() != self.output_dir.resolve():
+            with source.open("rb") as file:
+                write_atomically(own, lambda target: shutil.copyfileobj(file, target))
 
     def check_data(self, records: Sequence[Record]) -> None:
         """Note which images this run trains on; where they lie does not matter, their names and labels do.
@@ -268,22 +296,39 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     return run
 
 
+def _check_finite(tensors: Mapping[str, torch.Tensor], position: Position) -> None:
+    numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    finite = torch.stack([tensor.isfinite().all() for tensor in numbers.values()]).tolist()
+    broken = [name for name, fine in zip(numbers, finite, strict=True) if not fine]
+    if broken:
+        raise ReIDError(
+            f"stage {position.stage} epoch {position.epoch}, iteration {position.steps}: the model has diverged, "
+            f"{len(broken)} of {len(numbers)} tensors hold NaN or infinity, first {broken[0]}. The state is not saved. "
+            "Lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32, and start anew with RESUME never "
+            "or another OUTPUT_DIR."
+        )
+
+
 def _check_shape(state: object, folder: Path) -> None:
     """Refuse what is no state of a run, however well its checksum fits."""
     kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
     kinds |= {"parts": dict, "best": dict}
     whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
     whole = whole and all(isinstance(part, dict) for part in (*state["history"], *state["results"].values()))
+    whole = whole and (
+        not state["best"] or all(type(state["best"].get(key)) in (int, float) for key in ("epoch", "mAP"))
+    )
     if not whole or [type(value) for value in state["position"]] != [int, int, int, bool]:
         raise ReIDError(f"{folder}: its newest state is not one of a run. Set RESUME to never to start over.")
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Refuse to go on with a configuration that computes something else."""
+    held_out = now.get("DATASETS.HOLD_OUT")
     differing = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not free_to_change(key)
+        if before.get(key) != now.get(key) and (not free_to_change(key) or (held_out and key in VALIDATED_WITH))
     ]
     if differing:
         raise ReIDError(

@@ -96,8 +96,8 @@ class Update(Generic[Batch]):
         write_text(path, "".join(f"{name}\n" for name in names))
         return ReIDError(
             f"{place}: the loss is not finite ({terms}) on {len(names)} images, {', '.join(names[:3])} and others, all "
-            f"listed in {path}. Look at them, lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32; "
-            "checkpoints written so far are kept."
+            f"listed in {path}. Look at them, lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32, "
+            "and start anew with RESUME never or another OUTPUT_DIR; checkpoints written so far are kept."
         )
 
 

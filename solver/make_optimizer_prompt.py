@@ -121,6 +121,8 @@ def _build(stage: CfgNode, rates: Iterable[NamedRate], fused: bool | None) -> Op
         groups.setdefault((lr, weight_decay), []).append(parameter)
     if fused is None:
         fused = all(p.device.type in FUSED_DEVICES for group in groups.values() for p in group)
+        # torch's fused SGD takes a first step that loss scaling skips for done, with a momentum that nobody has filled.
+        fused = fused and stage.OPTIMIZER_NAME != "SGD"
     options = {"momentum": stage.MOMENTUM} if stage.OPTIMIZER_NAME == "SGD" else {}
     return OPTIMIZERS[stage.OPTIMIZER_NAME](
         [

@@ -179,6 +179,31 @@ def test_an_interrupted_run_remembers_its_best_epoch(trained, tmp_path):
     assert after["results"]["best"]["mAP"] == before["results"]["best"]["mAP"]
 
 
+def test_a_run_that_goes_on_elsewhere_takes_its_best_epoch_along(trained, tmp_path):
+    base, file = trained
+    shutil.copytree(base / "run", tmp_path / "first")
+    options = ["DATASETS.HOLD_OUT", "True", "TEST.RUNS", "3", "SOLVER.STAGE2.EVAL_PERIOD", "1"]
+    options += ["SOLVER.STAGE2.MAX_EPOCHS", "3", "RESUME", tmp_path / "first"]
+    train(file, *PROTOCOL, *options, "OUTPUT_DIR", tmp_path / "second")
+    best = "ViT-Tiny-16_best.pth"
+    assert (tmp_path / "second" / best).read_bytes() == (base / "run" / best).read_bytes()
+    assert metrics(tmp_path / "second")["results"]["best"]["mAP"] == metrics(base / "run")["results"]["best"]["mAP"]
+
+    (tmp_path / "first" / best).unlink()
+    argv = ["--config_file", str(file), *map(str, [*PROTOCOL, *options, "OUTPUT_DIR", tmp_path / "third"])]
+    assert train_clipreid.main(argv) == 2
+    assert f"first/{best}: the run to go on had its best epoch there" in log(tmp_path / "third")
+
+
+def test_what_chooses_the_best_epoch_may_not_change_on_the_way(trained, tmp_path):
+    base, file = trained
+    shutil.copytree(base / "run", tmp_path / "run")
+    options = ["DATASETS.HOLD_OUT", "True", "TEST.RUNS", "3", "SOLVER.STAGE2.EVAL_PERIOD", "1"]
+    options += ["SOLVER.STAGE2.MAX_EPOCHS", "3", "OUTPUT_DIR", tmp_path / "run", "TEST.AP", "trapezoid"]
+    assert train_clipreid.main(["--config_file", str(file), *map(str, [*PROTOCOL, *options])]) == 2
+    assert "(TEST.AP: " in log(tmp_path / "run")
+
+
 def test_verification_in_log_numbers_and_curves(trained):
     base, _ = trained
     found = metrics(base / "run")["results"]["best"]["verification"]
@@ -210,6 +235,13 @@ def test_one_person_has_ranks_but_no_impostors(trained, tmp_path):
     evaluate(file, "DATASETS.NAMES", "hand", "DATASETS.ROOT_DIR", root, *weight)
     assert metrics(tmp_path / "out")["results"]["test"]["mAP"] == 100
     assert "no verification: all pairs" in log(tmp_path / "out")
+
+
+def test_a_set_without_held_out_images_says_so(tmp_path):
+    file = write_config(make_toy_hands(tmp_path / "hands"), tmp_path / "run")
+    train(file, "DATASETS.HOLD_OUT", "True", "TEST.PICTURES", "False")
+    assert "DATASETS.HOLD_OUT = True, but hand holds out no images" in log(tmp_path / "run")
+    assert list(metrics(tmp_path / "run")["results"]) == ["trained"]
 
 
 def test_training_on_one_set_and_testing_on_another(trained, tmp_path):

@@ -158,17 +158,20 @@ def test_a_killed_loader_process_stops_the_run_which_goes_on(driver, hands, whol
     assert_same(runs, whole)
 
 
-def test_bfloat16_goes_on_within_its_tolerance(driver, hands, tmp_path):
-    runs, undisturbed = (Runs(driver, hands, tmp_path / name, SOLVER__PRECISION="bf16") for name in ("run", "whole"))
+@pytest.mark.parametrize(("precision", "name", "optimizer"), [("bf16", "bfloat16", "Adam"), ("fp16", "float16", "SGD")])
+def test_reduced_precision_goes_on_within_its_tolerance(driver, hands, tmp_path, precision, name, optimizer):
+    """float16 too: how far the loss is scaled belongs to the state, else steps would be skipped again."""
+    options = {"SOLVER__PRECISION": precision, "SOLVER__STAGE2__OPTIMIZER_NAME": optimizer}
+    runs, undisturbed = (Runs(driver, hands, tmp_path / folder, **options) for folder in ("run", "whole"))
     assert undisturbed()["status"] == 0
-    assert "bfloat16" in (undisturbed.folder / "train_log.txt").read_text()
+    assert f"cpu, {name};" in (undisturbed.folder / "train_log.txt").read_text()
     for at, place in ((2, "stage 1"), (4, "stage 2")):
         assert runs(at, KILL, place)["status"] == KILLED
     assert runs()["status"] == 0
     found, expected = runs.weights(), undisturbed.weights()
     assert found.keys() == expected.keys()
     for name, state in found.items():
-        for key, tensor in state.items():  # bfloat16 keeps 8 bits
+        for key, tensor in state.items():  # bfloat16 keeps 8 bits, float16 11
             torch.testing.assert_close(tensor, expected[name][key], rtol=2**-7, atol=2**-10, msg=f"{name} {key}")
 
 

@@ -64,8 +64,13 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, at work for float16 only."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        """Loss scaling, at work for float16 only.
+
+        Each of several processes computes its share of the gradients, times their number: scaled by as much less, they
+        overflow where those of one process would.
+        """
+        scale = 2.0**16 / world_size()
+        return torch.amp.GradScaler(self.device.type, init_scale=scale, enabled=self.dtype is torch.float16)
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:

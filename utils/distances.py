@@ -231,5 +231,9 @@ def save_distances(path: str | os.PathLike[str], chunks: Iterable[Tensor], shape
             f"{path}: the distance blocks have {start} rows and {chunk.shape[1]} columns (as far as read); expected "
             f"{shape[0]} queries and {shape[1]} gallery items. Give the shape of the distances."
         )
-    unfinished.replace(path)
+    try:
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink()
+        raise ReIDError(f"{path}: cannot be written ({error.strerror}). Choose another name.") from None
     return path

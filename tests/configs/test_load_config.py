@@ -183,6 +183,7 @@ BASELINE = ("MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]")
             "MODEL.ID_LOSS_TYPE = arcface DATALOADER.SAMPLER = triplet softmax_triplet",
         ),
         ("TEST.RERANK_K2|60", "TEST.RERANK_K2 = 60 TEST.RERANK_K1 = 50"),
+        ("TEST.DIST_MAT|config.yml", "TEST.DIST_MAT = 'config.yml' .npy"),
         ("TEST.RE_RANKING|True|TEST.METRIC|cosine", "TEST.RE_RANKING TEST.METRIC = cosine euclidean"),
         ("SOLVER.SEED|-1", "SOLVER.SEED = -1 negative"),
         ("SOLVER.SEED|4294967296", "SOLVER.SEED = 4294967296 4294967295"),

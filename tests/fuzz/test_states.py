@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.run import Run
+from processor.run import Position, Run
 from tests.fuzzing import fuzz
 from utils.chance import RandomNumbers
 from utils.device import Precision
@@ -24,7 +24,7 @@ def saved(content, zipped=True):
 
 
 WHOLE = {
-    "settings": {"SOLVER.SEED": 1},
+    "settings": {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"},
     "position": [2, 1, 3, False],
     "history": [{"stage": 1, "epoch": 1, "loss": 0.5}],
     "results": {"untrained": {"mAP": 3.0}},
@@ -84,7 +84,7 @@ def test_any_content(tmp_path, content, part):
         content = content | {"parts": content["parts"] | {"model": part, "random": part}}
     plant(tmp_path / "resume", saved(content))
     precision = Precision(torch.device("cpu"), torch.float32)
-    run = Run(precision, Path(tmp_path), {"SOLVER.SEED": 1})
+    run = Run(precision, Path(tmp_path), {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"})
     model = torch.nn.Linear(2, 2)
     before = torch.get_rng_state()
     try:
@@ -97,9 +97,19 @@ def test_any_content(tmp_path, content, part):
         torch.set_rng_state(before)
 
 
+def test_a_diverged_model_does_not_take_the_place_of_a_good_state(tmp_path):
+    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"})
+    model = torch.nn.Linear(2, 2)
+    run.save(Position(2, 1, 3), {"model": model})
+    torch.nn.init.constant_(model.bias, torch.inf)
+    with pytest.raises(ReIDError, match=r"stage 2 epoch 1, iteration 4: .* 1 of 2 tensors .* first bias.*RESUME never"):
+        run.save(Position(2, 1, 4), {"model": model})
+    assert run.states.load()["position"] == [2, 1, 3, False]
+
+
 def test_the_whole_state_would_be_taken_up(tmp_path):
     plant(tmp_path / "resume", FILES[0])
-    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), {"SOLVER.SEED": 1})
+    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"})
     run.resume("auto")
     run.restore({"model": torch.nn.Linear(2, 2)})
     assert run.position == (2, 1, 3, False) and run.unclaimed.keys() == {"random"}

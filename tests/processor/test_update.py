@@ -12,18 +12,24 @@ from utils.errors import ReIDError
 CPU = torch.device("cpu")
 
 
-def update(tmp_path, model, step, dtype=torch.float32, clip=0.0):
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+def update(tmp_path, model, step, dtype=torch.float32, clip=0.0, scale=None):
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
     return Update(
         step, [SGD(model.parameters(), lr=1.0)], scaler, Precision(CPU, dtype), clip, model, lambda b: b, tmp_path
     )
 
 
 @pytest.mark.parametrize(("clip", "moved"), [(0.0, 5.0), (0.5, 0.5), (9.0, 5.0)])
-def test_gradients_are_clipped_to_a_norm(tmp_path, clip, moved):
+@pytest.mark.parametrize("scale", [None, 2.0**10])
+def test_gradients_are_clipped_to_a_norm(tmp_path, clip, moved, scale):
+    """Those of the loss, not of the loss times what float16 needs."""
     model = nn.Linear(2, 1, bias=False)
     before = model.weight.detach().clone()
-    update(tmp_path, model, lambda b: StepResult(model(torch.tensor([[3.0, 4.0]])).sum(), {}, 1), clip=clip)([], "here")
+
+    def step(batch):
+        return StepResult(model(torch.tensor([[3.0, 4.0]])).sum(), {}, 1)
+
+    update(tmp_path, model, step, clip=clip, scale=scale)([], "here")
     assert float((model.weight - before).norm()) == pytest.approx(moved, rel=1e-4)
 
 

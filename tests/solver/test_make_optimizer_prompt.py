@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from configs import load_config
 from solver import make_optimizer_1stage, make_optimizer_2stage, named_rates, train_only
 from tests.solver.conftest import RATES, RECIPES, named_model, small_model
 from utils.errors import ReIDError
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name, _ in small_model().named_parameters()]
 FROZEN_IN_STAGE2 = [
     "prompt_learner.cls_ctx",
@@ -75,6 +79,33 @@ def test_large_fc_lr_doubles_the_classifiers_rate(vit):
     rates = {name: lr for name, lr, _ in named_rates(optimizer, model)}
     assert rates["classifier.weight"] == rates["classifier_proj.weight"] == 1e-5
     assert rates["image_encoder.proj"] == rates["bottleneck.weight"] == 5e-6
+
+
+def test_new_layers_have_a_rate_of_their_own():
+    """CLIP-HandID: 5e-6 for the image encoder, 5e-5 for what is new."""
+    cfg, _ = load_config(ROOT / "configs" / "hand" / "handid.yml")
+    model = small_model()
+    optimizer, _ = make_optimizer_2stage(cfg, model)
+    rates = {name: lr for name, lr, _ in named_rates(optimizer, model)}
+    encoder = {name: rate for name, rate in rates.items() if name.startswith("image_encoder.")}
+    assert len(encoder) == 2 and set(encoder.values()) == {5e-6}
+    assert {round(rates[name], 9) for name in rates.keys() - encoder.keys()} == {5e-5}
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_a_first_step_that_loss_scaling_skips_leaves_no_trace(vit, name, monkeypatch):
+    """float16 begins with gradients that overflow; memory that nobody has filled holds anything."""
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **kind: torch.full_like(tensor, torch.nan, **kind))
+    vit.SOLVER.STAGE2.OPTIMIZER_NAME = name
+    model = small_model()
+    optimizer, _ = make_optimizer_2stage(vit, model)
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (torch.inf, 1.0, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(sum(p.sum() for p in model.parameters() if p.requires_grad) * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert all(torch.isfinite(p).all() and (p < 1).all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
