@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from datasets.bases import some
+from datasets.folders import FolderContent, scan
 from datasets.hand_anatomy import ASPECTS, Hand, make_hand
 from datasets.hand_drawing import draw_hand
 from datasets.hand_folder import HandFolder
@@ -72,7 +74,8 @@ class SyntheticHand(HandFolder):
         require_train: whether ``train_identities`` must be at least 2.
 
     Raises:
-        ReIDError: a number is out of range, or pictures were removed from the folder or added to it.
+        ReIDError: a number is out of range, ``root`` holds photographs, or pictures were removed from the folder or
+            added to it.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class SyntheticHand(HandFolder):
         _check("images_per_identity", images_per_identity, 2, 1000)
         _check("size", size, 32, 2048)
         _check("seed", seed, 0, 2**32 - 1)
+        _refuse_photographs(Path(root))
         counts = f"train{train_identities}_test{test_identities}_images{images_per_identity}"
         name = f"v{VERSION}_{counts}_size{size}_seed{seed}"
         folder = Path(root) / "synthetic_hand" / name
@@ -118,6 +122,20 @@ class _Job(NamedTuple):
 def _check(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ReIDError(f"synthetic_hand: {name} is {value}; it must lie in {low}..{high}.")
+
+
+def _refuse_photographs(root: Path) -> None:
+    """Stop where the user's own hands lie: only the name of the data set was forgotten."""
+    content = scan(root) if root.is_dir() else FolderContent([], [], [])
+    found = [
+        *(f"{name}/" for name in ("train", "test", "query", "gallery") if name in content.folders),
+        *content.images,
+    ]
+    if found:
+        raise ReIDError(
+            f"DATASETS.NAMES = synthetic_hand draws its own hands, and ROOT_DIR = {root} holds other photographs "
+            f"({some(found, 2)}). Set DATASETS.NAMES to hand to use them, or choose another ROOT_DIR."
+        )
 
 
 def _plan(train_identities: int, test_identities: int, images: int) -> list[_Job]:

@@ -72,6 +72,17 @@ def test_pixels_are_the_same_on_every_machine():
     assert hashlib.sha256(b"".join(pixels)).hexdigest()[:16] == "d7542b1a7912c872"
 
 
+@pytest.mark.parametrize("path", ["train/7/a.jpg", "test/query/7/a.jpg", "gallery/7_a.jpg", "a.jpg"])
+def test_a_folder_of_photographs_is_not_drawn_into(tmp_path, path):
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).touch()
+    (tmp_path / "hands").mkdir()
+    with pytest.raises(ReIDError, match=f"photographs \\({path.partition('/')[0]}.*NAMES to hand"):
+        SyntheticHand(tmp_path, **SMALL)
+    assert not (tmp_path / "synthetic_hand").exists()
+    SyntheticHand(tmp_path / "hands", **SMALL)
+
+
 def test_second_construction_draws_nothing(small, monkeypatch):
     root, first = small
     monkeypatch.setattr(synthetic_hand, "_draw_all", lambda *_: pytest.fail("drew again"))
