@@ -144,8 +144,8 @@ def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 def _check_test(report: Report, dataset: ReIDDataset, separator: str) -> None:
     """What the data set's own notes (queries without a match, identities that train and test) do not say."""
-    if len({record.pid for record in dataset.gallery}) < 2:
-        report.problem("the gallery shows one identity only: every answer would be right")
+    for text in dataset.trivial():
+        report.problem(text)
     if not separator:
         return
     train, test = (

@@ -128,6 +128,7 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
         _check_side_information(cfg, dataset)
     if len(dataset.gallery) < 50:
         dataset.notes.append(f"the gallery has {len(dataset.gallery)} images: CMC keeps its last value up to rank 50")
+    dataset.notes += dataset.trivial()
     LOGGER.info(
         "%s: %d training images of %d identities, %d query and %d gallery images",
         *(dataset.name, len(dataset.train), dataset.num_train_pids, len(dataset.query), len(dataset.gallery)),

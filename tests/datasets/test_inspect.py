@@ -56,6 +56,14 @@ def test_sound_data(hands, examine, tmp_path):
         assert sheet.format == "PNG" and sheet.width > 500 and sheet.height > 1000
 
 
+def test_a_gallery_of_one_identity(hands, examine):
+    for folder in sorted((hands / "test/gallery").iterdir())[1:]:
+        shutil.rmtree(folder)
+    status, said = examine("--root", hands)
+    assert status == 1 and said.count("PROBLEM: the gallery shows one identity only: every answer would be right") == 1
+    assert said.count("one identity only") == 1, "told once"
+
+
 def test_from_a_configuration(hands, examine, tmp_path):
     file = write_config(hands, tmp_path / "run")
     status, said = examine("--config_file", file, "DATALOADER.NUM_INSTANCE", "8", "SOLVER.STAGE2.IMS_PER_BATCH", "64")

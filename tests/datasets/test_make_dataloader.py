@@ -1,6 +1,7 @@
 """The three loaders: what they yield, the same for any number of workers, and how their errors end."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -144,6 +145,16 @@ def test_what_a_run_should_know_is_logged(root, caplog):
         check_data(cfg, make_dataset(cfg))
     assert "hand: 11 training images of 4 identities, 2 query and 4 gallery images" in caplog.text
     assert "note: the gallery has 4 images" in caplog.text
+    assert "one identity" not in caplog.text
+
+
+@pytest.mark.parametrize("require_train", [True, False])
+def test_a_gallery_of_one_identity_is_noted(root, caplog, require_train):
+    shutil.rmtree(root / "test/gallery/yo")
+    cfg = hand_config(root)
+    with caplog.at_level("INFO", "clipreid"):
+        check_data(cfg, make_dataset(cfg, require_train=require_train))
+    assert "note: the gallery shows one identity only: every answer would be right" in caplog.text
 
 
 # ------------------------------------------------------------------------------------ errors out of the workers
