@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -139,17 +140,34 @@ def hub_weights(name: str) -> dict[str, Tensor]:
     """
     import timm
 
+    source = timm.models.get_pretrained_cfg(name)
+    hub = source.hf_hub_id if source is not None else None
     try:
+        if hub:
+            _reach_hub(hub)
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # of the hub's, the network's and timm's own classes
-        source = timm.models.get_pretrained_cfg(name)
-        hub = source.hf_hub_id if source is not None else None
         place = f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else "a page of your own"
         raise ReIDError(
             f"the pre-trained weights of MODEL.NAME = {PREFIX}{name} are needed and could not be had: "
             f"{str(error)[:200] or type(error).__name__}.\n  from: {place}\nDownload the file on a machine that can, "
             "put it anywhere and name it in MODEL.PRETRAIN_PATH; or start at random with MODEL.PRETRAIN_CHOICE random."
         ) from None
+
+
+def _reach_hub(repository: str) -> None:
+    """Ask once for weights that are not in the cache; without a network timm would ask a dozen times, for a minute.
+
+    Raises:
+        Exception: the hub cannot be reached, in a class of its own or of the network's.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError
+
+    files = ("model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        with suppress(EntryNotFoundError):  # the other one may be there
+            get_hf_file_metadata(hf_hub_url(repository, files[0]))
 
 
 def _create(name: str, image_size: tuple[int, int]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import test_clipreid
 import train_clipreid
 from configs import load_config
-from model import make_model, make_test_model, set_execution
+from model import make_model, make_test_model, set_execution, timm_backbone
 from model.convert import main as convert
 from model.convert import rename_in_order
 from model.export import TestFeature, export_onnx, export_safetensors
@@ -220,19 +221,28 @@ def test_what_cannot_work_is_refused(overrides, words):
         assert word in str(error.value), f"{word!r} is not in {error.value}"
 
 
-def test_without_a_network_the_message_says_what_to_fetch(monkeypatch):
-    create = timm.create_model
+def test_without_a_network_the_hub_is_asked_once_and_the_message_says_what_to_fetch(monkeypatch):
+    asked = []
 
-    def offline(name, pretrained=False, **options):
-        if pretrained:
-            raise OSError("We couldn't connect to the hub")
-        return create(name, **options)
+    def offline(url, **options):
+        asked.append(url)
+        raise OSError("We couldn't connect to the hub")
 
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm would ask for a minute"))
     with pytest.raises(ReIDError) as error:
         check_weights(config("vit_small_patch16_224.dino"))
     for word in ("timm/vit_small_patch16_224.dino/resolve/main/model.safetensors", "MODEL.PRETRAIN_PATH", "connect"):
         assert word in str(error.value)
+    assert len(asked) == 1 and asked[0].endswith("timm/vit_small_patch16_224.dino/resolve/main/model.safetensors")
+
+
+def test_weights_in_the_cache_need_no_network(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, file: f"cache/{file}")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: torch.nn.Linear(1, 1))
+    check_weights(config("vit_small_patch16_224.dino"))
 
 
 def test_weights_from_the_hub_are_loaded(monkeypatch):
@@ -244,6 +254,7 @@ def test_weights_from_the_hub_are_loaded(monkeypatch):
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", hub)
+    monkeypatch.setattr(timm_backbone, "_reach_hub", lambda _: None)
     own = make_model(config(CNN), 3, 1, 1, "").eval()
     torch.manual_seed(torch_seed)
     theirs = create(CNN).eval()
