@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from utils.errors import ReIDError
-from utils.images import IMAGE_SUFFIXES
 
 
 class UselessDataError(ReIDError):
@@ -259,15 +258,10 @@ def _numbering(train: Iterable[int], test: Iterable[int]) -> dict[int, int]:
     return {label: i for i, label in enumerate([*first, *sorted(set(test) - set(first))])}
 
 
-def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first ``limit`` names, and how many more there are: for messages."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files directly in ``folder``, sorted by name; hidden files are left out."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+def some(names: Sequence[str], limit: int = 5, total: int | None = None) -> str:
+    """The first ``limit`` names, and how many more of ``total`` (by default of ``names``) there are: for messages."""
+    more = max(len(names), total or 0) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def require_choice(key: str, value: str, choices: Sequence[str]) -> None:

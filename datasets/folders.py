@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.bases import some
-from utils.errors import ReIDError
+from utils.errors import ReIDError, unreadable_folder
 from utils.images import IMAGE_SUFFIXES
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
@@ -29,19 +29,26 @@ def scan(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Fold
 
     Args:
         suffixes: what makes a file an image, in lower case; the files' own case does not matter.
+
+    Raises:
+        ReIDError: ``folder`` cannot be read.
     """
     content = FolderContent([], [], [])
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith(".") or name.lower() in _LITTER:
-                continue
-            if _is_folder(entry):
-                content.folders.append(name)
-            elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 (a Path each is slow)
-                content.images.append(name)
-            else:
-                content.others.append(name)
+    try:
+        with os.scandir(folder) as listed:
+            entries = list(listed)
+    except OSError as error:
+        raise unreadable_folder(error) from None
+    for entry in entries:
+        name = entry.name
+        if name.startswith(".") or name.lower() in _LITTER:
+            continue
+        if _is_folder(entry):
+            content.folders.append(name)
+        elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 (a Path each is slow)
+            content.images.append(name)
+        else:
+            content.others.append(name)
     for names in content:
         names.sort()
     return content
@@ -72,13 +79,13 @@ def find_root(root: str | Path, marker: str, names: Sequence[str], tree: str) ->
         tree: the expected folder tree and where the data comes from, for the message.
 
     Raises:
-        ReIDError: ``marker`` is in none of them.
+        ReIDError: ``marker`` is in none of them, or ``root`` cannot be read.
     """
     root = Path(root)
     candidates = [root, *(root / name for name in names)]
     for folder in candidates:
         if (folder / marker).exists():
             return folder
-    holds = some(sorted(p.name for p in root.iterdir()), 8) if root.is_dir() else ""
+    holds = some(sorted(name for kind in scan(root) for name in kind), 8) if root.is_dir() else ""
     found = f"it holds: {holds or 'nothing'}" if root.is_dir() else "there is no such folder"
     raise ReIDError(f"{root}: has no {marker!r} ({found}). Set DATASETS.ROOT_DIR. {tree}")

@@ -126,11 +126,18 @@ def _refuse_same_picture(root: Path, rows: Sequence[SplitRow]) -> None:
     in_gallery = {(row.identity, _name(row)): row for row in rows if row.split == "gallery"}
     for row in rows:
         twin = in_gallery.get((row.identity, _name(row)))
-        if row.split == "query" and twin and filecmp.cmp(root / row.path, root / twin.path, shallow=False):
+        if row.split == "query" and twin and _same_content(root / row.path, root / twin.path):
             raise ReIDError(
                 f"{root}: {row.path} and {twin.path} are the same file. A query always finds itself in the "
                 "gallery; remove one of the two."
             )
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:  # DATASETS.BAD_IMAGES says what becomes of a file that cannot be read
+        return False
 
 
 def _label(rows: Sequence[SplitRow], table_file: Path) -> tuple[list[SplitRow], list[SplitRow]]:

@@ -55,7 +55,7 @@ def check_weights(cfg: CfgNode, test: bool = False) -> None:
         raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
     key, path = ("TEST.WEIGHT", cfg.TEST.WEIGHT) if test else ("MODEL.STAGE1_WEIGHT", cfg.MODEL.STAGE1_WEIGHT)
     if path and not Path(path).is_file():
-        raise ReIDError(f"{key} = {path!r}: no such file. Name the checkpoint that training wrote.")
+        raise ReIDError(f"{key} = {path!r}: {_no_checkpoint(Path(path))}")
     if test:
         return
     backbone = backbone_name(cfg.MODEL.NAME)
@@ -65,6 +65,13 @@ def check_weights(cfg: CfgNode, test: bool = False) -> None:
         hub_weights(backbone)  # from now on they are in the hub's cache
     else:
         find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
+
+
+def _no_checkpoint(path: Path) -> str:
+    if not path.is_dir():
+        return "no such file. Name the checkpoint that training wrote."
+    newest = max(path.glob("*.pth"), key=lambda file: file.stat().st_mtime, default=None)
+    return "this is a folder. Name " + (f"a checkpoint in it, such as {newest}." if newest else "a checkpoint.")
 
 
 def make_model(
@@ -142,17 +149,17 @@ def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> Image
             side = _trained_side_information(cfg, tensors, num_cameras, num_views)
             num_classes = len(tensors["classifier.weight"]) if "classifier.weight" in tensors else 1
             model = _build(cfg, shape, num_classes, side)
-            report, what = load_reid_weights(model, tensors), "is tested"
+            report, what = load_reid_weights(model, tensors), "is read"
         elif backbone := backbone_name(cfg.MODEL.NAME):
             model = _build(cfg, TimmShape(backbone), 1, None)
             report, what = (
                 load_backbone_weights(model, tensors),
-                "holds a backbone's own weights: the test is zero-shot",
+                "holds a backbone's own weights: zero-shot",
             )
         else:
             weights = clip_weights(tensors, path)
             model = _build(cfg, shape_of_weights(weights), 1, None)
-            report, what = load_clip_weights(model, weights), "holds CLIP's own weights: the test is zero-shot"
+            report, what = load_clip_weights(model, weights), "holds CLIP's own weights: zero-shot"
     _log(path, what, report)
     return model
 

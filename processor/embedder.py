@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,19 @@ Compute = Callable[[Tensor], Tensor]
 """From normalised images [B, 3, H, W] to features [B, D] in float32, both on the CPU."""
 
 
+ADVICE = "Repair it, correct its name or leave it out."
+
+
 class _Files(Dataset):
-    def __init__(self, paths: Sequence[str], transform: Callable[[Image.Image], Tensor], exif: bool) -> None:
-        self.paths, self.transform, self.exif = paths, transform, exif
+    def __init__(self, paths: Sequence[str], embedder: Embedder) -> None:
+        self.paths, self.transform = paths, embedder.transform
+        self.read = partial(read_image, exif=embedder.exif, at_least=embedder.at_least, advice=ADVICE)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.transform(read_image(self.paths[index], self.exif))
+        return self.transform(self.read(self.paths[index]))
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Embedder:
         exif: turn photos upright.
         batch_size: images at a time.
         workers: processes that read images.
+        at_least: pixels that will do of a JPEG, see :func:`utils.images.decode`; None for all.
     """
 
     compute: Compute
@@ -60,6 +66,7 @@ class Embedder:
     exif: bool = False
     batch_size: int = 64
     workers: int = 0
+    at_least: int | None = None
 
     def embed(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Features [N, D] in float32 of the images in ``paths``, in their order.
@@ -73,7 +80,7 @@ class Embedder:
 
     def batches(self, paths: Sequence[str | Path], done: int = 0) -> Iterator[np.ndarray]:
         """The same in pieces [b, D]; ``done`` images before these are counted by the progress bar."""
-        files = _Files([str(path) for path in paths], self.transform, self.exif)
+        files = _Files([str(path) for path in paths], self)
         workers = self.workers if len(files) > 2 * self.batch_size else 0
         with image_bar(done + len(files), "features", done) as bar:
             for images in DataLoader(files, self.batch_size, num_workers=workers):
@@ -106,7 +113,8 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
         inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, interpolation=inputs.INTERPOLATION_TEST
     )
     compute = _onnx_network(cfg) if Path(weight).suffix == ".onnx" else _torch_network(cfg)
-    return Embedder(compute, transform, inputs.EXIF, cfg.TEST.IMS_PER_BATCH, num_workers(cfg))
+    at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
+    return Embedder(compute, transform, inputs.EXIF, cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least)
 
 
 def _torch_network(cfg: CfgNode) -> Compute:

@@ -104,7 +104,10 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
             f"threshold. Enrol more images, or ask for a rate of {math.ceil(least / step) * step:.2g} or more."
         )
     accepted, _ = metrics.scores.rates()
-    return float(metrics.scores.edges[np.searchsorted(-accepted, -far)])
+    first = np.searchsorted(-accepted, -far)
+    last = np.searchsorted(-accepted, -accepted[first], side="right") - 1
+    # Halfway from the highest refused score to the lowest accepted one: answers in float32 come out on the same sides.
+    return float(metrics.scores.edges[[first, last]].mean())
 
 
 def as_text(answers: Sequence[Answer]) -> str:

@@ -11,3 +11,11 @@ class ReIDError(Exception):
 
 EXIT_STATUS = 2
 """Exit status of the scripts after a :class:`ReIDError`."""
+
+
+def unreadable_folder(error: OSError) -> ReIDError:
+    """What to raise where a folder cannot be listed: to pass over its images in silence would falsify the result."""
+    return ReIDError(
+        f"{error.filename}: cannot be read ({error.strerror}). Change its permissions, or move it elsewhere to go on "
+        "without its images."
+    )

@@ -27,11 +27,13 @@ _UPRIGHT = {
 }
 """What turns an image upright, by its EXIF orientation."""
 
+ADVICE = "Repair or remove it, or start again with DATASETS.BAD_IMAGES skip."
+
 _WHITE = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255, 65535)}
 """Values that white may have in modes of more than 8 bits; see :func:`read_image`."""
 
 
-def read_image(path: str | Path, exif: bool = False, at_least: int | None = None) -> Image.Image:
+def read_image(path: str | Path, exif: bool = False, at_least: int | None = None, advice: str = ADVICE) -> Image.Image:
     """The picture in RGB; of an animation or several pages, the first. Alpha is dropped, grey is repeated.
 
     Grey values of more than 8 bits, which Pillow would cut off at 255, are scaled to 8 bits: with 16 bits, 65535 is
@@ -42,6 +44,7 @@ def read_image(path: str | Path, exif: bool = False, at_least: int | None = None
         path: the file.
         exif: turn it upright as its EXIF orientation says.
         at_least: see :func:`decode`.
+        advice: what to do about a file that cannot be read, for the message.
 
     Raises:
         ReIDError: the file is missing or no readable image.
@@ -49,10 +52,7 @@ def read_image(path: str | Path, exif: bool = False, at_least: int | None = None
     try:
         return decode(path, exif, at_least)
     except Exception as error:  # damaged files make Pillow raise anything from OSError to TypeError
-        raise ReIDError(
-            f"{path}: cannot be read as an image ({cause(path, error)}). Repair or remove it, or start again with "
-            "DATASETS.BAD_IMAGES skip."
-        ) from None
+        raise ReIDError(f"{path}: cannot be read as an image ({cause(path, error)}). {advice}") from None
 
 
 def decode(path: str | Path, exif: bool, at_least: int | None = None) -> Image.Image:

@@ -95,6 +95,13 @@ def test_one_training_identity_cannot_be_trained_on(tmp_path):
     assert len(HandFolder(tmp_path, require_train=False).train) == 1
 
 
+def test_a_link_to_nowhere_is_no_picture_of_the_gallery(tmp_path):
+    plant(tmp_path, *TRAIN, *TEST, "test/gallery/eve/q.jpg")
+    (tmp_path / "test/query/eve/q.jpg").unlink()
+    (tmp_path / "test/query/eve/q.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert len(HandFolder(tmp_path).query) == 1  # DATASETS.BAD_IMAGES says what becomes of it
+
+
 def test_the_same_file_in_query_and_gallery_is_refused(tmp_path):
     plant(tmp_path, *TRAIN, *TEST, "test/gallery/eve/q.jpg")
     for split, content in (("query", "a"), ("gallery", "b")):  # same name, size and time, other content

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image
 
 import train_clipreid
-from datasets.inspect import main
+from datasets.bases import Record
+from datasets.fingerprints import Fingerprint
+from datasets.inspect import Report, _check_leaks, main
 from datasets.listing import Listing
 from datasets.proposal import propose_split
 from tests.datasets.hand_trees import message, shared
@@ -90,6 +93,23 @@ def test_a_saved_again_copy_in_train_and_test(hands, examine):
     status, said = examine("--root", hands)
     assert status == 0 and "warning: 1 pairs of a train and a test picture are near-identical" in said
     assert str(train) in said and str(test) in said
+
+
+def test_pictures_that_all_look_alike_are_counted_and_five_pairs_named(capsys):
+    cells = np.full(256, 1 / 16, np.float32)
+    splits = {"train": "t", "query": "q", "val": "", "gallery": ""}
+    splits = {name: ([Record(f"{mark}{i}", 0, 0, 0) for i in range(300) if mark], []) for name, mark in splits.items()}
+    found = {r.path: Fingerprint(1, 1, r.path.encode(), cells) for records, _ in splits.values() for r in records}
+    tracemalloc.start()
+    _check_leaks(Report(), splits, found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "warning: 90000 pairs of a train and a test picture are near-identical (1: the same): t0 and"
+    )
+    assert "t0 and q0 (1.0000), t0 and q1 (1.0000)" in said and said.endswith("t0 and q4 (1.0000) and 89995 more\n")
+    assert peak < 5e6
 
 
 def test_a_query_that_is_in_the_gallery(hands, examine):

@@ -9,9 +9,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from configs import load_config
 from datasets import make_dataloader, make_dataset
+from datasets.image_cache import Reader
 from model import make_model, make_test_model
 from processor import Embedder, extract, load_embedder, search
 from processor.evaluation import extract_features
@@ -54,6 +56,19 @@ def test_features_are_those_of_the_evaluation(model):
     )
 
 
+def test_photos_are_read_as_the_evaluation_reads_them(model, tmp_path):
+    file, weight, _ = model
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (75, 100, 3), dtype=np.uint8))
+    photo.resize((1600, 1200), Image.Resampling.NEAREST).save(tmp_path / "photo.jpg")
+    embedders = [load_embedder(file, weight, ["INPUT.JPEG_DRAFT", draft]) for draft in ("True", "False")]
+    for draft, embedder in zip((True, False), embedders, strict=True):
+        picture = Reader((32, 32), "bilinear", draft=draft).read(tmp_path / "photo.jpg")
+        expected = embedder.compute(embedder.transform(picture)[None]).numpy()
+        assert np.array_equal(embedder.embed([tmp_path / "photo.jpg"]), expected)
+    exact, fast = (embedder.embed([tmp_path / "photo.jpg"]) for embedder in embedders)
+    assert not np.array_equal(exact, fast)
+
+
 @pytest.mark.slow
 def test_onnx_gives_the_same(model, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -75,8 +90,11 @@ def test_user_mistakes(model, tmp_path):
     file, weight, _ = model
     with pytest.raises(ReIDError, match="no image"):
         load_embedder(file, weight).embed([])
-    with pytest.raises(ReIDError, match=r"gone\.png"):
+    with pytest.raises(ReIDError, match=r"gone\.png: .*no such file\). Repair it, correct its name or leave it out\.$"):
         load_embedder(file, weight).embed([tmp_path / "gone.png"])
+    for folder, found in ((weight.parent, f"a checkpoint in it, such as {weight}"), (tmp_path, "a checkpoint")):
+        with pytest.raises(ReIDError, match=rf"TEST\.WEIGHT = '{folder}': this is a folder. Name {found}\.$"):
+            load_embedder(file, folder)
     with pytest.raises(ReIDError, match="no such folder"):
         list_folder(tmp_path / "gone")
     with pytest.raises(ReIDError, match="no images found"):
