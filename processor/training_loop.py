@@ -117,7 +117,7 @@ def _train_epoch(
             saved = time.perf_counter()
         if stop:
             barrier()  # torchrun ends the others when one leaves, and the first may still be writing
-            raise InterruptedRunError(f"{place}, iteration {iteration}")
+            raise InterruptedRunError(f"{place}, iteration {iteration}", saved=True)
     seconds = time.perf_counter() - began
     entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": update.optimizers[0].param_groups[0]["lr"]}
     entry |= {"images_per_second": (meters.count - seen) / seconds, "seconds": seconds}

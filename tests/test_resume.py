@@ -78,7 +78,8 @@ def test_killed_at_each_kind_of_moment(driver, hands, whole, tmp_path, place):
 def test_a_signal_saves_and_has_its_own_status(driver, hands, whole, tmp_path, name):
     runs = Runs(driver, hands, tmp_path / "run", CHECKPOINT_MINUTES=10.0)
     done = runs(1, f"signal {name}", "stage 2")
-    assert done["status"] == 3 and "stopped at stage 2 epoch 1/3, iteration 1" in done["said"], done
+    stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command goes on there"
+    assert done["status"] == 3 and stopped in done["said"], done
     done = runs()
     assert done["status"] == 0 and "going on at stage 2, epoch 1, 1 iterations done" in done["said"], done["said"]
     assert_same(runs, whole)

@@ -62,7 +62,7 @@ def _run(script: Callable[[], None]) -> int:
             script()
     except InterruptedRunError as error:
         note_stop()
-        LOGGER.warning("stopped at %s; the same command goes on from the last saved state, if there is one", error)
+        LOGGER.warning("%s", error)
         return STOPPED_STATUS
     except (ReIDError, RuntimeError) as error:
         message = _explain(error)

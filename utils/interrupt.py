@@ -20,7 +20,16 @@ _received: list[float] = []
 
 
 class InterruptedRunError(Exception):
-    """A signal asked the run to stop, and it has come to a safe point, which the message names."""
+    """A signal asked the run to stop, and it has come to a safe point.
+
+    Args:
+        place: where that is.
+        saved: whether the state there has just been saved.
+    """
+
+    def __init__(self, place: str, saved: bool = False) -> None:
+        before = "the same command goes on from what was saved before, or from the beginning"
+        super().__init__(f"stopped at {place}; {'saved: the same command goes on there' if saved else before}")
 
 
 def lost_worker(error: BaseException) -> bool:

@@ -67,7 +67,7 @@ def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None 
         if not own.is_file():
             raise ReIDError(
                 f"MODEL.PRETRAIN_PATH = {str(path)!r}: no such file of pre-trained weights. The first lines of the "
-                f"recipe or docs/methods.md say where it comes from; if empty, the published weights of {name} are downloaded."
+                f"recipe or docs/methods.md say where it comes from; left empty, those of {name} are downloaded."
             )
         return own
     weights = PRETRAINED.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))

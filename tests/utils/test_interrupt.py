@@ -15,6 +15,15 @@ def own_handler():
     signal.signal(signal.SIGINT, before)
 
 
+def test_where_nothing_can_be_saved_the_message_says_so():
+    with interrupt.catch_signals():
+        interrupt.check_interrupt("evaluation")
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(interrupt.InterruptedRunError, match=r"stopped at evaluation; .*saved before") as caught:
+            interrupt.check_interrupt("evaluation")
+    assert "saved:" not in str(caught.value)
+
+
 def test_echoes_of_a_signal_do_not_act(own_handler, monkeypatch):
     with interrupt.catch_signals():
         signal.raise_signal(signal.SIGTERM)
