@@ -24,11 +24,12 @@ from processor.run_folder import RunFolder, flatten, read_run
 from utils.checkpoint import save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
-from utils.folder_lock import hold_folder, release_folder
+from utils.folder_lock import FolderInUseError, hold_folder, release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
 from utils.interrupt import InterruptedRunError, check_interrupt, interrupt_requested
 from utils.logger import LOGGER, setup_console
 from utils.paths import ShortPaths
+from utils.text_files import refuse_pipes
 
 EXAMPLE = (
     "python -m processor.compare --configs configs/hand/compare/clipreid.yml configs/hand/compare/baseline.yml "
@@ -137,6 +138,7 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
     job.folder.mkdir(parents=True, exist_ok=True)
     _wait_for(job.folder)
     own = [*overrides, "SOLVER.SEED", str(job.seed), "OUTPUT_DIR", str(job.folder)]
+    refuse_pipes(console, "written", "Remove it.")
     with console.open("wb") as output:
         command = [sys.executable, str(SCRIPT), "--config_file", str(job.file), *own]
         # A session of its own: Ctrl-C reaches it through us alone, once, since a second signal would act at once.
@@ -164,7 +166,7 @@ def _wait_for(folder: Path) -> None:
             hold_folder(folder)
             release_folder()
             return
-        except ReIDError as error:
+        except FolderInUseError as error:
             if not said:
                 LOGGER.info("waiting: %s", error)
             said = True

@@ -16,6 +16,7 @@ from torch import nn
 from utils.distributed import is_main
 from utils.errors import ReIDError
 from utils.interrupt import lost_worker
+from utils.text_files import refuse_pipes
 
 UNFINISHED = ".unfinished"
 """Ending of the temporary files; their names begin with a dot."""
@@ -115,6 +116,7 @@ def load_model(model: nn.Module, path: Path) -> None:
     Raises:
         ReIDError: the file is missing, damaged or of another model.
     """
+    refuse_pipes(path, "read", "Set RESUME to never to train again.")
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damaged files make torch raise about anything

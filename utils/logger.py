@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from utils.distributed import is_main, rank
 from utils.paths import ShortPaths
-from utils.text_files import printable
+from utils.text_files import printable, refuse_pipes
 
 LOGGER = logging.getLogger("clipreid")
 """The project's logger; every module logs here."""
@@ -74,7 +74,12 @@ def setup_logger(file: Path, shorten: ShortPaths | None = None) -> None:
         file: the log.
         shorten: how paths are written into it; the terminal, which nobody shares, shows those of the configuration as
             they are.
+
+    Raises:
+        ReIDError: ``file`` is a pipe, a device or a folder.
+        OSError: it cannot be written to.
     """
+    refuse_pipes(file, "written", "Remove it, or choose another OUTPUT_DIR.")
     speaker = "" if is_main() else f"process {rank()}: "
     to_file = _FileHandler(file, encoding="utf-8", delay=not is_main())
     form = f"%(asctime)s %(levelname)s {speaker}%(message)s"

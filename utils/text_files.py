@@ -23,11 +23,23 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") or c in keep else ascii(c)[1:-1] for c in text)
 
 
+def refuse_pipes(path: Path, verb: str, hint: str = "") -> None:
+    """Raise :class:`ReIDError` unless ``path`` is a file or not there yet: pipes and devices could make whoever opens
+    them wait or fill the memory for ever.
+
+    Args:
+        verb: what is to be done with it, ``"read"`` or ``"written"``.
+        hint: what to do, for the message.
+    """
+    if path.exists() and not path.is_file():
+        raise ReIDError(f"{path}: cannot be {verb} (it is {'a folder' if path.is_dir() else 'no file'}). {hint}")
+
+
 def read_text(path: Path, largest: int = 1 << 28, hint: str = "") -> str:
     """The content of a UTF-8 file, a byte order mark left out.
 
     Args:
-        path: the file. Pipes and devices are refused: they could make the reader wait or fill the memory for ever.
+        path: the file; see :func:`refuse_pipes`.
         largest: size in bytes up to which the file is read.
         hint: what to do, for messages.
 
@@ -35,8 +47,7 @@ def read_text(path: Path, largest: int = 1 << 28, hint: str = "") -> str:
         ReIDError: no such file, no file, too large, or not UTF-8.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ReIDError(f"{path}: cannot be read (it is {'a folder' if path.is_dir() else 'no file'}). {hint}")
+        refuse_pipes(path, "read", hint)
         with path.open("rb") as file:
             content = file.read(largest + 1)
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle; null characters in the name

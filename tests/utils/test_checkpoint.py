@@ -1,12 +1,13 @@
 """Files that appear whole or not at all."""
 
 import json
+import os
 
 import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint import save_json, save_model, write_atomically
+from utils.checkpoint import load_model, save_json, save_model, write_atomically
 from utils.errors import ReIDError
 
 
@@ -72,3 +73,10 @@ def test_json_refuses_what_is_no_json(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         save_json({"mAP": float("nan")}, tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": [1, 0.5, "é"]}
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_a_model_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "model.pth")
+    with pytest.raises(ReIDError, match=r"model\.pth: cannot be read \(it is no file\)"):
+        load_model(nn.Linear(2, 2), tmp_path / "model.pth")

@@ -12,7 +12,7 @@ import pytest
 
 import utils.folder_lock
 from utils.errors import ReIDError
-from utils.folder_lock import hold_folder, release_folder
+from utils.folder_lock import folder_held, hold_folder, release_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -26,6 +26,12 @@ if child:
 time.sleep(60)
 """
 """Another training, with a loader process that outlives it."""
+TRY = """
+import sys
+from pathlib import Path
+from utils.folder_lock import hold_folder
+hold_folder(Path(sys.argv[1]))
+"""
 
 
 @pytest.fixture
@@ -71,3 +77,35 @@ def test_without_locks_training_goes_on(tmp_path, monkeypatch, caplog, missing):
         monkeypatch.setattr(utils.folder_lock, "fcntl", None)
     hold_folder(tmp_path)
     assert ("cannot be locked" in caplog.text) == (missing == "no locks on this file system")
+
+
+def test_a_block_holds_its_folder_and_leaves_that_of_the_training_alone(tmp_path):
+    (tmp_path / "other").mkdir()
+
+    def is_held(folder):
+        held = subprocess.run([sys.executable, "-c", TRY, folder], cwd=ROOT, capture_output=True, text=True)
+        return "FolderInUseError" in held.stderr
+
+    hold_folder(tmp_path)
+    with folder_held(tmp_path / "other", "busy", "do something else."):
+        assert is_held(tmp_path / "other") and is_held(tmp_path)
+    assert is_held(tmp_path) and not is_held(tmp_path / "other")
+
+
+def test_a_second_block_is_told(tmp_path, other):
+    expected = rf"busy \(process {other.pid}\)\. Wait for its end, do something else\.$"
+    with pytest.raises(ReIDError, match=expected), folder_held(tmp_path, "busy", "do something else."):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "pipe", "folder"])
+@pytest.mark.timeout(60)
+def test_what_has_the_lock_s_name_is_not_written_to(tmp_path, kind):
+    precious, lock = tmp_path / "precious.txt", tmp_path / "run.lock"
+    if kind == "link":
+        precious.write_text("years of work")
+    make = {"pipe": os.mkfifo, "folder": Path.mkdir}.get(kind, lambda path: path.symlink_to(precious))
+    make(lock)
+    with pytest.raises(ReIDError, match=f"{lock}: expected the file by which this folder is locked"):
+        hold_folder(tmp_path)
+    assert precious.exists() == (kind == "link") and (kind != "link" or precious.read_text() == "years of work")

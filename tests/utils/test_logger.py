@@ -1,5 +1,10 @@
 """The terminal and the file say the same."""
 
+import os
+
+import pytest
+
+from utils.errors import ReIDError
 from utils.logger import LOGGER, close_logger, setup_logger
 from utils.paths import ShortPaths
 
@@ -46,3 +51,10 @@ def test_the_file_holds_shorter_paths_than_the_terminal(tmp_path, capsys):
     LOGGER.info("%s", "/mnt/lab/hands/a.jpg")
     assert "/mnt/lab/hands/a.jpg" in capsys.readouterr().out
     assert (tmp_path / "log.txt").read_text().endswith("INFO .../hands/a.jpg\n")
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_the_log_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "log.txt")
+    with pytest.raises(ReIDError, match=r"log\.txt: cannot be written \(it is no file\)"):
+        setup_logger(tmp_path / "log.txt")
