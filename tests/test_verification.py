@@ -124,6 +124,15 @@ def test_scores_close_together_have_their_own_interval():
     assert f"at score {close.eer_threshold:.8f}" in close.lines()[1]
 
 
+def test_bins_of_a_picture_are_about_equally_wide_where_those_counted_in_are_not():
+    edges = np.concatenate([np.linspace(0, 0.5, 1001), np.linspace(0.5, 1, 21)[1:]])
+    scores = verification.Scores(edges, np.ones(1020, int), np.arange(1020))
+    coarse = scores.coarse(10)
+    assert np.diff(coarse.edges) == pytest.approx(0.1, abs=0.026)  # the widest of those counted in
+    assert coarse.genuine == pytest.approx([200] * 5 + [4] * 5, abs=1)
+    assert coarse.genuine.sum() == 1020 and coarse.impostor.sum() == scores.impostor.sum()
+
+
 def test_people_without_error_have_no_interval_to_speak_of():
     found = verify(*_split(noise=0.01))
     assert (found.eer, found.eer_interval) == (0, (0, 0))

@@ -63,9 +63,10 @@ class Scores:
         return far, frr
 
     def coarse(self, bins: int = 200) -> Scores:
-        """The same counts in at most ``bins`` bins over the scores that occur: the two distributions of a picture."""
+        """The same counts in at most ``bins`` bins of about one width over the scores that occur: for a picture."""
         used = np.nonzero(self.genuine + self.impostor)[0]
-        places = np.unique(np.linspace(used[0], used[-1] + 1, bins + 1).round().astype(int))
+        wanted = np.linspace(self.edges[used[0]], self.edges[used[-1] + 1], bins + 1)
+        places = np.unique(np.searchsorted(self.edges, wanted))
         counts = (np.diff(np.concatenate([[0], c.cumsum()])[places]) for c in (self.genuine, self.impostor))
         return Scores(self.edges[places], *counts)
 
