@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from processor.run import free_to_change
 from processor.run_folder import RunFolder
 from utils.bootstrap import paired_bootstrap
 
@@ -18,6 +19,9 @@ MISSING = "-"
 
 METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
 """Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
+
+SEEN_BY_TESTS = ("TEST.NECK_FEAT",)
+"""Those of them that change the numbers of one model."""
 
 NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
 """Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""
@@ -28,6 +32,33 @@ def is_protocol(key: str) -> bool:
     if key.startswith("DATASETS."):
         return not key.startswith(NOT_DATA)
     return key.startswith("TEST.") and key not in METHODS_OWN
+
+
+def measured_on(run: RunFolder) -> dict[str, Any]:
+    """What must be equal for the numbers of two runs to compare: data, test protocol, and the images themselves."""
+    keys = {key: value for key, value in run.settings.items() if is_protocol(key)}
+    return keys | {"the test images": run.result.get("images")}
+
+
+def set_apart_by(first: RunFolder, second: RunFolder) -> list[str]:
+    """Why the numbers of two runs do not compare: the keys of :func:`measured_on` with different values.
+
+    An older run may know nothing of its images, or of a key.
+    """
+    one, other = measured_on(first), measured_on(second)
+    return [
+        key for key in one if key in other and None not in (one[key], other[key]) and repr(one[key]) != repr(other[key])
+    ]
+
+
+def seeds_of_one(runs: Mapping[str, RunFolder]) -> list[dict[str, RunFolder]]:
+    """Groups of runs by name that share data, protocol and every key that training or testing sees but the seed."""
+    groups: dict[str, dict[str, RunFolder]] = {}
+    for name, run in runs.items():
+        own = {key: value for key, value in run.settings.items() if not free_to_change(key) or key in SEEN_BY_TESTS}
+        same = repr(sorted((own | measured_on(run) | {"SOLVER.SEED": None}).items()))
+        groups.setdefault(same, {})[name] = run
+    return list(groups.values())
 
 
 def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any]]:
@@ -66,7 +97,8 @@ def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any
 def difference(first: Mapping[int, RunFolder], second: Mapping[int, RunFolder]) -> dict[str, float] | None:
     """Paired bootstrap of the mAP of ``second`` minus that of ``first``, in points, over the seeds that both have.
 
-    Each query's average precision is first averaged over the seeds. None if there is no such seed, or if the runs did
+    Each query's average precision, which is a mean over random splits where there are several, is first averaged over
+    the seeds. None if there is no such seed, or if the runs did
     not keep the same queries.
     """
     seeds = [seed for seed in first if seed in second]

@@ -48,7 +48,9 @@ class Evaluation:
         nearest: the beginning of each ranking if it came from more than the features (re-ranking) or from an
             approximate search, else None.
         verification: error rates of the same features at a threshold, None where they were not asked for.
+        neck_feat: whether the features are from ``before`` or ``after`` the BNNeck, as the model says.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
+        precisions: and each one's average precisions, of its own queries.
     """
 
     metrics: RankingMetrics
@@ -59,7 +61,9 @@ class Evaluation:
     search: str = "exact"
     nearest: Nearest | None = None
     verification: VerificationMetrics | None = None
+    neck_feat: str = ""
     runs: tuple[dict[str, float], ...] = ()
+    precisions: tuple[np.ndarray, ...] = ()
 
     def find_nearest(self, queries: Sequence[int]) -> Nearest:
         """Distances and gallery indices [q, k] of the nearest images of some queries, as the evaluation ranked them."""
@@ -152,7 +156,7 @@ def evaluate_model(
     start = time.perf_counter()
     images = _images(cfg, model, loader, run)
     outcome = main_only(lambda: _evaluate(cfg, images, loader.dataset.records, trials, camera_rule, run))
-    return outcome and replace(outcome, seconds=time.perf_counter() - start)
+    return outcome and replace(outcome, seconds=time.perf_counter() - start, neck_feat=model.neck_feat)
 
 
 def _evaluate(
@@ -165,7 +169,7 @@ def _evaluate(
 ) -> Evaluation:
     """Compare and rank each trial; ``images`` are the features of ``records``."""
     place = {record: i for i, record in enumerate(records)}
-    first, runs = None, []
+    first, runs, precisions = None, [], []
     for trial in trials:
         query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
         suffix = f"_run{trial.run}" if len(trials) > 1 else ""
@@ -174,9 +178,9 @@ def _evaluate(
             # One interval is enough, and it takes a second pass over the pairs.
             outcome = replace(outcome, verification=_verify(query, gallery, camera_rule, first is None))
         runs.append({"run": trial.run, **outcome.numbers()})
+        precisions.append(outcome.metrics.average_precision)
         first = first or outcome
-    several = tuple(runs) if len(trials) > 1 else ()
-    return replace(first, runs=several)
+    return replace(first, runs=tuple(runs), precisions=tuple(precisions)) if len(trials) > 1 else first
 
 
 def validate_model(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from processor.comparison import is_protocol, same_queries
+from processor.comparison import same_queries, seeds_of_one, set_apart_by
 from processor.run_folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_text
@@ -54,7 +54,7 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
     """
     result = run.result
     introduction = (
-        f"<p><strong>mAP {result['mAP']:.1f} %, Rank-1 {result['Rank-1']:.1f} %</strong> "
+        f"<p><strong>mAP {result['mAP']:.1f} %, Rank-1 {result['Rank-1']:.1f} %</strong> ({escape(run.name)}) "
         f"on {escape(result['dataset'])} with {escape(result['model'])} ({escape(result['method'])}); "
         f"{escape(result['weights'])}. "
         "Photographs of hands are biometric data: keep this page as such.</p>"
@@ -94,12 +94,8 @@ def _differences(settings: Mapping[str, Any], defaults: Mapping[str, Any], recip
         if any(value != other for other in others):
             rows.append([key, *(str(v) for v in (value, *others))])
     same = f"<p>The other {len(settings) - len(rows)} keys have their default values.</p>"
-    return (
-        table(
-            "Keys that differ" + (" from the recipe or the defaults" if recipe else " from the defaults"), columns, rows
-        )
-        + same
-    )
+    others = "the recipe or the defaults" if recipe else "the defaults (--recipe FILE compares with a recipe too)"
+    return table(f"Keys that differ from {others}", columns, rows) + same
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -126,7 +122,9 @@ def _pictures(run: RunFolder) -> str:
     places["ranking"] = run.folder / f"ranking{run.suffix}.png"
     places["curves"] = run.folder / "curves.png"
     shown = "".join(picture(path, *PICTURES[name]) for name, path in places.items() if path.is_file())
-    return shown or "<p>None were drawn (TEST.PICTURES False).</p>"
+    if not shown:
+        return "<p>None were drawn (TEST.PICTURES False).</p>"
+    return f"<p>What shows an evaluation belongs to the row <strong>{escape(run.name)}</strong>.</p>{shown}"
 
 
 def _environment(run: RunFolder) -> str:
@@ -143,15 +141,12 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
     """The page that compares ``runs``; the first is the one that the others are measured against."""
     labels = run_labels(runs)
     rows = [[label, *(float(r.result[m]) for m in MEASURES)] for label, r in zip(labels, runs, strict=True)]
-    numbers = np.array([row[1:] for row in rows])
-    spread = numbers.std(0, ddof=1).tolist()
-    summary = [["mean", *numbers.mean(0).tolist()], ["standard deviation", *spread]]
     columns = ["run", *(f"{m} (%)" for m in MEASURES)]
     keys = [key for key in runs[0].settings if len({repr(r.settings.get(key)) for r in runs}) > 1]
     keys = [key for key in keys if key != "OUTPUT_DIR"]
     differing = [[key, *(str(r.settings.get(key)) for r in runs)] for key in keys]
     changed = [key for key in runs[0].settings if any(r.settings.get(key) != defaults.get(key) for r in runs)]
-    apart = [key for key in keys if is_protocol(key)]
+    apart = list(dict.fromkeys(key for run in runs[1:] for key in set_apart_by(runs[0], run)))
     warning = ""
     if apart:
         said = (
@@ -160,7 +155,7 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
         LOGGER.warning("%s", said)
         warning = f"<p><strong>{escape(said)}</strong></p>"
     sections = [
-        ("Results", warning + table("Each run", columns, rows) + table("All runs", columns, summary)),
+        ("Results", warning + table("Each run", columns, rows) + _means(dict(zip(labels, runs, strict=True)), columns)),
         ("Differences in mAP", _bootstrap(labels, runs)),
         (
             "Configuration",
@@ -169,6 +164,19 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
         ),
     ]
     return page(f"Comparison of {len(runs)} runs", sections)
+
+
+def _means(runs: Mapping[str, RunFolder], columns: Sequence[str]) -> str:
+    """Mean and sample standard deviation of the runs that only their seed, or the weights tested, tells apart."""
+    rows = []
+    for group in seeds_of_one(runs):
+        if len(group) > 1:
+            numbers = np.array([[run.result[measure] for measure in MEASURES] for run in group.values()])
+            rows.append([f"mean of {', '.join(group)}", *numbers.mean(0).tolist()])
+            rows.append([f"standard deviation of {', '.join(group)}", *numbers.std(0, ddof=1).tolist()])
+    if not rows:
+        return "<p>No two runs differ in their seed only, so there is no mean to give.</p>"
+    return table("Over runs that differ in their seed only", columns, rows)
 
 
 def run_labels(runs: Sequence[RunFolder]) -> list[str]:
@@ -182,11 +190,14 @@ def run_labels(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
-    rows, apart = [], []
+    rows, apart, otherwise = [], [], []
     queries = [run.queries() for run in runs]
-    for label, found in list(zip(labels, queries, strict=True))[1:]:
+    for label, run, found in list(zip(labels, runs, queries, strict=True))[1:]:
         if queries[0] is None or found is None or not same_queries(queries[0], found):
             apart.append(label)
+            continue
+        if set_apart_by(runs[0], run):
+            otherwise.append(label)
             continue
         values = (queries[0]["average_precision"], found["average_precision"], found["identity"])
         difference = paired_bootstrap(*values)
@@ -198,13 +209,15 @@ def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
             ]
         )
     text = (
-        "<p>The same queries are answered by both runs. Identities are drawn with replacement 10,000 times, each with "
-        "all its queries; the interval holds 95 % of the differences, p is twice the share beyond zero. "
+        "<p>The same queries are answered by both runs; over several random splits a query counts with its mean. "
+        "Identities are drawn with replacement 10,000 times, each with all its queries; the interval holds 95 % of the "
+        "differences, p is twice the share beyond zero. "
         "It is about other queries, not about other seeds of training: for those see the standard deviation.</p>"
     )
     columns = ["difference", "mAP (points)", "from", "to", "p"]
-    left = f"<p>Not the queries of {escape(labels[0])}: {escape(', '.join(apart))}.</p>" if apart else ""
-    return text + (table("Paired bootstrap", columns, rows, digits=2) if rows else "") + left
+    reasons = {f"Not the queries of {labels[0]}": apart, f"Not tested as {labels[0]} was": otherwise}
+    left = "".join(f"<p>{escape(why)}: {escape(', '.join(who))}.</p>" for why, who in reasons.items() if who)
+    return (text + table("Paired bootstrap", columns, rows, digits=2) if rows else "") + left
 
 
 def write_report(folder: Path, test: bool = False, recipe: str | Path | None = None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ import numpy as np
 from processor.curves import write_curves
 from processor.evaluation import Evaluation
 from processor.pictures import write_pictures, write_ranking_picture
-from processor.run import Run
+from processor.run import Run, fingerprint
+from processor.run_folder import kind, read_metrics, set_aside
 from processor.text_matching import text_results
 from utils.checkpoint import model_file, save_json, write_atomically
 from utils.environment import environment
 from utils.errors import ReIDError
 from utils.logger import LOGGER
-from utils.text_files import read_text
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from utils.verification import VerificationMetrics
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
+MEASURED_ON = ("weights", "model", "dataset", "root", "images", "camera_rule", "protocol")
+"""What two rows must have in common for the newer to replace the older; ``images``: a fingerprint of all trials."""
 
 
 def finish_run(
@@ -50,7 +52,7 @@ def finish_run(
         run: output folder, history, device, and the numbers of evaluations before.
         dataset: what was evaluated on.
         name: of the last evaluation, the run's result: ``trained``, or ``test``, which leaves what training wrote into
-            the same folder as it is.
+            the same folder as it is. In ``metrics.json`` a number may follow it, see :func:`merge_results`.
         evaluation: it.
         model, loader: what was evaluated and on which images, for pictures of where it looks.
     """
@@ -58,14 +60,15 @@ def finish_run(
         return
     note_result(cfg, run, dataset, name, evaluation)
     path = run.output_dir / "metrics.json"
-    earlier = _read_json(path) if name == "test" or run.seconds_before else {}
+    earlier = _read_earlier(path)
     facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
     best = {"best": run.best} if run.best else {}
     trained = {"parameters_trained": sum(run.trained.values())}
     content = {"seconds": run.seconds, "history": run.history, **trained, **best, **facts}
-    content = run.shorten.everywhere(content | (earlier if name == "test" else {}) | {"results": run.results})
+    content = run.shorten.everywhere(content | (earlier if run.suffix else {}) | {"results": run.results})
     content["results"] = merge_results(earlier.get("results", {}), content["results"])
     save_json(content, path)
+    rows = dict(zip(list(content["results"])[-len(run.results) :], run.results.values(), strict=True))
     save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, Path(cfg.DATASETS.ROOT_DIR))
     if name != "test":
         write_curves(run)
@@ -78,21 +81,31 @@ def finish_run(
         write_pictures(folder, evaluation, dataset, model, loader, cfg.INPUT.EXIF, cfg.SOLVER.SEED)
     for line in next_commands(cfg, run, name):
         LOGGER.info("next: %s", line)
-    LOGGER.info("measured with TEST.%s", ", ".join(f"{key} {value}" for key, value in protocol(cfg).items()))
+    measured = run.results[name]["protocol"]
+    LOGGER.info("measured with TEST.%s", ", ".join(f"{key} {value}" for key, value in measured.items()))
     label = f"weights: {run.results[name]['weights']}"
     closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
-    log_table(run.results, closing)
+    log_table(rows, closing)
 
 
 def merge_results(earlier: Mapping[str, dict], now: Mapping[str, dict]) -> dict[str, dict]:
-    """Rows of the evaluations in one folder; the last test gives way to a new one under a number, "test 1", unless both
-    measure the same: equal weights, model, data and keys of ``TEST``.
+    """Rows of all evaluations in one folder, those of ``now`` last.
+
+    A name that somebody noted stays with what it names: a row that measures the same as an earlier one
+    (:data:`MEASURED_ON`) replaces it, another takes the first free of "test", "test 2", "test 3", ...
     """
     rows = dict(earlier)
-    last = rows.pop("test", None) if "test" in now else None
-    if last and any(last.get(key) != now["test"][key] for key in ("weights", "model", "dataset", "protocol")):
-        rows[f"test {1 + sum(name.startswith('test ') for name in rows)}"] = last
-    return {**rows, **now}
+    for first, row in now.items():
+        names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
+        same = [
+            name
+            for name, old in earlier.items()
+            if kind(name) == first and all(old.get(key) == row.get(key) for key in MEASURED_ON)
+        ]
+        name = same[-1] if same else next(name for name in names if name not in rows)
+        rows.pop(name, None)
+        rows[name] = row
+    return rows
 
 
 def write_verification(path: Path, found: VerificationMetrics) -> None:
@@ -116,21 +129,30 @@ def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluat
             LOGGER.info("verification (%s%s): %s", name, first, line)
     run.results[name] = {
         **evaluation.record(),
-        "dataset": dataset.name,
+        **_what_and_where(cfg, dataset, cfg.TEST.WEIGHT if name == "test" else start_weights(cfg)),
         "camera_rule": dataset.camera_rule,
-        "protocol": protocol(cfg),
-        "model": cfg.MODEL.NAME,
-        "method": cfg.MODEL.METHOD,
-        "weights": cfg.TEST.WEIGHT if name == "test" else start_weights(cfg),
+        "protocol": protocol(cfg, evaluation.neck_feat),
         "device": run.describe_device(),
     }
 
 
-def protocol(cfg: CfgNode) -> dict[str, Any]:
-    """The keys of ``TEST`` that the numbers depend on."""
+def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
+    """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is what the model does, whatever the key asks."""
     keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
     keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
-    return {key: cfg.TEST[key] for key in keys}
+    return {key: cfg.TEST[key] for key in keys} | {"NECK_FEAT": neck_feat}
+
+
+def _what_and_where(cfg: CfgNode, dataset: ReIDDataset, weights: str) -> dict[str, str]:
+    """Which network was evaluated, and on which images."""
+    return {
+        "dataset": dataset.name,
+        "root": cfg.DATASETS.ROOT_DIR,
+        "images": fingerprint(*(part for trial in dataset.trials for part in (trial.query, trial.gallery))),
+        "model": cfg.MODEL.NAME,
+        "method": cfg.MODEL.METHOD,
+        "weights": weights,
+    }
 
 
 def note_text_results(
@@ -151,8 +173,9 @@ def note_text_results(
         return
     given = (dataset.trials[0], dataset.attributes, model.encode_sentences, sentence, templates)
     for name, row in text_results(evaluation, *given).items():
-        facts = {"dataset": dataset.name, "model": cfg.MODEL.NAME, "method": cfg.MODEL.METHOD}
-        run.results[name] = {**row, **facts, "weights": start_weights(cfg), "seconds": evaluation.seconds}
+        facts = _what_and_where(cfg, dataset, start_weights(cfg)) | {"camera_rule": "none"}
+        measured = {"AP": "standard", "METRIC": "cosine", "FLIP": cfg.TEST.FLIP}
+        run.results[name] = {**row, **facts, "protocol": measured, "seconds": evaluation.seconds}
         for attribute, share in row.get("accuracy", {}).items():
             largest = row["largest value"][attribute]
             LOGGER.info("sentences tell %s: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
@@ -175,16 +198,34 @@ def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
 def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset, root: Path) -> None:
     """Write each query's file below ``root``, identity and average precision (NaN without a match): runs are compared
     by them.
+
+    Where there are several random splits, a query's average precision is the mean over those in which it asks, and
+    ``average_precision_run<i>`` is that of each split, NaN where it does not ask.
     """
-    files = (Path(record.path) for record in dataset.query)
+    place = {record: i for i, record in enumerate(dict.fromkeys(r for trial in dataset.trials for r in trial.query))}
+    precisions = np.full((len(dataset.trials), len(place)), np.nan)
+    found = evaluation.precisions or (evaluation.metrics.average_precision,)
+    for row, trial, precision in zip(precisions, dataset.trials, found, strict=True):
+        row[[place[record] for record in trial.query]] = precision
+    files = (Path(record.path) for record in place)
     columns = {
         "path": np.array(
             [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]
         ),
-        "identity": np.array([dataset.test_identities[record.pid] for record in dataset.query]),
-        "average_precision": evaluation.metrics.average_precision,
+        "identity": np.array([dataset.test_identities[record.pid] for record in place]),
+        "average_precision": _mean_of_known(precisions),
     }
+    if len(dataset.trials) > 1:
+        runs = zip(dataset.trials, precisions, strict=True)
+        columns |= {f"average_precision_run{trial.run}": precision for trial, precision in runs}
     write_atomically(path, lambda file: np.savez_compressed(file, **columns))
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean [N] of the rows of ``values`` [R, N] without the NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0).sum(0), known.sum(0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
 def describe(dataset: ReIDDataset) -> dict[str, Any]:
@@ -214,13 +255,15 @@ def start_weights(cfg: CfgNode) -> str:
     return f"start from {cfg.MODEL.PRETRAIN_PATH or published}"
 
 
-def _read_json(path: Path) -> dict:
-    """What is there already; nothing if it cannot be read."""
-    try:
-        content = json.loads(read_text(path))
-    except (ReIDError, ValueError, RecursionError):
+def _read_earlier(path: Path) -> dict[str, Any]:
+    """What runs before left in ``metrics.json``, nothing if there is none; what no run wrote is set aside."""
+    if not path.exists():
         return {}
-    return content if isinstance(content, dict) and isinstance(content.get("results", {}), dict) else {}
+    try:
+        return read_metrics(path)
+    except (ReIDError, ValueError) as error:
+        LOGGER.warning("%s is not what a run writes (%s) and is kept as %s", path, error, set_aside(path).name)
+        return {}
 
 
 def log_table(rows: dict[str, dict], closing: str) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import platform
 import shutil
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from processor.run_folder import flatten
+from processor.run_folder import flatten, holds_training, set_aside
 from utils.chance import reproducibility_note, seed_everything
 from utils.checkpoint import model_file, remove_unfinished, write_atomically
 from utils.device import Precision, choose_device, choose_precision
@@ -162,18 +161,22 @@ class Run:
         """Find the state to go on from; ``source`` is ``auto``, ``never`` or another run's folder.
 
         This run's own states come first, so that a run that started from another's goes on with its own. All processes
-        go on from what the first one finds, however many there were before.
+        go on from what the first one finds, however many there were before. A training that does not go on from its own
+        sets aside the numbers of the one before.
 
         Raises:
             ReIDError: the state belongs to another configuration, or ``source`` names a folder without one.
         """
         state, folder = from_main(partial(self._find_state, source))
+        if state is not None:
+            _check_shape(state, folder)
+            _check_same(state["settings"], self.settings, folder)
+            if state["best"]:
+                main_only(partial(self._bring_best, folder.parent))
+        if self.settings["SOLVER.STAGES"] and (state is None or folder != self.states.folder):
+            main_only(self._set_numbers_aside)
         if state is None:
             return
-        _check_shape(state, folder)
-        _check_same(state["settings"], self.settings, folder)
-        if state["best"]:
-            main_only(partial(self._bring_best, folder.parent))
         self.position = Position(*state["position"])
         self.history, self.results = state["history"], state["results"]
         self.best = state["best"]
@@ -190,9 +193,6 @@ class Run:
             remove_unfinished(folder)
         if source == "never":
             states.clear()
-            metrics = self.output_dir / "metrics.json"
-            with suppress(FileNotFoundError):  # the numbers of another run stay, but not among those of this one
-                metrics.replace(metrics.with_stem("metrics_before"))
             return None, states.folder
         state = states.load()
         if state is None and source != "auto":
@@ -219,14 +219,19 @@ class Run:
             with source.open("rb") as file:
                 write_atomically(own, lambda target: shutil.copyfileobj(file, target))
 
+    def _set_numbers_aside(self) -> None:
+        """The numbers of another run stay, but not among those of this one."""
+        path = self.output_dir / "metrics.json"
+        if path.exists():
+            LOGGER.info("the numbers of the run before are in %s", set_aside(path).name)
+
     def check_data(self, records: Sequence[Record]) -> None:
         """Note which images this run trains on; where they lie does not matter, their names and labels do.
 
         Raises:
             ReIDError: the run that is to go on was trained on others.
         """
-        lines = (f"{Path(r.path).name}\0{r.pid}\0{r.camid}\0{r.viewid}\n" for r in records)
-        data = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        data = fingerprint(records)
         if self.position.stage and self.data != data:
             raise ReIDError(
                 f"{self.output_dir}: the run to go on was trained on other images or labels than the {len(records)} "
@@ -256,6 +261,12 @@ class Run:
                     ) from None
 
 
+def fingerprint(*splits: Sequence[Record]) -> str:
+    """SHA-256 of which images there are: their file names and labels, in order; where they lie does not matter."""
+    lines = ("".join(f"{Path(r.path).name}\0{r.pid}\0{r.camid}\0{r.viewid}\n" for r in split) for split in splits)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Run:
     """Choose the device, seed everything, open the log, find where to go on, keep the configuration in ``OUTPUT_DIR``.
 
@@ -273,7 +284,7 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
     run.shorten = ShortPaths(value for value in run.settings.values() if isinstance(value, str))
-    run.suffix = "_test" if test and run.states.folder.is_dir() else ""
+    run.suffix = "_test" if test and (run.states.folder.is_dir() or holds_training(run.output_dir)) else ""
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)
         if not test and is_main():

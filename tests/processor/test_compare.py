@@ -180,7 +180,8 @@ def test_a_stale_result_is_not_taken_for_a_finished_run(tmp_path, monkeypatch):
     """A run writes its configuration first: numbers that are older belong to another one."""
     for name in ("metrics.json", "config.yml"):
         (tmp_path / name).write_text("MODEL: {METHOD: pcl}\nTEST: {FLIP: True}\n")
-    run = RunFolder(tmp_path, {}, {}, "trained", "")
+    row = {"protocol": {"FLIP": True, "NECK_FEAT": "before"}}
+    run = RunFolder(tmp_path, {"results": {"trained": row}}, {}, "trained", "")
     monkeypatch.setattr(command, "read_run", lambda folder: run)
     job = Job("a", Path("a.yml"), 1, tmp_path, {"MODEL.METHOD": "pcl", "TEST.FLIP": True, "RESUME": "auto"})
     os.utime(tmp_path / "metrics.json", (1000, 1000))
@@ -189,6 +190,8 @@ def test_a_stale_result_is_not_taken_for_a_finished_run(tmp_path, monkeypatch):
     assert finished(job) is run
     assert finished(job._replace(settings={"TEST.FLIP": False})) is None, "it has to be tested again"
     assert finished(job._replace(settings={"MODEL.METHOD": "coop"})) is None
+    row["protocol"]["FLIP"] = False
+    assert finished(job) is None, "a test has written the numbers since; the row is from before the configuration"
 
 
 class Run(RunFolder):
