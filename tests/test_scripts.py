@@ -20,6 +20,8 @@ import train_clipreid
 from configs import load_config
 from model.clip.model import TextEncoder, make_image_encoder
 from model.clip.shapes import ARCHITECTURES
+from processor.compare import Job, finished
+from processor.run_folder import read_run
 from tests.toy_hands import make_toy_hands, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,16 +197,58 @@ def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path
     assert after["results"]["test"]["mAP"] == before["results"]["trained"]["mAP"]
     assert (run / "config_test.yml").exists() and (run / "ranking_test.png").exists()
 
+    shutil.rmtree(run / "resume")  # states are large; the files of the training are still not a test's
     shutil.copy(run / "ViT-Tiny-16_2.pth", run / "other.pth")
     evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run, "TEST.METRIC", "cosine")
     evaluate(file, "TEST.WEIGHT", run / "other.pth", "OUTPUT_DIR", run)
-    evaluate(file, "TEST.WEIGHT", run / "other.pth", "OUTPUT_DIR", run)  # nothing new
-    train_clipreid.train(run / "config.yml", ["OUTPUT_DIR", str(run)])  # it is finished: evaluated once more
+    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run)  # nothing new
+    assert {name: (run / name).read_bytes() for name in kept} == kept
     rows = results(run)["results"]
     told = [(name, row["protocol"]["METRIC"], row["weights"]) for name, row in rows.items() if "test" in name]
-    first, second = ".../other.pth", ".../ViT-Tiny-16_2.pth"
-    assert told == [("test 1", "euclidean", second), ("test 2", "cosine", second), ("test", "euclidean", first)]
-    assert rows["test 1"] == after["results"]["test"] and rows["trained"]["mAP"] == after["results"]["trained"]["mAP"]
+    first, second = ".../ViT-Tiny-16_2.pth", ".../other.pth"
+    assert told == [("test 2", "cosine", first), ("test 3", "euclidean", second), ("test", "euclidean", first)]
+    assert rows["test"] | {"seconds": 0} == after["results"]["test"] | {"seconds": 0}
+    assert "<strong>test</strong>" in (run / "report_test.html").read_text()
+
+
+def test_a_finished_training_under_another_protocol_has_a_row_of_its_own(trained, tmp_path, capsys):
+    """And what ``processor.compare`` reads is the row that the configuration asks for."""
+    base, _, _ = trained
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    before = results(run)["results"]["trained"]
+    again = ["OUTPUT_DIR", str(run), "TEST.PICTURES", "False"]
+    train(run / "config.yml", *again, "TEST.AP", "trapezoid")
+    rows = results(run)["results"]
+    assert list(rows) == ["trained", "untrained", "trained 2"]
+    assert rows["trained"] == before and rows["trained 2"]["mAP"] != before["mAP"]
+    assert "trained 2 " in capsys.readouterr().out and read_run(run).name == "trained 2"
+    settings = read_run(run).settings
+
+    def asked(average_precision):
+        given = settings | {"TEST.AP": average_precision, "DATASETS.ROOT_DIR": str(base / "hands")}
+        return finished(Job("a", Path("a.yml"), 1, run, given))
+
+    assert asked("trapezoid").name == "trained 2" and asked("standard") is None
+    train(run / "config.yml", *again, "TEST.AP", "standard")
+    assert asked("standard").name == "trained" and asked("trapezoid") is None
+    assert asked("standard").result["mAP"] == before["mAP"] and len(results(run)["results"]) == 3
+
+
+def test_a_test_made_while_a_training_runs_survives_its_end(trained, config, tmp_path, monkeypatch):
+    base, _, _ = trained
+    metrics = results(base / "run")
+    metrics["results"] = {"test": metrics["results"]["trained"]}
+    train_stage2 = train_clipreid.do_train_stage2
+
+    def tested_meanwhile(*args, **kwargs):
+        (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+        train_stage2(*args, **kwargs)
+
+    monkeypatch.setattr(train_clipreid, "do_train_stage2", tested_meanwhile)
+    train(config, "TEST.PICTURES", "False")
+    found = results(tmp_path / "run")
+    assert list(found["results"]) == ["test", "trained"] and len(found["history"]) == 2
 
 
 def test_a_failing_script(trained, tmp_path):

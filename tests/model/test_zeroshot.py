@@ -83,10 +83,11 @@ def test_retrieval_by_hand():
 def test_a_run_promises_no_checkpoint(tmp_path, capfd):
     hands = make_toy_hands(tmp_path / "hands")
     file = write_config(hands, tmp_path / "run")
-    words = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "TEST.PICTURES", "False"]
+    words = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "TEST.PICTURES", "False", "TEST.NECK_FEAT", "after"]
     assert train_clipreid.main(["--config_file", str(file), *words]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["results"]) == ["zero-shot"] and not list((tmp_path / "run").glob("*.pth"))
+    assert metrics["results"]["zero-shot"]["protocol"]["NECK_FEAT"] == "before", "the features pass no neck"
     log = (tmp_path / "run" / "train_log.txt").read_text()
     assert "next:" not in log and "not matched with sentences: the data set tells no attributes" in log
     assert (tmp_path / "run" / "report.html").is_file()

@@ -227,6 +227,24 @@ def test_means_deviations_and_differences_by_hand():
     assert "Failed: failed, seed 1: status 2" in text
 
 
+def test_differences_are_between_means_over_the_seeds():
+    """By hand: the means of the queries are 0.2, 0.4, 0.3, 0.6 and 0.4, 0.5, 0.6, 0.6; one seed alone gives more."""
+    first = {1: made_up("f1", 1, [0.1, 0.2, 0.3, 0.4]), 2: made_up("f2", 1, [0.3, 0.6, 0.3, 0.8])}
+    second = {1: made_up("s1", 1, [0.5, 0.5, 0.8, 0.2]), 2: made_up("s2", 1, [0.3, 0.5, 0.4, 1.0])}
+    assert difference(first, second)["mean"] == pytest.approx(100 * (0.2 + 0.1 + 0.3 + 0.0) / 4)
+    assert difference({1: first[1]}, {1: second[1]})["mean"] == pytest.approx(100 * (0.4 + 0.3 + 0.5 - 0.2) / 4)
+
+
+def test_paths_of_this_machine_are_in_no_form_of_the_comparison(tmp_path):
+    run = made_up(tmp_path / "out" / "a" / "seed1", 50, [0.1] * 4)
+    job = Job("a", Path("a.yml"), 1, run.folder, {"DATASETS.NAMES": "hand", "DATASETS.ROOT_DIR": str(tmp_path / "d")})
+    failed = [f"b, seed 1: status 2: {tmp_path}/d/x.png: cannot be read ({tmp_path}/out/b/seed1.log)"]
+    said = command._write(tmp_path / "out", job, {"a": {1: run}}, failed)
+    for name in ("comparison.md", "comparison.csv", "comparison.json"):
+        assert str(tmp_path) not in (tmp_path / "out" / name).read_text(), name
+    assert "Failed: b, seed 1: status 2: .../d/x.png: cannot be read (.../out/b/seed1.log)" in said
+
+
 def test_other_queries_are_not_paired():
     other = made_up("b", 1, [0.0] * 4)
     other.metrics["queries"]["path"] = np.array(list("1235"))

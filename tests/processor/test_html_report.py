@@ -148,7 +148,63 @@ def test_runs_of_different_protocols_are_not_pooled_in_silence(runs, tmp_path, c
     (other / "config.yml").write_text(settings.dump())
     assert main([str(runs[0]), str(other), "--output", str(tmp_path / "c.html")]) == 0
     assert "in other ways (TEST.AP): their numbers do not compare" in capsys.readouterr().err
-    assert "their numbers do not compare" in (tmp_path / "c.html").read_text()
+    text = (tmp_path / "c.html").read_text()
+    assert "their numbers do not compare" in text and "there is no mean to give" in text
+    assert "standard deviation of" not in text and "The same queries are answered" not in text
+
+
+def change(run, **keys):
+    """Other values in the configuration or, for small letters, in the row of the result."""
+    settings, metrics = yaml.safe_load((run / "config.yml").read_text()), json.loads((run / "metrics.json").read_text())
+    for key, value in keys.items():
+        *groups, leaf = key.split("__")
+        node = metrics["results"]["trained"] if key.islower() else settings
+        for group in groups:
+            node = node[group]
+        node[leaf] = value
+    (run / "config.yml").write_text(yaml.safe_dump(settings))
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+def means(text):
+    """The table of means: for each group of runs its mAP and its deviation."""
+    rows = re.findall(r'<th scope="row">(mean|standard deviation) of ([^<]*)</th><td[^>]*data-value="([^"]*)"', text)
+    return {(what, runs): float(value) for what, runs, value in rows}
+
+
+def test_means_are_over_seeds_only(tmp_path, capsys):
+    """Two configurations of two seeds each, and a run on other data: two means, by hand, and none over all."""
+    values = {"a1": 0.2, "a2": 0.4, "b1": 0.6, "b2": 0.9, "c": 0.5}
+    runs = {
+        name: make_run(tmp_path / name, np.full(4, mean), i, False) for i, (name, mean) in enumerate(values.items())
+    }
+    for name in ("b1", "b2"):
+        change(runs[name], SOLVER__STAGE2__BASE_LR=0.5)
+    change(runs["c"], images="of others")
+    for name in ("a1", "a2", "b1", "b2"):
+        change(runs[name], images="of these")
+    assert main([*map(str, runs.values()), "--output", str(tmp_path / "c.html")]) == 0
+    text = (tmp_path / "c.html").read_text()
+    found = means(text)
+    assert found == pytest.approx(
+        {
+            ("mean", "a1, a2"): 30,
+            ("standard deviation", "a1, a2"): 100 * np.std([0.2, 0.4], ddof=1),
+            ("mean", "b1, b2"): 75,
+            ("standard deviation", "b1, b2"): 100 * np.std([0.6, 0.9], ddof=1),
+        }
+    )
+    assert "(the test images): their numbers do not compare" in capsys.readouterr().err
+    assert "Not tested as a1 was: c." in text and "c - a1" not in text and "b2 - a1" in text
+
+
+def test_what_tells_seeds_from_configurations(tmp_path):
+    """Where the data lies, who computes and which weights are tested may differ; what features are taken may not."""
+    runs = [make_run(tmp_path / str(i), np.full(4, 0.1 + 0.2 * i), i, False) for i in range(3)]
+    change(runs[1], MODEL__DEVICE="cpu", TEST__WEIGHT="other.pth", DATALOADER__NUM_WORKERS=1, DATASETS__CACHE="none")
+    change(runs[2], TEST__NECK_FEAT="before")
+    main([*map(str, runs), "--output", str(tmp_path / "c.html")])
+    assert [runs for what, runs in means((tmp_path / "c.html").read_text()) if what == "mean"] == ["0, 1"]
 
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
