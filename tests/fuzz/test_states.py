@@ -23,8 +23,9 @@ def saved(content, zipped=True):
     return file.getvalue()
 
 
+SETTINGS = {"SOLVER.SEED": 1, "SOLVER.STAGES": [1, 2], "MODEL.NAME": "RN50"}
 WHOLE = {
-    "settings": {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"},
+    "settings": SETTINGS,
     "position": [2, 1, 3, False],
     "history": [{"stage": 1, "epoch": 1, "loss": 0.5}],
     "results": {"untrained": {"mAP": 3.0}},
@@ -84,7 +85,7 @@ def test_any_content(tmp_path, content, part):
         content = content | {"parts": content["parts"] | {"model": part, "random": part}}
     plant(tmp_path / "resume", saved(content))
     precision = Precision(torch.device("cpu"), torch.float32)
-    run = Run(precision, Path(tmp_path), {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"})
+    run = Run(precision, Path(tmp_path), SETTINGS)
     model = torch.nn.Linear(2, 2)
     before = torch.get_rng_state()
     try:
@@ -98,7 +99,7 @@ def test_any_content(tmp_path, content, part):
 
 
 def test_a_diverged_model_does_not_take_the_place_of_a_good_state(tmp_path):
-    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"})
+    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), SETTINGS)
     model = torch.nn.Linear(2, 2)
     run.save(Position(2, 1, 3), {"model": model})
     torch.nn.init.constant_(model.bias, torch.inf)
@@ -109,7 +110,7 @@ def test_a_diverged_model_does_not_take_the_place_of_a_good_state(tmp_path):
 
 def test_the_whole_state_would_be_taken_up(tmp_path):
     plant(tmp_path / "resume", FILES[0])
-    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), {"SOLVER.SEED": 1, "MODEL.NAME": "RN50"})
+    run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), SETTINGS)
     run.resume("auto")
     run.restore({"model": torch.nn.Linear(2, 2)})
     assert run.position == (2, 1, 3, False) and run.unclaimed.keys() == {"random"}
