@@ -1,8 +1,8 @@
 """Write the features of a folder of images, to be used by other programs.
 
 OUTPUT receives features.npy, [N, D] float32, which numpy can map from disk (np.load(..., mmap_mode="r")), and
-listing.csv, whose n-th row names the image of row n. An interrupted extraction goes on where it stopped when the same
-command is given again.
+listing.csv, whose n-th row names the image of row n. Both appear when all images are done. An interrupted extraction
+goes on where it stopped when the same command is given again.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import csv
 import hashlib
 import io
 import json
+import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from processor.embedder import Embedder, load_embedder
 from utils.checkpoint import new_array, save_json, write_text
 from utils.command_line import run_script
-from utils.errors import ReIDError
+from utils.errors import ReIDError, unreadable_folder
+from utils.folder_lock import folder_held
 from utils.images import IMAGE_SUFFIXES
 from utils.logger import LOGGER, setup_console
 from utils.text_files import read_text
@@ -47,22 +50,42 @@ def list_folder(folder: Path) -> list[Listed]:
     """All images under ``folder``, by name. Identities are the first folder's name, or a file's name up to ``_``.
 
     Raises:
-        ReIDError: there is no such folder, or no image in it.
+        ReIDError: there is no such folder, one that cannot be read, or no image in it.
     """
     if not folder.is_dir():
         raise ReIDError(f"{folder}: no such folder. Name a folder of images.")
-    found = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    found = sorted(path.relative_to(folder) for path in _images(folder))
     if not found:
         raise ReIDError(f"{folder}: no images found; expected files such as {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return [Listed(p.as_posix(), p.parts[0] if len(p.parts) > 1 else p.stem.split("_")[0]) for p in found]
 
 
+def _images(folder: Path) -> Iterator[Path]:
+    for place, _, names in os.walk(folder, onerror=_refuse):
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and _is_file(path):
+                yield path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError as error:
+        _refuse(error)
+    except OSError:  # a link to nowhere
+        return False
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise unreadable_folder(error) from None
+
+
 def extract(embedder: Embedder, folder: Path, output: Path, source: str) -> tuple[np.ndarray, list[Listed]]:
     """Features [N, D], mapped from ``output``, of the images in ``folder``, and what they are of.
+
+    They stay those of these images whatever another extraction does to ``output`` later: a file of features appears
+    under its name when it is complete, and is replaced, never written on.
 
     Args:
         embedder: computes them.
@@ -71,33 +94,110 @@ def extract(embedder: Embedder, folder: Path, output: Path, source: str) -> tupl
         source: tells what the features come from; only features of the same source and images are gone on with.
 
     Raises:
-        ReIDError: a folder without images, an unreadable image, ``output`` cannot be written.
+        ReIDError: a folder without images, an unreadable image, ``output`` cannot be written, or another process is
+            extracting to it.
         InterruptedRunError: a signal asked to stop; the same call goes on.
     """
     listed = list_folder(folder)
-    key = _fingerprint(source, folder, listed)
-    state, path = output / "extract.json", output / "features.npy"
-    done = _done(state, path, key, len(listed))
-    if done == len(listed):
-        LOGGER.info("%s holds the features of all %d images already", output, done)
-        return np.load(path, mmap_mode="r"), listed
-    if done:
-        LOGGER.info("%d of %d features are in %s already; going on", done, len(listed), output)
-    _write_listing(output / "listing.csv", listed)
-    features = np.load(path, mmap_mode="r+") if done else None
+    files = _Files(output, _fingerprint(source, folder, listed), len(listed))
+    features = files.finished()
+    if features is not None:
+        LOGGER.info("%s holds the features of all %d images already", output, len(listed))
+        return features, listed
     try:
-        paths = [folder / image.name for image in listed[done:]]
-        for number, part in enumerate(embedder.batches(paths, done)):
+        output.mkdir(parents=True, exist_ok=True)
+        with folder_held(output, f"{output}: an extraction or a search is writing there", "or name another folder."):
+            _compute(embedder, [folder / image.name for image in listed], files)
+            _write_listing(output / "listing.csv", listed)
+            files.unfinished.replace(files.features)
+            return np.load(files.features, mmap_mode="r"), listed
+    except OSError as error:
+        raise ReIDError(
+            f"{output}: cannot be used ({error}). Check the folder, its permissions and the disk."
+        ) from error
+
+
+def _compute(embedder: Embedder, paths: Sequence[Path], files: _Files) -> None:
+    """Fill the unfinished file, from where an interrupted call stopped."""
+    done, features = files.resume()
+    try:
+        for number, part in enumerate(embedder.batches(paths[done:], done)):
+            if features is not None and part.shape[1] != features.shape[1]:
+                features = None  # whoever wrote them, they are not this model's
+                files.start_over()
+                return _compute(embedder, paths, files)
             if features is None:
-                features = new_array(path, (len(listed), part.shape[1]))
+                features = new_array(files.unfinished, (len(paths), part.shape[1]))
             features[done : done + len(part)] = part
             done += len(part)
             if number % SAVE_EVERY == 0:
-                _save(features, state, key, done)
+                files.save(features, done)
     finally:
         if features is not None:
-            _save(features, state, key, done)
-    return np.load(path, mmap_mode="r"), listed
+            files.save(features, done)
+
+
+class _Files:
+    """What lies in the output of an extraction.
+
+    Attributes:
+        state: says whose features are there or in the making, and how many are computed.
+        unfinished: the features in the making; absent when ``state`` tells of finished ones.
+        features: complete ones.
+    """
+
+    def __init__(self, folder: Path, key: str, count: int) -> None:
+        self.key, self.count = key, count
+        self.state, self.features = folder / "extract.json", folder / "features.npy"
+        self.unfinished = folder / "features.npy.part"
+
+    def finished(self) -> np.ndarray | None:
+        """The features, if they are of these images and complete."""
+        if self._done() < self.count or self.unfinished.exists():
+            return None
+        features = self._map(self.features, "r")
+        return features if self._done() == self.count else None  # nobody has begun to replace them meanwhile
+
+    def resume(self) -> tuple[int, np.ndarray | None]:
+        """How many of these images' features are in the unfinished file, and that; else a clean start."""
+        done = self._done()
+        features = self._map(self.unfinished, "r+") if done else None
+        if features is not None:
+            LOGGER.info("%d of %d features are in %s already; going on", done, self.count, self.state.parent)
+            return done, features
+        self.start_over()
+        return 0, None
+
+    def start_over(self) -> None:
+        """Forget what was computed: first the state, which would vouch for what comes next."""
+        if self.state.exists():
+            folder = self.state.parent
+            LOGGER.warning("%s holds the features of other images, weights or settings: starting over", folder)
+        self.state.unlink(missing_ok=True)
+        self.unfinished.unlink(missing_ok=True)
+
+    def save(self, features: np.memmap, done: int) -> None:
+        features.flush()
+        save_json({"key": self.key, "done": done}, self.state)
+
+    def _done(self) -> int:
+        try:
+            known = json.loads(read_text(self.state))
+            done = int(known["done"]) if known["key"] == self.key else 0
+        except Exception:  # whatever is there, it is not what this command wrote
+            return 0
+        return done if 0 <= done <= self.count else 0
+
+    def _map(self, path: Path, mode: str) -> np.ndarray | None:
+        """The features in ``path``, if this command may have written them."""
+        try:
+            if not path.is_file():
+                return None  # opening a pipe would wait for ever
+            array = np.load(path, mmap_mode=mode, allow_pickle=False)
+            usable = array.dtype == np.float32 and array.ndim == 2 and len(array) == self.count
+        except Exception:
+            return None
+        return array if usable else None
 
 
 def _fingerprint(source: str, folder: Path, listed: Sequence[Listed]) -> str:
@@ -106,25 +206,6 @@ def _fingerprint(source: str, folder: Path, listed: Sequence[Listed]) -> str:
         status = (folder / image.name).stat()
         facts.update(f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return facts.hexdigest()
-
-
-def _done(state: Path, features: Path, key: str, count: int) -> int:
-    """How many features of the same source and images are there."""
-    try:
-        known = json.loads(read_text(state))
-        array = np.load(features, mmap_mode="r", allow_pickle=False)
-        usable = known["key"] == key and array.dtype == np.float32 and array.ndim == 2 and len(array) == count
-        done = int(known["done"]) if usable else 0
-    except Exception:  # whatever is there, it is not what this command wrote
-        return 0
-    if not usable:
-        LOGGER.warning("%s holds the features of other images, weights or settings: starting over", features.parent)
-    return done if 0 <= done <= count else 0
-
-
-def _save(features: np.memmap, state: Path, key: str, done: int) -> None:
-    features.flush()
-    save_json({"key": key, "done": done}, state)
 
 
 def _write_listing(path: Path, listed: Sequence[Listed]) -> None:

@@ -31,6 +31,7 @@ from utils.images import IMAGE_SUFFIXES, read_image
 from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
 from utils.search import SEARCHES, require_faiss
+from utils.text_files import printable
 from utils.verification import FEWEST_FALSE_ACCEPTS, verify
 
 EXAMPLE = (
@@ -111,9 +112,9 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
 
 
 def as_text(answers: Sequence[Answer]) -> str:
-    """Columns for people."""
+    """Columns for people; see :func:`utils.text_files.printable` for names that are no plain text."""
     rows = [[name for name in Answer._fields if name != "accepted" or answers[0].accepted]]
-    rows += [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in _shown(answer)] for answer in answers]
+    rows += [[f"{v:.4f}" if isinstance(v, float) else printable(str(v)) for v in _shown(answer)] for answer in answers]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "".join("  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() + "\n" for r in rows)
 
@@ -140,16 +141,17 @@ def as_html(answers: Sequence[Answer], gallery: Path, exif: bool = False) -> str
     """A page with the images; a section for each query."""
     sections = []
     for query in dict.fromkeys(answer.query for answer in answers):
+        short = "/".join(Path(query).parts[-2:])
         own = [answer for answer in answers if answer.query == query]
         pictures = "".join(
             f"<li{_frame(a)}>{thumbnail(read_image(gallery / a.image, exif), THUMBNAIL, f'{a.rank}: {a.identity}')}"
             f"<br>{a.rank}: {escape(a.identity)}<br>{a.similarity:.4f} {_words(a)}</li>"
             for a in own
         )
-        asked = thumbnail(read_image(query, exif), 2 * THUMBNAIL, f"query {query}")
+        asked = thumbnail(read_image(query, exif), 2 * THUMBNAIL, f"query {short}")
         columns = ["rank", "identity", "similarity", "accepted", "image"]
         rows = table("Answers", columns, [a[1:] for a in own], digits=4)
-        sections.append(("/".join(Path(query).parts[-2:]), f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
+        sections.append((short, f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
     note = "<p>Photographs of hands are biometric data: keep this page as such.</p>"
     return page("Answers of the search", sections, note)
 
@@ -187,7 +189,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         text = FORMATS[arguments.format](answers)
     if arguments.output is None:
-        sys.stdout.write(text)
+        known = sys.stdout.encoding or "utf-8"  # file names need not be text: what is none of it is written as escapes
+        sys.stdout.write(text.encode(known, "backslashreplace").decode(known))
     else:
         write_text(arguments.output, text)
         LOGGER.info("%d answers in %s", len(answers), arguments.output)

@@ -8,6 +8,7 @@ import pytest
 from datasets.folders import find_root, scan
 from datasets.hand_folder import HandFolder
 from datasets.proposal import read_identities
+from processor.extract import list_folder
 from tests.datasets.hand_trees import message, plant
 
 
@@ -32,6 +33,8 @@ def test_a_folder_that_cannot_be_read_is_an_error_wherever_it_stands(tmp_path, c
     expected = closed(tmp_path / "train" / "b")
     assert message(HandFolder, tmp_path).startswith(expected)
     assert message(read_identities, tmp_path / "train").startswith(expected)
+    assert message(list_folder, tmp_path / "train").startswith(expected)
+    assert len(list_folder(tmp_path / "test")) == 2
     assert "(it holds: test, train)" in message(find_root, tmp_path, "table.csv", (), "")
     assert message(find_root, tmp_path / "train" / "b", "table.csv", (), "").startswith(expected)
 

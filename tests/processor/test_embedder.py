@@ -1,10 +1,18 @@
 """A trained model used on loose images: embedding, extraction with resume, search and its threshold."""
 
 import csv
+import dataclasses
 import io
 import json
 import logging
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +28,7 @@ from processor.evaluation import extract_features
 from processor.extract import Listed, list_folder
 from processor.search import Answer, as_csv, as_html, as_json, as_text, calibrate
 from tests.toy_hands import make_toy_hands, write_config
+from tests.utils.test_folder_lock import HOLDER, ROOT
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -137,6 +146,92 @@ def test_an_interrupted_extraction_goes_on(model, tmp_path, monkeypatch):
     assert len(other) == 24
 
 
+def stamp(folder, colours):
+    """Photos of one colour each; all files are of one size and, as far as a clock tells, of one time."""
+    folder.mkdir(exist_ok=True)
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (4, 4), (colour, 0, 0)).save(folder / f"{number}.bmp")
+    return folder
+
+
+def test_a_photo_that_is_overwritten_is_noticed(tmp_path):
+    photos = stamp(tmp_path / "photos", [10, 20])
+    before = np.array(extract.extract(counting([]), photos, tmp_path / "out", "a")[0])
+    first = (photos / "0.bmp").stat()
+    stamp(photos, [30])
+    os.utime(photos / "0.bmp", ns=(first.st_atime_ns, first.st_mtime_ns + 10**9))
+    assert (photos / "0.bmp").stat().st_size == first.st_size
+    after, _ = extract.extract(counting([]), photos, tmp_path / "out", "a")
+    assert before[:, 0].tolist() == [10, 20] and after[:, 0].tolist() == [30, 20]
+
+
+def test_features_in_use_stay_what_they_were(tmp_path):
+    one, other = stamp(tmp_path / "one", range(9)), stamp(tmp_path / "other", [200])
+    mapped, _ = extract.extract(counting([]), one, tmp_path / "out", "a")
+    replaced, _ = extract.extract(counting([]), other, tmp_path / "out", "a")
+    assert mapped[:, 0].tolist() == list(range(9)) and replaced[:, 0].tolist() == [200]
+    assert (tmp_path / "out" / "listing.csv").read_text() == "row,path,identity\n0,0.bmp,0\n"
+
+
+def test_while_one_command_writes_others_may_only_read(tmp_path):
+    photos, output = stamp(tmp_path / "photos", [10, 20]), tmp_path / "out"
+    extract.extract(counting([]), photos, output, "a")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, output], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        child = int(other.stdout.readline())
+        assert extract.extract(counting([]), photos, output, "a")[0][:, 0].tolist() == [10, 20]
+        with pytest.raises(ReIDError, match=rf"an extraction or a search is writing there \(process {other.pid}\)"):
+            extract.extract(counting([]), photos, output, "other weights")
+        other.kill()
+        os.kill(child, signal.SIGKILL)
+    assert extract.extract(counting([]), photos, output, "a")[0][:, 0].tolist() == [10, 20]
+
+
+def test_a_kill_while_starting_over_leaves_nothing_that_vouches_for_other_features(tmp_path, monkeypatch):
+    photos, output = stamp(tmp_path / "photos", [10, 20]), tmp_path / "out"
+
+    def features(source):
+        embedder = counting([])
+        scaled = dataclasses.replace(embedder, compute=lambda images: embedder.compute(images) * len(source))
+        return extract.extract(scaled, photos, output, source)[0][:, 0].tolist()
+
+    assert features("a") == [10, 20]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(extract, "save_json", mock.Mock(side_effect=KeyboardInterrupt))
+        features("bb")
+    assert features("a") == [10, 20]
+    assert features("bb") == [20, 40]
+
+
+def test_a_kill_at_the_very_end_costs_nothing(tmp_path):
+    photos, output = stamp(tmp_path / "photos", [10, 20]), tmp_path / "out"
+    extract.extract(counting([]), photos, output, "a")
+    (output / "features.npy").rename(output / "features.npy.part")
+    found, _ = extract.extract(counting(seen := []), photos, output, "a")
+    assert not seen and found[:, 0].tolist() == [10, 20]
+    assert sorted(p.name for p in output.iterdir()) == ["extract.json", "features.npy", "listing.csv", "run.lock"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["features.npy", "features.npy.part", "extract.json"])
+@pytest.mark.parametrize("what", ["pipe", "other width", "loop"])
+def test_files_of_an_output_that_this_command_did_not_write(tmp_path, name, what):
+    photos, output = stamp(tmp_path / "photos", [10, 20, 30, 40, 50]), tmp_path / "out"
+    extract.extract(counting([]), photos, output, "a")
+    state = json.loads((output / "extract.json").read_text())
+    done = len(list_folder(photos)) if name == "features.npy" else 1
+    (output / "extract.json").write_text(json.dumps(state | {"done": done}))
+    (output / name).unlink(missing_ok=True)
+    if what == "other width" and name != "extract.json":
+        np.save((output / name).open("wb"), np.zeros((4, 3) if name == "features.npy" else (5, 7), np.float32))
+    elif what == "loop":
+        (output / name).symlink_to(output / name)
+    else:
+        os.mkfifo(output / name)
+    found, _ = extract.extract(counting(seen := []), photos, output, "a")
+    assert found[:, 0].tolist() == [10, 20, 30, 40, 50] and len(seen) >= 5
+    assert json.loads((output / "extract.json").read_text()) == state
+
+
 def test_extract_command(model, tmp_path):
     file, weight, hands = model
     arguments = ["--config_file", str(file), "--images", str(hands / "test" / "query"), "--output", str(tmp_path)]
@@ -212,7 +307,28 @@ def test_formats(model):
     assert [line.split()[-2] for line in as_text(answers).splitlines()] == ["accepted", "yes", "no"]
     assert "accepted" not in as_text([answers[0]._replace(accepted="")])
     text = as_html(answers, gallery)
+    assert str(gallery) not in text and f"query {Path(image).parent.name}/{Path(image).name}" in text
     assert text.count("<img") == 3 and text.count("p &lt;1&gt;") >= 4 and "http" not in text
+
+
+def test_names_that_are_no_text_or_steer_terminals(model, tmp_path, capsys):
+    file, weight, hands = model
+    gallery = hands / "test" / "gallery"
+    asked = tmp_path / "a\udcff\x1b[2J.png"
+    try:
+        shutil.copy(next(gallery.rglob("*.png")), asked)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    command = ["--config_file", str(file), "--gallery", str(gallery), "--queries", str(asked), "--top", "2"]
+    command += ["--enrolled", str(tmp_path / "enrolled"), "TEST.WEIGHT", str(weight)]
+    said = {}
+    for form in ("text", "csv", "json"):
+        assert search.main([*command, "--format", form]) == 0
+        said[form] = capsys.readouterr().out
+    head, *rows = said["text"].splitlines()
+    assert [row.index("person") for row in rows] == [head.index("identity")] * 2
+    assert all(row.startswith(f"{tmp_path}/a\\udcff\\x1b[2J.png") for row in rows)
+    assert "a\\udcff\x1b[2J.png" in said["csv"] and json.loads(said["json"])[0]["query"] == str(asked)
 
 
 def test_search_command(model, tmp_path, capsys):
