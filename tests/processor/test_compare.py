@@ -250,3 +250,10 @@ def test_other_queries_are_not_paired():
     other.metrics["queries"]["path"] = np.array(list("1235"))
     assert difference({1: made_up("a", 1, [0.0] * 4)}, {1: other}) is None
     assert difference({1: made_up("a", 1, [0.0] * 4)}, {2: made_up("b", 1, [0.0] * 4)}) is None
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_a_run_s_lock_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.lock")
+    with pytest.raises(ReIDError, match=r"run\.lock: expected the file"):
+        command._wait_for(tmp_path)

@@ -55,10 +55,13 @@ def expected_features(file, weight):
     return paths, torch.nn.functional.normalize(found.features).numpy()
 
 
-def test_features_are_those_of_the_evaluation(model):
+def test_features_are_those_of_the_evaluation(model, caplog):
+    caplog.set_level(logging.INFO, LOGGER.name)
     file, weight, _ = model
     paths, expected = expected_features(file, weight)
+    caplog.clear()
     found = load_embedder(file, weight).embed(paths)
+    assert caplog.messages[0].startswith(f"{weight} is read\n") and "tested" not in caplog.text
     assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-5)
     assert np.allclose(
         load_embedder(file, weight, ["TEST.IMS_PER_BATCH", "3"]).embed(paths[::-1]), expected[::-1], atol=1e-5
