@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ DEPTH = 6
 """Groups nest three deep; a few more levels let a misplaced key be named instead of its depth."""
 BASES = 32
 """Files that may build on one another."""
+TOLD = 5
+"""Wrong keys that one message names."""
 LARGEST = 2**63
 LARGEST_FILE = 1 << 20
 """Bytes; every key there is takes some ten thousand."""
@@ -63,18 +65,15 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
     notes: list[str] = []
     if file is not None:
         tree, notes = translate(read_tree(Path(file)))
-        for key, value in _leaves(tree):
-            _set(cfg, key, value, str(file))
+        _set_all(cfg, _leaves(tree), str(file))
     if len(overrides) % 2:
         raise ReIDError(
             f"command line: {len(overrides)} words after the options; expected pairs KEY VALUE, e.g. "
             "SOLVER.SEED 1. Is a value with blanks missing its quotes?"
         )
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if key in RETIRED:
-            notes.append(retired_note(key))
-        else:
-            _set(cfg, key, value, "command line")
+    pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
+    notes += [retired_note(key) for key, _ in pairs if key in RETIRED]
+    _set_all(cfg, (pair for pair in pairs if pair[0] not in RETIRED), "command line")
     check_config(cfg)
     cfg.freeze()
     return cfg, notes
@@ -146,7 +145,20 @@ def _known(cfg: CfgNode, prefix: str = "") -> list[str]:
     return [key for key, _ in _leaves(cfg, prefix)]
 
 
-def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+def _set_all(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], where: str) -> None:
+    """Set dotted keys; one message tells all that is wrong with them."""
+    wrong = []
+    for key, value in pairs:
+        try:
+            _set(cfg, key, value)
+        except ReIDError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f" And {len(wrong) - TOLD} more." if len(wrong) > TOLD else ""
+        raise ReIDError(f"{where}: {' Also: '.join(wrong[:TOLD])}{more}")
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
     """Set one dotted key after checking that it exists and that the value has its type."""
     *path, leaf = key.split(".")
     node: Any = cfg
@@ -156,16 +168,16 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         known = _known(cfg)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [k for k in known if k.split(".")[-1] == leaf]
         hint = f" Did you mean {near[0]}?" if near else " configs/defaults.py lists every key."
-        raise ReIDError(f"{where}: unknown key {key}.{hint}")
+        raise ReIDError(f"unknown key {key}.{hint}")
     if isinstance(node[leaf], CfgNode):
         if value is None or value == {}:
             return  # the published files have a DATASETS node with nothing but comments in it
         inside = ", ".join(node[leaf])
-        raise ReIDError(f"{where}: {key} is a group of keys ({inside}), found the single value {value!r}.")
-    node[leaf] = _typed(key, value, node[leaf], where)
+        raise ReIDError(f"{key} is a group of keys ({inside}), found the single value {value!r}.")
+    node[leaf] = _typed(key, value, node[leaf])
 
 
-def _typed(key: str, value: Any, default: Any, where: str) -> Any:
+def _typed(key: str, value: Any, default: Any) -> Any:
     """``value`` in the type of ``default``; text such as ``1e-4`` or ``(40, 70)`` is read as a Python literal."""
     wanted = type(default)
     read = value
@@ -176,7 +188,7 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         literal = _literal(value)
         read = literal if isinstance(literal, str) else value
     if isinstance(read, int) and abs(read) >= LARGEST:
-        raise ReIDError(f"{where}: {key}: whole numbers end at 64 bits here.")
+        raise ReIDError(f"{key}: whole numbers end at 64 bits here.")
     if wanted is float and type(read) is int:
         read = float(read)
     if wanted is list and isinstance(read, tuple):
@@ -188,11 +200,11 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         if isinstance(read, bool) and wanted is str:
             quotes = " YAML takes on, off, yes and no for true or false: put them in quotes."
         raise ReIDError(
-            f"{where}: {key} = {value!r} is of type {type(read).__name__}; expected {wanted.__name__}, "
+            f"{key} = {value!r} is of type {type(read).__name__}; expected {wanted.__name__}, "
             f"for example {default!r}.{quotes}"
         )
     if wanted is list:
-        read = [_typed(f"{key}[{i}]", item, default[0], where) for i, item in enumerate(read)]
+        read = [_typed(f"{key}[{i}]", item, default[0]) for i, item in enumerate(read)]
     return read
 
 

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from configs import load_config
 from datasets import make_dataset
-from datasets.bases import Record, ReIDDataset, UselessDataError, some
+from datasets.bases import Record, ReIDDataset, UselessDataError, number_of, some
 from datasets.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
 from datasets.make_dataloader_clipreid import num_workers
 from datasets.proposal import propose_split, read_identities
@@ -87,7 +87,7 @@ def inspect(arguments: argparse.Namespace) -> int:
             f"listing: {arguments.write_listing}; train on it with DATASETS.NAMES listing, DATASETS.LISTING "
             f"{arguments.write_listing}, DATASETS.ROOT_DIR {dataset.root}"
         )
-    report.fact(f"{report.problems} problems" if report.problems else "nothing stands in the way of training")
+    report.fact(number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training")
     return 1 if report.problems else 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.bases import Record, ReIDDataset, some
+from datasets.bases import Record, ReIDDataset, number_of, some
 from datasets.image_cache import Read, make_readers, resized_size
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
@@ -127,12 +127,13 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
         _check_batches(cfg, dataset)
         _check_side_information(cfg, dataset)
     if len(dataset.gallery) < 50:
-        dataset.notes.append(f"the gallery has {len(dataset.gallery)} images: CMC keeps its last value up to rank 50")
+        images = number_of(len(dataset.gallery), "image")
+        dataset.notes.append(f"the gallery has {images}: CMC keeps its last value up to rank 50")
     dataset.notes += dataset.trivial()
-    LOGGER.info(
-        "%s: %d training images of %d identities, %d query and %d gallery images",
-        *(dataset.name, len(dataset.train), dataset.num_train_pids, len(dataset.query), len(dataset.gallery)),
-    )
+    trained = number_of(len(dataset.train), "training image")
+    people = number_of(dataset.num_train_pids, "identity", "identities")
+    queries, gallery = len(dataset.query), number_of(len(dataset.gallery), "gallery image")
+    LOGGER.info("%s: %s of %s, %d query and %s", dataset.name, trained, people, queries, gallery)
     for note in dataset.notes:
         LOGGER.info("note: %s", note)
 

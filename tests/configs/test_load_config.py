@@ -103,6 +103,17 @@ def test_unknown_keys_name_the_nearest(tmp_path, key, nearest):
         assert str(file) in said and f"Did you mean {nearest}?" in said
 
 
+def test_all_wrong_keys_are_in_one_message(tmp_path):
+    file = written(tmp_path, "DATASET: {NAMES: hand}\nSOLVER: {STAGE2: {MAX_EPOCH: 3}, SEED: x, PRECISION: fp32}\n")
+    assert message(file=file).startswith(
+        f"{file}: unknown key DATASET.NAMES. Did you mean DATASETS.NAMES? "
+        "Also: unknown key SOLVER.STAGE2.MAX_EPOCH. Did you mean SOLVER.STAGE2.MAX_EPOCHS? "
+        "Also: SOLVER.SEED = 'x' is of type str; expected int"
+    )
+    said = message(*(word for i in range(9) for word in (f"QQQQ{i}", "1")))
+    assert said.count("unknown key") == 5 and said.endswith(" And 4 more.")
+
+
 def test_a_key_like_no_other_is_told_where_to_look():
     assert "configs/defaults.py" in message("QQQQ", "1")
     assert "unknown key SOLVER.SEED.X" in message("SOLVER.SEED.X", "1")

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import check_data, make_dataloader, make_dataset
+from datasets.bases import number_of
 from datasets.make_dataloader_clipreid import make_sampler, num_workers
 from datasets.sampler import IdentityBatches, ShuffledBatches
 from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
@@ -130,6 +131,11 @@ def test_samplers_by_name(root):
     for name, kind in kinds.items():
         cfg = hand_config(root, "DATALOADER.SAMPLER", name)
         assert type(make_sampler(cfg, make_dataset(cfg))) is kind
+
+
+def test_one_is_no_plural():
+    assert [number_of(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [number_of(n, "identity", "identities") for n in (1, 3)] == ["1 identity", "3 identities"]
 
 
 def test_no_more_workers_than_cores(root, monkeypatch):
