@@ -110,6 +110,13 @@ def test_a_run(runs):
     assert changed == {"SOLVER.SEED": "0", "OUTPUT_DIR": ".../seed0"}
 
 
+def test_pictures_are_those_of_the_row_that_is_named(runs):
+    text = write_report(runs[0]).read_text()
+    assert "What shows an evaluation belongs to the row <strong>trained</strong>." in text
+    change(runs[0], TEST__PICTURES=False)  # measured again without: the pictures there are older
+    assert checked(write_report(runs[0]).read_text()).images == 1
+
+
 def test_the_recipe_is_a_column(runs, tmp_path):
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(yaml.safe_dump({"SOLVER": {"SEED": 77}, "TEST": {"FLIP": True}}))
