@@ -124,13 +124,21 @@ def test_scores_close_together_have_their_own_interval():
     assert f"at score {close.eer_threshold:.8f}" in close.lines()[1]
 
 
-def test_bins_of_a_picture_are_about_equally_wide_where_those_counted_in_are_not():
+def test_bins_of_a_picture_are_equally_wide_where_those_counted_in_are_not():
     edges = np.concatenate([np.linspace(0, 0.5, 1001), np.linspace(0.5, 1, 21)[1:]])
     scores = verification.Scores(edges, np.ones(1020, int), np.arange(1020))
     coarse = scores.coarse(10)
-    assert np.diff(coarse.edges) == pytest.approx(0.1, abs=0.026)  # the widest of those counted in
+    assert np.diff(coarse.edges) == pytest.approx(0.1)
     assert coarse.genuine == pytest.approx([200] * 5 + [4] * 5, abs=1)
     assert coarse.genuine.sum() == 1020 and coarse.impostor.sum() == scores.impostor.sum()
+
+
+def test_a_pair_far_from_all_others_makes_no_narrow_bin_of_its_own():
+    """A wide gap, then one narrow bin with one pair: a bar as high as it is narrow would hide the others."""
+    edges = np.array([0.0, 0.1, 0.2, 0.9, 0.9 + 1e-6])
+    coarse = verification.Scores(edges, np.array([5, 4, 0, 1]), np.array([2, 2, 1, 0])).coarse(3)
+    assert np.diff(coarse.edges) == pytest.approx(0.3, abs=1e-6)
+    assert coarse.genuine.tolist() == [9, 0, 1] and coarse.impostor.tolist() == [5, 0, 0]
 
 
 def test_people_without_error_have_no_interval_to_speak_of():

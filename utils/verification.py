@@ -63,12 +63,14 @@ class Scores:
         return far, frr
 
     def coarse(self, bins: int = 200) -> Scores:
-        """The same counts in at most ``bins`` bins of about one width over the scores that occur: for a picture."""
-        used = np.nonzero(self.genuine + self.impostor)[0]
-        wanted = np.linspace(self.edges[used[0]], self.edges[used[-1] + 1], bins + 1)
-        places = np.unique(np.searchsorted(self.edges, wanted))
-        counts = (np.diff(np.concatenate([[0], c.cumsum()])[places]) for c in (self.genuine, self.impostor))
-        return Scores(self.edges[places], *counts)
+        """The same counts in at most ``bins`` bins of one width over the scores that occur: for a picture.
+
+        A bin's pairs are where it begins: behind it, up to the next occupied one, there may be none.
+        """
+        used = np.flatnonzero(self.genuine + self.impostor)
+        edges = np.linspace(self.edges[used[0]], self.edges[used[-1] + 1], min(bins, used[-1] + 1 - used[0]) + 1)
+        counts = (np.histogram(self.edges[used], edges, weights=c[used])[0] for c in (self.genuine, self.impostor))
+        return Scores(edges, *(count.round().astype(np.int64) for count in counts))
 
 
 class Curve(NamedTuple):
