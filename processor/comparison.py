@@ -98,8 +98,7 @@ def difference(first: Mapping[int, RunFolder], second: Mapping[int, RunFolder]) 
     """Paired bootstrap of the mAP of ``second`` minus that of ``first``, in points, over the seeds that both have.
 
     Each query's average precision, which is a mean over random splits where there are several, is first averaged over
-    the seeds. None if there is no such seed, or if the runs did
-    not keep the same queries.
+    the seeds. None if there is no such seed, or if the runs did not keep the same queries.
     """
     seeds = [seed for seed in first if seed in second]
     queries = [[runs[seed].queries() for seed in seeds] for runs in (first, second)]

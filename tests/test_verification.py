@@ -133,6 +133,19 @@ def test_bins_of_a_picture_are_equally_wide_where_those_counted_in_are_not():
     assert coarse.genuine.sum() == 1020 and coarse.impostor.sum() == scores.impostor.sum()
 
 
+def test_bins_that_are_all_in_use_stay_as_they_are(monkeypatch):
+    """Crowded or not: there are none left to divide them into, and a threshold is where its bin is."""
+    query, gallery = _split()
+    scores, is_genuine, is_impostor = _scores(query, gallery)
+    monkeypatch.setattr(verification, "BINS", 2**5)
+    found = verify(query, gallery, bootstrap=0)
+    occupied = np.count_nonzero(found.scores.genuine + found.scores.impostor)
+    assert 2**4 < occupied < 2**5 and found.scores.impostor.max() > 100
+    for kind, counts in ((is_genuine, found.scores.genuine), (is_impostor, found.scores.impostor)):
+        assert (np.histogram(scores[kind], np.linspace(-1, 1, 2**5 + 1))[0] == counts).all()
+    assert found.scores.edges.tolist() == np.linspace(-1, 1, 2**5 + 1).tolist()
+
+
 def test_a_pair_far_from_all_others_makes_no_narrow_bin_of_its_own():
     """A wide gap, then one narrow bin with one pair: a bar as high as it is narrow would hide the others."""
     edges = np.array([0.0, 0.1, 0.2, 0.9, 0.9 + 1e-6])

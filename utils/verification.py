@@ -277,7 +277,9 @@ def _count(pairs: _Pairs) -> Scores:
 
 
 def _is_crowded(scores: Scores) -> bool:
-    return any(counts.max() > max(1, CROWDED * counts.sum()) for counts in (scores.genuine, scores.impostor))
+    """Whether a bin holds too many pairs, and so few bins hold any that they can be divided."""
+    few = 2 * np.count_nonzero(scores.genuine + scores.impostor) <= BINS
+    return few and any(counts.max() > max(1, CROWDED * counts.sum()) for counts in (scores.genuine, scores.impostor))
 
 
 def _equal_error(far: np.ndarray, frr: np.ndarray, edges: np.ndarray) -> tuple[float, float, float]:
