@@ -10,7 +10,7 @@ from model import check_method, check_weights, make_test_model, set_execution
 from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
-from utils.distributed import in_turn, is_main, main_only
+from utils.distributed import is_main, main_process_first, on_main_process
 
 EXAMPLE = "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth"
 
@@ -21,10 +21,10 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_method(cfg)
     run = start_run(cfg, notes, test=True)
     check_weights(cfg, test=True)
-    with in_turn():
+    with main_process_first():
         dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
-    main_only(lambda: write_drawn_splits(dataset, run.output_dir))
+    on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     loaders = make_dataloader(cfg, dataset)
     model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
     set_execution(cfg, model)

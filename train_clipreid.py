@@ -6,7 +6,7 @@ from functools import partial
 
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
-from datasets.attributes import TEMPLATES, class_names, hand_sentence
+from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
 from loss import make_loss
 from model import METHODS, check_method, check_weights, load_prompts, make_model, set_execution
 from processor import (
@@ -23,7 +23,7 @@ from processor import (
 from processor.html_report import write_report
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from utils.command_line import parse_arguments, run_script
-from utils.distributed import in_turn, is_main, main_only
+from utils.distributed import is_main, main_process_first, on_main_process
 
 EXAMPLE = "python train_clipreid.py --config_file configs/hand/demo.yml OUTPUT_DIR output/demo"
 
@@ -33,11 +33,11 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     cfg, notes = load_config(config_file, overrides)
     check_method(cfg)
     run = start_run(cfg, notes)
-    with in_turn():
+    with main_process_first():
         check_weights(cfg)
         dataset = make_dataset(cfg)
     check_data(cfg, dataset)
-    main_only(lambda: write_drawn_splits(dataset, run.output_dir))
+    on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)
     counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from datasets.bases import ReIDDataset
 from datasets.dukemtmcreid import DukeMTMCreID
-from datasets.hand_11k import Hand11k
-from datasets.hand_fkp import PolyUFKP
-from datasets.hand_folder import HandFolder
-from datasets.hand_hd import HandHD
+from datasets.hands.folder import HandFolder
+from datasets.hands.hand_11k import Hand11k
+from datasets.hands.hand_fkp import PolyUFKP
+from datasets.hands.hand_hd import HandHD
 from datasets.listing import Listing
 from datasets.make_dataloader_clipreid import Loaders, check_data, make_dataloader
 from datasets.market1501 import Market1501
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
-from datasets.splits import write_drawn_splits
-from datasets.synthetic_hand import SyntheticHand
+from datasets.parsing.splits import write_drawn_splits
+from datasets.synthetic_hand.dataset import SyntheticHand
 from datasets.vehicleid import VehicleID
 from datasets.veri import VeRi
 from utils.errors import ReIDError

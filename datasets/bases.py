@@ -39,7 +39,7 @@ class Record(NamedTuple):
 Image = TypeVar("Image", Photo, Record)
 
 
-class Trial(NamedTuple, Generic[Image]):
+class QueryGallerySplit(NamedTuple, Generic[Image]):
     """Query and gallery of one evaluation.
 
     ``run`` is the number of the random choice that made them; None where the set has one fixed split.
@@ -59,7 +59,7 @@ class ReIDDataset:
     """Train, query and gallery records of one dataset.
 
     Training pids are 0..N-1 in sorted order of the identity names. Query and gallery share a second numbering
-    of the same kind, since test people are strangers to the model. Cameras and views seen in training are
+    of the same kind, since test people are unknown to the model. Cameras and views seen in training are
     numbered first, in sorted order; those that only the test set has follow.
 
     Args:
@@ -87,7 +87,7 @@ class ReIDDataset:
     """Prompt sentence of the paper for this kind of data; ``{}`` stands for the learnable tokens."""
 
     attributes: Mapping[str, Mapping[str, str]] = MappingProxyType({})
-    """What is known of an image besides its identity, by path; see :mod:`datasets.attributes`."""
+    """What is known of an image besides its identity, by path; see :mod:`datasets.hands.attributes`."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class ReIDDataset:
         require_train: bool = False,
         notes: Iterable[str] = (),
         run: int | None = None,
-        redrawn: Sequence[Trial[Photo]] = (),
+        redrawn: Sequence[QueryGallerySplit[Photo]] = (),
     ) -> None:
         self.name = name
         self.camera_rule = camera_rule
@@ -125,9 +125,9 @@ class ReIDDataset:
         self.val = records(val, self.val_identities)
         self.query = records(query, self.test_identities)
         self.gallery = records(gallery, self.test_identities)
-        self.trials: list[Trial[Record]] = [
-            Trial(run, self.query, self.gallery),
-            *(Trial(t.run, *(records(part, self.test_identities) for part in t[1:])) for t in redrawn),
+        self.trials: list[QueryGallerySplit[Record]] = [
+            QueryGallerySplit(run, self.query, self.gallery),
+            *(QueryGallerySplit(t.run, *(records(part, self.test_identities) for part in t[1:])) for t in redrawn),
         ]
         self.num_train_pids = len(self.train_identities)
         self.num_train_cams = len({r.camid for r in self.train})
@@ -161,7 +161,10 @@ class ReIDDataset:
             require_train=self.require_train,
             notes=[note for note in self.notes if note not in stale],
             run=self.trials[0].run,
-            redrawn=[Trial(t.run, *(photos(part, self.test_identities) for part in t[1:])) for t in self.trials[1:]],
+            redrawn=[
+                QueryGallerySplit(t.run, *(photos(part, self.test_identities) for part in t[1:]))
+                for t in self.trials[1:]
+            ],
         )
 
     def use_camera_rule(self, rule: str) -> None:
@@ -191,21 +194,23 @@ class ReIDDataset:
         return list(dict.fromkeys(r for trial in self.trials for r in (*trial.query, *trial.gallery)))
 
     @property
-    def validation(self) -> Trial[Record] | None:
+    def validation(self) -> QueryGallerySplit[Record] | None:
         """Query and gallery for choosing a checkpoint, or None where nothing is held out.
 
-        Where at least two people of ``val`` do not train and have two images or more, they are the strangers that the
-        test will bring: the first image of each by path is the gallery, the others ask. Otherwise the held-out images
-        of training people ask and the training images are the gallery.
+        Where at least two people of ``val`` do not train and have two images or more, only these are used: the first
+        image of each by path is the gallery, the others are queries. Otherwise the held-out images of training people
+        are the queries and the training images are the gallery.
         """
         images_of: dict[int, list[Record]] = {}
         for record in sorted(self.val):
             images_of.setdefault(record.pid, []).append(record)
-        strangers = [r for pid, r in images_of.items() if pid >= self.num_train_pids and len(r) > 1]
-        if len(strangers) > 1:
-            return Trial(None, [r for images in strangers for r in images[1:]], [images[0] for images in strangers])
+        unseen = [r for pid, r in images_of.items() if pid >= self.num_train_pids and len(r) > 1]
+        if len(unseen) > 1:
+            return QueryGallerySplit(
+                None, [r for images in unseen for r in images[1:]], [images[0] for images in unseen]
+            )
         query = [record for record in self.val if record.pid < self.num_train_pids]
-        return Trial(None, query, self.train) if query else None
+        return QueryGallerySplit(None, query, self.train) if query else None
 
     def check_train(self) -> None:
         """Refuse a train set from which nothing can be learned: telling people apart takes two of them."""
@@ -218,7 +223,7 @@ class ReIDDataset:
         for split, records in (("query", self.query), ("gallery", self.gallery)):
             if not records:
                 raise UselessDataError(f"{self.name}: the {split} set is empty; at least one image is needed.")
-        if not any(self.findable()):
+        if not any(self.has_positive()):
             rule = " once images of the same camera are ignored" if self.camera_rule == "market" else ""
             raise UselessDataError(
                 f"{self.name}: no query identity appears in the gallery{rule} (camera rule "
@@ -233,7 +238,7 @@ class ReIDDataset:
 
     def _unfindable(self) -> list[str]:
         """A note on the queries that the evaluation cannot score, if there are any."""
-        lost = [q for q, found in zip(self.query, self.findable(), strict=True) if not found]
+        lost = [q for q, found in zip(self.query, self.has_positive(), strict=True) if not found]
         if not lost:
             return []
         names = sorted({self.test_identities[q.pid] for q in lost})
@@ -242,7 +247,7 @@ class ReIDDataset:
             f"{self.camera_rule!r}) and are not scored; identities: {some(names)}"
         ]
 
-    def findable(self) -> list[bool]:
+    def has_positive(self) -> list[bool]:
         """For each query, whether the gallery holds a match that the camera rule does not remove."""
         cameras_of: dict[int, set[int]] = {}
         for record in self.gallery:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datasets.bases import Record
 from datasets.preprocessing import Transform
-from datasets.sampler import Draw
+from datasets.sampler import SeededIndex
 from utils.images import cause, decode, read_image
 from utils.logger import on_terminal
 from utils.progress import PATIENCE
@@ -70,7 +70,7 @@ def _seeded(seed: int) -> Iterator[None]:
 class ImageDataset(Dataset):
     """Records as items ``(image [3, H, W], pid, camid, viewid, index)``.
 
-    Items are asked for by number, or by :class:`Draw` where the transform is random.
+    Items are asked for by number, or by :class:`SeededIndex` where the transform is random.
 
     Args:
         records: the images.
@@ -93,11 +93,11 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: int | Draw) -> tuple[Tensor, int, int, int, int]:
-        index = item.index if isinstance(item, Draw) else item
+    def __getitem__(self, item: int | SeededIndex) -> tuple[Tensor, int, int, int, int]:
+        index = item.index if isinstance(item, SeededIndex) else item
         record = self.records[index]
         image = self.read(record.path)
-        if isinstance(item, Draw):
+        if isinstance(item, SeededIndex):
             with _seeded(item.seed):
                 tensor = self.transform(image)
         else:

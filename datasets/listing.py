@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import some
-from datasets.splits import SplitDataset, SplitRow, read_split
+from datasets.parsing.splits import SplitDataset, SplitRow, read_split
 from utils.errors import ReIDError
 
 
@@ -25,7 +25,7 @@ class Listing(SplitDataset):
     - ``split`` is ``train``, ``query`` or ``gallery``; rows of ``val`` (training people kept out of training)
       become ``self.val``. Gallery identities without a query are distractors.
 
-    Every run writes the split that it used in this format (:func:`datasets.splits.write_split`), so a listing
+    Every run writes the split that it used in this format (:func:`datasets.parsing.splits.write_split`), so a listing
     repeats another person's evaluation exactly. Licence and counts are those of your own data.
 
     Args:

@@ -13,8 +13,8 @@ from datasets.bases import Record, ReIDDataset, number_of, some
 from datasets.image_cache import Read, make_readers, resized_size
 from datasets.images import ImageDataset, find_unreadable
 from datasets.preprocessing import test_transform, train_transform
-from datasets.sampler import EpochBatches, IdentityBatches, ShuffledBatches
-from utils.distributed import gather_objects, local_world_size, share_of, world_size
+from datasets.sampler import EpochBatches, PKBatchSampler, ShuffledBatches
+from utils.distributed import gather_objects, local_world_size, shard_of, world_size
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -65,7 +65,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
 
     def untouched(records: Iterable[Record], read: Read) -> DataLoader:
         images = ImageDataset(records, plain, read=read)
-        return loader(images, batch_size=cfg.TEST.IMS_PER_BATCH, sampler=share_of(len(images)))
+        return loader(images, batch_size=cfg.TEST.IMS_PER_BATCH, sampler=shard_of(len(images)))
 
     test_loader = untouched(dataset.test_images, readers.test)
     if not dataset.require_train:
@@ -96,9 +96,9 @@ def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
     batch_size = cfg.SOLVER.STAGE2.IMS_PER_BATCH
     if cfg.DATALOADER.SAMPLER == "softmax":
         smallest = batch_size if cfg.DATALOADER.DROP_LAST else max(2, world_size())
-        return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, share_of, smallest)
+        return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, shard_of, smallest)
     pids = [record.pid for record in dataset.train]
-    return IdentityBatches(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, share_of)
+    return PKBatchSampler(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, shard_of)
 
 
 def num_workers(cfg: CfgNode) -> int:
@@ -141,7 +141,7 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
 def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
     train = [*dataset.train, *dataset.val] if dataset.require_train else []
     paths = [record.path for record in (*train, *dataset.test_images)]
-    mine = [paths[i] for i in share_of(len(paths))]
+    mine = [paths[i] for i in shard_of(len(paths))]
     broken: dict[str, str] = {}
     for found in gather_objects(find_unreadable(mine, num_workers(cfg), cfg.INPUT.EXIF)):
         broken |= found
@@ -215,10 +215,10 @@ def _check_side_information(cfg: CfgNode, dataset: ReIDDataset) -> None:
         ("SIE_CAMERA", "cameras", dataset.num_train_cams, [record.camid for record in test]),
         ("SIE_VIEW", "views", dataset.num_train_views, [record.viewid for record in test]),
     ):
-        strangers = [record.path for record, label in zip(test, labels, strict=True) if label >= seen]
-        if cfg.MODEL[key] and strangers:
+        unseen = [record.path for record, label in zip(test, labels, strict=True) if label >= seen]
+        if cfg.MODEL[key] and unseen:
             raise ReIDError(
-                f"MODEL.{key} is on, but {len(strangers)} of {len(test)} test images of {dataset.name} are of {word} "
-                f"that no training image shows (training has {seen}): {some(strangers)}. Switch it off, or train with "
+                f"MODEL.{key} is on, but {len(unseen)} of {len(test)} test images of {dataset.name} are of {word} "
+                f"that no training image shows (training has {seen}): {some(unseen)}. Switch it off, or train with "
                 f"images of all {word}."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from datasets.published import NamedPhotos, Size
+from datasets.parsing.published import NamedPhotos, Size
 
 
 class Market1501(NamedPhotos):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from datasets.bases import Photo
-from datasets.published import PublishedDataset, Size, Splits, read_list, require_images
+from datasets.parsing.published import PublishedDataset, Size, Splits, read_list, require_images
 from utils.errors import ReIDError
 
 LAYOUTS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datasets.dukemtmcreid import DukeMTMCreID
-from datasets.published import Size
+from datasets.parsing.published import Size
 
 
 class OccludedDuke(DukeMTMCreID):

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class Draw(NamedTuple):
+class SeededIndex(NamedTuple):
     """One image of a batch and the seed of its augmentation.
 
     The seed makes a batch independent of the number of worker processes and of everything drawn before it.
@@ -23,7 +23,7 @@ Share = Callable[[int], range]
 """From the size of a batch to the places in it that are for this process; ``range`` itself takes all."""
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[SeededIndex]]):
     """Batches that are a pure function of seed and epoch; :meth:`set_epoch` chooses the epoch (1-based).
 
     Several processes plan the same batches, and each reads its share of each: put together in the order of the
@@ -41,14 +41,14 @@ class EpochBatches(Sampler[list[Draw]]):
         batches = self.plan(rng)
         count = sum(len(batch) for batch in batches)
         seeds = iter(rng.integers(2**62, size=count).tolist())
-        whole = [[Draw(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
+        whole = [[SeededIndex(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
         self.batches = [[batch[i] for i in self.share(len(batch))] for batch in whole]
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
         """Indices of one epoch, batch by batch."""
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class ShuffledBatches(EpochBatches):
         return [batch for batch in batches if len(batch) >= self.smallest]
 
 
-class IdentityBatches(EpochBatches):
+class PKBatchSampler(EpochBatches):
     """PK batches: P = batch_size / K identities with K images each (Hermans et al., arXiv 1703.07737).
 
     Each identity's images are shuffled and cut into groups of K; the incomplete rest is dropped, and an identity with

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from datasets.bases import Photo, Trial
-from datasets.published import PublishedDataset, Size, Splits, read_list, require_images
-from datasets.splits import pick, require_run
+from datasets.bases import Photo, QueryGallerySplit
+from datasets.parsing.published import PublishedDataset, Size, Splits, read_list, require_images
+from datasets.parsing.splits import pick, require_run
 from utils.errors import ReIDError
 
 LINE = re.compile(r"(?P<image>\d+)\s+(?P<identity>\d{1,9})")
@@ -93,7 +93,9 @@ class VehicleID(PublishedDataset):
         train = [] if skip else self._read(folder, train_list, notes)
         test = self._read(folder, f"test_list_{test_size}.txt", notes)
         require_images([*train, *test], self.hint())
-        (_, query, gallery), *redrawn = (Trial(i, *draw(test, seed=seed, run=i)) for i in range(run, run + runs))
+        (_, query, gallery), *redrawn = (
+            QueryGallerySplit(i, *draw(test, seed=seed, run=i)) for i in range(run, run + runs)
+        )
         splits: Splits = {"train": train, "query": query, "gallery": gallery}
         sizes = (TRAIN, Size(test_size, QUERY_IMAGES[test_size]), Size(test_size, test_size))
         notes += self.count_notes(splits, sizes)

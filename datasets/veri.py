@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from datasets.published import NamedPhotos, Size, Splits
+from datasets.parsing.published import NamedPhotos, Size, Splits
 from utils.text_files import read_text
 
 KEYPOINT_FILES = ("keypoint_train.txt", "keypoint_test.txt")

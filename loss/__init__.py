@@ -2,8 +2,8 @@
 
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
 from loss.center_loss import CenterLoss
-from loss.centroids import centroid_contrast, identity_means, moved_centroids
 from loss.make_loss import LossAndParts, Stage1Loss, Stage2Loss, add_up, contrast_terms, make_loss
+from loss.prototypes import centroid_contrast, identity_means, moved_centroids
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss, SupContrast
 from loss.triplet_loss import TripletLoss, cosine_dist, euclidean_dist, hard_example_mining

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from model.backbones.timm_backbone import PREFIX, backbone_name
 from model.clip.weights import read_state_dict
-from model.timm_backbone import PREFIX, backbone_name
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.batch_norm import synchronise_batch_norm
+from model.backbones.timm_backbone import PooledFeature, TimmEncoder
 from model.clip.model import ImageFeatures, ModifiedResNet, Transformer
-from model.timm_backbone import PooledFeature, TimmEncoder
+from model.layers.batch_norm import synchronise_batch_norm
 from utils.distributed import world_size
 from utils.errors import ReIDError
 from utils.logger import LOGGER
@@ -20,7 +20,7 @@ from utils.logger import LOGGER
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from model.baseline import ImageReID
+    from model.methods.baseline import ImageReID
 
 Encode = Callable[[Tensor, Tensor, Tensor], ImageFeatures | PooledFeature]
 """From images [B, 3, H, W], camera and view labels [B] to features."""

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs import load_config
-from model.baseline import ImageReID
+from model.backbones.timm_backbone import TimmEncoder
 from model.clip.model import ModifiedResNet
 from model.make_model_clipreid import check_weights, make_test_model
-from model.timm_backbone import TimmEncoder
+from model.methods.baseline import ImageReID
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError

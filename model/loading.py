@@ -14,7 +14,7 @@ from torch import Tensor
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
-    from model.baseline import ImageReID
+    from model.methods.baseline import ImageReID
 
 IDENTITY_BOUND = ("classifier.", "classifier_proj.", "prompt_learner.cls_ctx", "cv_embed", "memory")
 """Parts that belong to one data set's identities, cameras and views."""
@@ -82,7 +82,7 @@ def _lines(tensors: Mapping[str, str]) -> list[str]:
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int], source: tuple[int, int] | None = None) -> Tensor:
-    """Position embeddings [1 + h w, D] for another ``grid`` of patches: bilinear, half-pixel centres.
+    """TrainingProgress embeddings [1 + h w, D] for another ``grid`` of patches: bilinear, half-pixel centres.
 
     Row 0 belongs to the class token (or the mean) and is copied. Without ``source`` the old grid is taken to be
     square, or as near to twice as high as wide as the count allows (the person images of CLIP-ReID).

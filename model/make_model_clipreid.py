@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from model.baseline import ImageReID, SideInformation
+from model.backbones.timm_backbone import TimmShape, backbone_name, hub_weights
 from model.clip.clip import find_weights
 from model.clip.model import MLP, QuickGELU, VisionTransformer
 from model.clip.shapes import CLIPShape, ResNetShape, named_shape, names_of, shape_of_checkpoint, shape_of_weights
@@ -23,8 +23,8 @@ from model.loading import (
     load_reid_weights,
     load_start,
 )
-from model.methods import METHODS
-from model.timm_backbone import TimmShape, backbone_name, hub_weights
+from model.methods.baseline import ImageReID, SideInformation
+from model.methods.registry import METHODS
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 

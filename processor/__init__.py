@@ -3,8 +3,8 @@
 from processor.embedder import Embedder, load_embedder
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
-from processor.report import finish_run, note_result, note_text_results
-from processor.run import Run, start_run
+from processor.reports.tables import finish_run, note_result, note_text_results
+from processor.runs.run import Run, start_run
 
 __all__ = [
     "Embedder",

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processor.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
-from processor.run import free_to_change
-from processor.run_folder import RunFolder, flatten, kind, read_run
+from processor.reports.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
+from processor.runs.folder import RunFolder, flatten, kind, read_run
+from processor.runs.run import free_to_change
 from utils.checkpoint import save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError

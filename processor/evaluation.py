@@ -13,22 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from processor.run import Run
-from utils.distributed import from_main, gather_on_main, is_main, main_only, share_from_main
+from processor.runs.run import Run
+from utils.distributed import from_main, gather_on_main, is_main, on_main_process, share_from_main
 from utils.errors import ReIDError
 from utils.interrupt import check_interrupt
 from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.progress import counted
 from utils.reranking import k_reciprocal
-from utils.search import SEARCHES, Nearest
-from utils.verification import VerificationMetrics, verify
+from utils.retrieval.search import SEARCHES, Nearest
+from utils.retrieval.verification import VerificationMetrics, verify
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from datasets.bases import Record, Trial
-    from model.baseline import ImageReID
+    from datasets.bases import QueryGallerySplit, Record
+    from model.methods.baseline import ImageReID
 
 
 NOTED = 100
@@ -44,7 +44,7 @@ class Evaluation:
         query, gallery: features as they were compared, for pictures.
         seconds: of extraction and ranking together.
         metric: ``euclidean`` or ``cosine``.
-        search: how :meth:`find_nearest` searches, a name in :data:`utils.search.SEARCHES`.
+        search: how :meth:`find_nearest` searches, a name in :data:`utils.retrieval.search.SEARCHES`.
         nearest: the beginning of each ranking if it came from more than the features (re-ranking) or from an
             approximate search, else None.
         verification: error rates of the same features at a threshold, None where they were not asked for.
@@ -139,7 +139,12 @@ def extract_features(
 
 
 def evaluate_model(
-    cfg: CfgNode, model: ImageReID, loader: DataLoader, trials: Sequence[Trial[Record]], camera_rule: str, run: Run
+    cfg: CfgNode,
+    model: ImageReID,
+    loader: DataLoader,
+    trials: Sequence[QueryGallerySplit[Record]],
+    camera_rule: str,
+    run: Run,
 ) -> Evaluation | None:
     """Extract once; compare and rank each trial as ``cfg.TEST`` asks.
 
@@ -155,7 +160,7 @@ def evaluate_model(
     """
     start = time.perf_counter()
     images = _images(cfg, model, loader, run)
-    outcome = main_only(lambda: _evaluate(cfg, images, loader.dataset.records, trials, camera_rule, run))
+    outcome = on_main_process(lambda: _evaluate(cfg, images, loader.dataset.records, trials, camera_rule, run))
     return outcome and replace(outcome, seconds=time.perf_counter() - start, neck_feat=model.neck_feat)
 
 
@@ -163,7 +168,7 @@ def _evaluate(
     cfg: CfgNode,
     images: Features,
     records: Sequence[Record],
-    trials: Sequence[Trial[Record]],
+    trials: Sequence[QueryGallerySplit[Record]],
     camera_rule: str,
     run: Run,
 ) -> Evaluation:
@@ -184,7 +189,7 @@ def _evaluate(
 
 
 def validate_model(
-    cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: Trial[Record], run: Run
+    cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: QueryGallerySplit[Record], run: Run
 ) -> RankingMetrics:
     """Rank held-out images, without camera rule and re-ranking, and tell all processes.
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from processor.comparison import same_queries, seeds_of_one, set_apart_by
-from processor.run_folder import COUNTS, MEASURES, RunFolder, flatten, read_run
+from processor.reports.comparison import same_queries, seeds_of_one, set_apart_by
+from processor.runs.folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
-from utils.html import escape, page, picture, table
 from utils.logger import LOGGER, setup_console
 from utils.paths import ShortPaths
+from utils.plots.html import escape, page, picture, table
 
 EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
 

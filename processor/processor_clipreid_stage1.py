@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from processor.run import Run
+from processor.runs.run import Run
+from processor.train_step import StepResult
 from processor.training_loop import Scheduler, due, train_epochs
-from processor.update import StepResult
 from utils.checkpoint import model_file, save_model
 from utils.distributed import gather_objects, share_from_main
 from utils.interrupt import check_interrupt
@@ -23,7 +23,7 @@ from utils.progress import counted
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from model.baseline import ImageReID
+    from model.methods.baseline import ImageReID
 
 Order = Callable[[int], Tensor]
 """From the epoch (1-based) to the order in which the images are visited [N]."""

@@ -15,19 +15,19 @@ from torch.utils.data import DataLoader
 from loss.make_loss import Stage2Loss
 from processor.evaluation import Evaluation, evaluate_model, validate_model
 from processor.processor_clipreid_stage1 import collect_image_features
-from processor.run import Run
+from processor.runs.run import Run
+from processor.train_step import Batch, StepResult
 from processor.training_loop import Scheduler, due, train_epochs
-from processor.update import Batch, StepResult
 from utils.checkpoint import load_model, model_file, save_model
-from utils.distributed import main_only, share_from_main
+from utils.distributed import on_main_process, share_from_main
 from utils.logger import LOGGER
 from utils.metrics import RankingMetrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from datasets.bases import Record, Trial
-    from model.baseline import ImageReID
+    from datasets.bases import QueryGallerySplit, Record
+    from model.methods.baseline import ImageReID
 
 
 def do_train_stage2(
@@ -60,12 +60,12 @@ def do_train_stage2(
     stage = cfg.SOLVER.STAGE2
     run.note_trained(model)
     collect = partial(collect_image_features, model, plain_loader, run)
-    with _at_rest(model, run):
+    with eval_mode(model, run):
         model.prepare(collect, stage.IMS_PER_BATCH)
 
     def batches(epoch: int, skip: int) -> DataLoader:
         if not skip:
-            with _at_rest(model, run):
+            with eval_mode(model, run):
                 model.begin_epoch(collect)
         model.train()
         loader.batch_sampler.set_epoch(epoch, skip)
@@ -109,7 +109,7 @@ def do_train_stage2(
 
 
 @contextmanager
-def _at_rest(model: ImageReID, run: Run) -> Iterator[None]:
+def eval_mode(model: ImageReID, run: Run) -> Iterator[None]:
     """For what a method computes besides training."""
     model.eval()
     with torch.no_grad(), run.precision.autocast():
@@ -133,7 +133,7 @@ def load_best(cfg: CfgNode, model: ImageReID, run: Run) -> None:
     """
     path = _best_model(cfg, run)
     LOGGER.info("best epoch by validation: %d, %s", run.best["epoch"], path)
-    main_only(lambda: load_model(model, path))
+    on_main_process(lambda: load_model(model, path))
     share_from_main(model.state_dict().values())
 
 
@@ -153,7 +153,12 @@ def _keep_best(cfg: CfgNode, model: ImageReID, run: Run, epoch: int, found: Rank
 
 
 def do_inference(
-    cfg: CfgNode, model: ImageReID, loader: DataLoader, trials: Sequence[Trial[Record]], camera_rule: str, run: Run
+    cfg: CfgNode,
+    model: ImageReID,
+    loader: DataLoader,
+    trials: Sequence[QueryGallerySplit[Record]],
+    camera_rule: str,
+    run: Run,
 ) -> Evaluation | None:
     """Test ``model`` on query and gallery of each trial; see :func:`processor.evaluation.evaluate_model`."""
     times = f", {len(trials)} random splits of {len(loader.dataset)} images" if len(trials) > 1 else ""
@@ -161,7 +166,9 @@ def do_inference(
     return evaluate_model(cfg, model, loader, trials, camera_rule, run)
 
 
-def do_validation(cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: Trial[Record], run: Run) -> RankingMetrics:
+def do_validation(
+    cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: QueryGallerySplit[Record], run: Run
+) -> RankingMetrics:
     """Rank the images that were held out of training; see :func:`processor.evaluation.validate_model`."""
     LOGGER.info("validation: %d held-out images against %d", len(trial.query), len(trial.gallery))
     return validate_model(cfg, model, loader, trial, run)

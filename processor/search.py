@@ -26,13 +26,13 @@ from processor.extract import Listed, extract, list_folder, open_embedder
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
-from utils.html import escape, page, table, thumbnail
 from utils.images import IMAGE_SUFFIXES, read_image
 from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
-from utils.search import SEARCHES, require_faiss
+from utils.plots.html import escape, page, table, thumbnail
+from utils.retrieval.search import SEARCHES, require_faiss
+from utils.retrieval.verification import FEWEST_FALSE_ACCEPTS, verify
 from utils.text_files import printable
-from utils.verification import FEWEST_FALSE_ACCEPTS, verify
 
 EXAMPLE = (
     "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
@@ -69,7 +69,7 @@ def search(
         listed: what the gallery's features are of [G].
         top: answers to a query.
         threshold: similarity from which an answer is accepted, None for no such judgement.
-        how: a name in :data:`utils.search.SEARCHES`; the recall of an approximate search is logged.
+        how: a name in :data:`utils.retrieval.search.SEARCHES`; the recall of an approximate search is logged.
     """
     nearest = SEARCHES[how](torch.from_numpy(query), gallery, top, metric="cosine")
     if how != "exact":

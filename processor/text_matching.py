@@ -13,7 +13,7 @@ from processor.evaluation import Evaluation
 from utils.metrics import Features, RankingMetrics, evaluate
 
 if TYPE_CHECKING:
-    from datasets.bases import Record, Trial
+    from datasets.bases import QueryGallerySplit, Record
 
 Encode = Callable[[Sequence[str]], Tensor]
 """From N sentences to their features [N, E], of length 1."""
@@ -24,7 +24,7 @@ Attributes = Mapping[str, Mapping[str, str]]
 
 def text_results(
     evaluation: Evaluation,
-    trial: Trial[Record],
+    trial: QueryGallerySplit[Record],
     attributes: Attributes,
     encode: Encode,
     sentence: Callable[[Mapping[str, str]], str],

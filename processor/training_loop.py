@@ -10,15 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from processor.curves import Curves
-from processor.run import Part, Position, Run
-from processor.update import Batch, StepResult, Update
-from utils.chance import RandomNumbers
+from processor.reports.curves import Curves
+from processor.runs.run import Run, Stateful, TrainingProgress
+from processor.train_step import Batch, StepResult, Update
 from utils.distributed import any_process, barrier, in_parallel
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
 from utils.meter import Meters
 from utils.progress import PATIENCE
+from utils.seed import RngState
 
 
 class Scheduler(Protocol):
@@ -37,7 +37,7 @@ def train_epochs(
     batches: Callable[[int, int], Iterable[Batch]],
     names: Callable[[Batch], Sequence[str]],
     step: Callable[[Batch], StepResult],
-    parts: dict[str, Part],
+    parts: dict[str, Stateful],
     optimizers: Sequence[Optimizer],
     scheduler: Scheduler,
     after_epoch: Callable[[int], dict | None],
@@ -72,13 +72,13 @@ def train_epochs(
 
     step = in_parallel(step, [part for part in parts.values() if isinstance(part, nn.Module)])
     update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], short_names, run.output_dir)
-    parts = {**parts, "scaler": scaler, "meters": meters, "random": RandomNumbers(run.device)}
+    parts = {**parts, "scaler": scaler, "meters": meters, "random": RngState(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
-    start = run.position if run.position.stage == stage else Position(stage, 1)
+    start = run.position if run.position.stage == stage else TrainingProgress(stage, 1)
     run.restore(parts)
     curves = Curves(run, stage, start.epoch)
     for epoch in range(start.epoch, epochs + 1):
-        here = start if epoch == start.epoch else Position(stage, epoch)
+        here = start if epoch == start.epoch else TrainingProgress(stage, epoch)
         if not here.ended:
             scheduler.step(epoch)
             plan = batches(epoch, here.steps)
@@ -89,12 +89,12 @@ def train_epochs(
 
 
 def _train_epoch(
-    start: Position,
+    start: TrainingProgress,
     epochs: int,
     run: Run,
     plan: Iterable[Batch],
     update: Update[Batch],
-    parts: dict[str, Part],
+    parts: dict[str, Stateful],
     meters: Meters,
     log_period: int,
 ) -> None:
@@ -113,7 +113,7 @@ def _train_epoch(
             LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
         stop = any_process(interrupt_requested())
         if stop or time.perf_counter() - saved > 60 * run.minutes:
-            run.save(Position(stage, epoch, iteration), parts)
+            run.save(TrainingProgress(stage, epoch, iteration), parts)
             saved = time.perf_counter()
         if stop:
             barrier()  # torchrun ends the others when one leaves, and the first may still be writing
@@ -124,7 +124,7 @@ def _train_epoch(
     LOGGER.info("%s: %s", place, _values(entry, skip=("stage", "epoch")))
     run.history.append(entry)
     meters.reset()
-    run.save(Position(stage, epoch, iteration, ended=True), parts)
+    run.save(TrainingProgress(stage, epoch, iteration, ended=True), parts)
 
 
 def due(epoch: int, period: int, epochs: int) -> bool:

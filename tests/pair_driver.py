@@ -17,12 +17,12 @@ from torch import nn
 from torch.optim import SGD
 
 import processor.evaluation
-import processor.update
+import processor.train_step
 import test_clipreid
 import train_clipreid
-from model.batch_norm import synchronise_batch_norm
+from model.layers.batch_norm import synchronise_batch_norm
 from utils import distributed
-from utils.distributed import gather_batch, in_parallel, in_shares, is_main, joined_processes, rank, share_of
+from utils.distributed import gather_batch, in_parallel, is_main, joined_processes, rank, shard_of, sharded
 from utils.errors import ReIDError
 
 ROWS = np.random.default_rng(0).normal(size=(7, 5))
@@ -47,7 +47,7 @@ class Network(nn.Module):
         (features,) = gather_batch(torch.tanh(self.encoder(rows)))
         self.idle(features)
         images = self.head(features).softmax(1)
-        texts = in_shares(lambda share: self.text(share).sin(), images)
+        texts = sharded(lambda share: self.text(share).sin(), images)
         return (images @ texts.T * torch.cdist(features, features.roll(1, 0)).mean()).square().sum()
 
 
@@ -93,20 +93,20 @@ def primitives():
     """Everything small, with shares of different sizes: 3 rows here and 4 there, none here and all there."""
     half = torch.randn(2 + rank(), 3, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(rank()))
     found = {
-        "uneven": gradients_of(ROWS[share_of(7)]),
+        "uneven": gradients_of(ROWS[shard_of(7)]),
         "empty": gradients_of(ROWS[7 * (1 - rank()) :]),
         "batch norm": batch_norm_of(IMAGES[:2] if is_main() else IMAGES[2:]),
-        "shares": in_shares(lambda x: 2 * x, torch.arange(5)),
-        "one for two": in_shares(lambda x: 2 * x, torch.arange(1)),
+        "shares": sharded(lambda x: 2 * x, torch.arange(5)),
+        "one for two": sharded(lambda x: 2 * x, torch.arange(1)),
         "bf16": (half, *gather_batch(half)),
         "objects": distributed.gather_objects(f"from {rank()}"),
         "on main": distributed.gather_on_main(rank()),
         "from main": distributed.from_main(lambda: f"made by {rank()}"),
-        "main only": distributed.main_only(lambda: f"made by {rank()}"),
+        "main only": distributed.on_main_process(lambda: f"made by {rank()}"),
         "any": [distributed.any_process(flag) for flag in (False, is_main(), not is_main(), True)],
     }
     began = time.monotonic()
-    with distributed.in_turn():
+    with distributed.main_process_first():
         time.sleep(0.2 if is_main() else 0)
         found["turn"] = time.monotonic() - began
     try:
@@ -132,7 +132,7 @@ def everything(runs):
 
 def script(argv, at=0, act="", who=1):
     """A training as its user starts it. Process ``who`` does ``act`` at its ``at``-th step."""
-    losses, steps = processor.update.Update._losses, iter(range(1, 10**6))
+    losses, steps = processor.train_step.Update._losses, iter(range(1, 10**6))
 
     def disturbed(self, batch, place):
         if next(steps) == at and rank() == who:
@@ -143,7 +143,7 @@ def script(argv, at=0, act="", who=1):
             time.sleep(1)  # until torchrun has passed it on
         return losses(self, batch, place)
 
-    processor.update.Update._losses = disturbed
+    processor.train_step.Update._losses = disturbed
     return train_clipreid.main(argv)
 
 

@@ -25,7 +25,7 @@ import torch
 
 import processor.evaluation
 import processor.processor_clipreid_stage1
-import processor.update
+import processor.train_step
 import test_clipreid
 import train_clipreid
 
@@ -97,7 +97,7 @@ class Events:
         setattr(owner, name, counted)
 
     def install(self):
-        self.around(processor.update.Update, "_losses", "step: {2}")
+        self.around(processor.train_step.Update, "_losses", "step: {2}")
         self.around(processor.evaluation, "check_interrupt", "evaluation")
         self.around(processor.processor_clipreid_stage1, "check_interrupt", "features")
         self.around(os, "replace", "before naming {1}", "after naming {1}")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train_clipreid
-from datasets.sampler import IdentityBatches, ShuffledBatches
+from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests import pair_driver
 from tests.toy_hands import make_toy_hands, write_config
 from utils.logger import close_logger
@@ -243,12 +243,12 @@ def test_shares_make_up_the_batch(kind, processes):
     def sampler(share=range):
         if kind == "shuffled":
             return ShuffledBatches(len(pids), 12, 1, share, smallest=max(2, processes))
-        return IdentityBatches(pids, 12, 2, 1, share)
+        return PKBatchSampler(pids, 12, 2, 1, share)
 
-    def share_of(rank):
+    def shard_of(rank):
         return lambda count: range(count * rank // processes, count * (rank + 1) // processes)
 
-    whole, parts = list(sampler()), [list(sampler(share_of(rank))) for rank in range(processes)]
+    whole, parts = list(sampler()), [list(sampler(shard_of(rank))) for rank in range(processes)]
     assert [[draw for part in shares for draw in part] for shares in zip(*parts, strict=True)] == whole
     for batch in (batch for part in parts for batch in part):
         assert batch

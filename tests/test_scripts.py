@@ -21,7 +21,7 @@ from configs import load_config
 from model.clip.model import TextEncoder, make_image_encoder
 from model.clip.shapes import ARCHITECTURES
 from processor.compare import Job, finished
-from processor.run_folder import read_run
+from processor.runs.folder import read_run
 from tests.toy_hands import make_toy_hands, write_config
 
 ROOT = Path(__file__).resolve().parents[1]

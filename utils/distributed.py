@@ -101,7 +101,7 @@ def joined_processes() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def share_of(count: int) -> range:
+def shard_of(count: int) -> range:
     """Which of ``count`` things are for this process: neighbours, in the order of the processes, none left over."""
     return _share(count, rank())
 
@@ -117,7 +117,7 @@ def barrier() -> None:
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Let the first process go first, then the first of each machine, then all: for files that the first one makes."""
     turn = 0 if is_main() else 1 if local_rank() == 0 else 2
     for _ in range(turn):
@@ -163,7 +163,7 @@ def from_main(compute: Callable[[], T]) -> T:
     return _by_main(compute, share=True)
 
 
-def main_only(compute: Callable[[], T]) -> T | None:
+def on_main_process(compute: Callable[[], T]) -> T | None:
     """What ``compute`` returns in the first process; None in the others, which wait for it.
 
     Raises:
@@ -237,7 +237,7 @@ class _TakeRows(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.counts = [len(_share(len(rows), number)) for number in range(world_size())]
-        mine = share_of(len(rows))
+        mine = shard_of(len(rows))
         return rows[mine.start : mine.stop]
 
     @staticmethod
@@ -266,7 +266,7 @@ def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(_GatherRows.apply(tensor, counts) for tensor in tensors)
 
 
-def in_shares(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+def sharded(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
     """``compute(items)``, row by row [N, ...], with the rows divided among the processes.
 
     Gradients pass: to ``items``, which all processes have, and to parameters (:func:`in_parallel`).

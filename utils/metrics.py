@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distances import (
+from utils.errors import ReIDError
+from utils.retrieval.distances import (
     Features,
     check_metric,
     check_widths,
@@ -25,10 +26,9 @@ from utils.distances import (
     release,
     save_distances,
 )
-from utils.errors import ReIDError
-from utils.identities import IdentityPairs, check_choice
-from utils.ranking_keys import TILE_ELEMENTS, Block, DistanceBlock, FeatureKeys
-from utils.ranks import strangers_between_matches
+from utils.retrieval.identities import IdentityPairs, check_choice
+from utils.retrieval.ranks import strangers_between_matches
+from utils.retrieval.scores import TILE_ELEMENTS, Block, DistanceBlock, FeatureKeys
 
 __all__ = [
     "Features",
@@ -100,7 +100,7 @@ def evaluate(
     """
     check_metric(metric)
     check_widths(query.features, gallery.features)
-    judge = _Judge(query.pids, gallery.pids, query.camids, gallery.camids, camera_rule, average_precision)
+    judge = RankingEvaluator(query.pids, gallery.pids, query.camids, gallery.camids, camera_rule, average_precision)
     where = device_of(query.features, device)
     keys = FeatureKeys(query.features, gallery.features, metric, where, chunk_size)
     for start, stop in judge.labels.blocks():
@@ -132,7 +132,7 @@ def evaluate_distances(
     Raises:
         ReIDError: as :func:`evaluate`, or the shape does not fit the labels.
     """
-    judge = _Judge(
+    judge = RankingEvaluator(
         *map(labels, (query_pids, gallery_pids, query_camids, gallery_camids)), camera_rule, average_precision
     )
     expected = len(judge.labels.query_pids), len(judge.labels.gallery_pids)
@@ -168,7 +168,7 @@ def _row_chunks(distances: Tensor | np.ndarray | Iterable[Tensor | np.ndarray], 
             yield chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()
 
 
-class _Judge:
+class RankingEvaluator:
     """Labels and rules; takes blocks of queries in any order and adds up the metrics."""
 
     def __init__(
@@ -198,7 +198,7 @@ class _Judge:
         self._score(slots, torch.bincount(row[is_match], minlength=size), start)
 
     def _score(self, slots: Tensor, count: Tensor, start: int) -> None:
-        """Average precision and so on from the number of strangers in each gap between the matches, [b, K + 1]."""
+        """Average precision and so on from the number of negatives in each gap between the matches, [b, K + 1]."""
         wanted = count > 0
         hit = torch.arange(1, slots.shape[1], dtype=torch.float64)
         rank = slots[wanted].cumsum(1)[:, :-1] + hit

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.distributed import share_of
+from utils.distributed import shard_of
 from utils.logger import on_terminal
 
 PATIENCE = 2.0
@@ -31,7 +31,7 @@ def image_bar(total: int, doing: str, done: int = 0) -> tqdm:
 
 def counted(loader: DataLoader, doing: str) -> Iterator[list[Tensor]]:
     """The batches of ``loader``, which visits this process's share of its images once, under a bar."""
-    with image_bar(len(share_of(len(loader.dataset))), doing) as bar:
+    with image_bar(len(shard_of(len(loader.dataset))), doing) as bar:
         for batch in loader:
             yield batch
             bar.update(len(batch[0]))

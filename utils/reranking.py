@@ -14,8 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distances import check_metric, check_widths, device_of, from_products, product_error, rows, squared_norms
 from utils.errors import ReIDError
+from utils.retrieval.distances import (
+    check_metric,
+    check_widths,
+    device_of,
+    from_products,
+    product_error,
+    rows,
+    squared_norms,
+)
 
 _SEARCH_ELEMENTS = 2**26
 _SCRATCH_ELEMENTS = 2**23

@@ -144,7 +144,7 @@ class VisionTransformer(nn.Module):
         scale = shape.width**-0.5
         self.side_on_all = False
         self.grid = (rows, columns)
-        self.widths = ImageWidths(shape.width, shape.width, embed_dim)
+        self.widths = FeatureDimensions(shape.width, shape.width, embed_dim)
         self.class_embedding = nn.Parameter(scale * torch.randn(shape.width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(rows * columns + 1, shape.width))
         self.proj = nn.Parameter(scale * torch.randn(shape.width, embed_dim))
@@ -250,7 +250,7 @@ class ModifiedResNet(nn.Module):
         width = shape.width
         rows, columns = (((side + 1) // 2) // 8 for side in image_size)
         self.grid = (rows, columns)
-        self.widths = ImageWidths(16 * width, 32 * width, embed_dim)
+        self.widths = FeatureDimensions(16 * width, 32 * width, embed_dim)
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
@@ -285,7 +285,7 @@ class ModifiedResNet(nn.Module):
         return ImageFeatures(third.mean(dim=(2, 3)), fourth.mean(dim=(2, 3)), projected)
 
 
-class ImageWidths(NamedTuple):
+class FeatureDimensions(NamedTuple):
     """Channels of the three :class:`ImageFeatures`."""
 
     penultimate: int

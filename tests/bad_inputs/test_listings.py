@@ -6,7 +6,7 @@ import os
 import pytest
 
 from datasets.listing import Listing
-from datasets.splits import read_split
+from datasets.parsing.splits import read_split
 from tests.bad_inputs.kit import Case, cases, judge
 
 HEADER = "path,identity,split\n"

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from model.clip import simple_tokenizer
-from processor import run_folder
 from processor.extract import extract
 from processor.html_report import write_report
-from processor.run_folder import read_run
+from processor.runs import folder as run_folder
+from processor.runs.folder import read_run
+from processor.runs.states import TrainingStates, _sha256
 from tests.bad_inputs.kit import Case, Hostile, cases, judge
 from tests.processor.test_html_report import make_run
-from utils.training_state import TrainingStates, _sha256
 
 
 # ---------------------------------------------------------------------------------------------------------- states

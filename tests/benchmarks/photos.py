@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from datasets.hand_anatomy import ASPECTS
-from datasets.hand_drawing import draw_hand
-from datasets.synthetic_hand import _rng, identity_hand
+from datasets.synthetic_hand.anatomy import ASPECTS
+from datasets.synthetic_hand.dataset import _rng, identity_hand
+from datasets.synthetic_hand.drawing import draw_hand
 
 DRAWN = 96
 """Side of the drawing in pixels; what a decoder has to do depends on the size of the file's picture."""
@@ -19,7 +19,7 @@ DRAWN = 96
 
 @contextmanager
 def drawn_photos(images: int, per_identity: int, size: tuple[int, int]) -> Iterator[Path]:
-    """A folder tree of JPEGs of ``size`` (width, height), as :class:`datasets.hand_folder.HandFolder` reads it.
+    """A folder tree of JPEGs of ``size`` (width, height), as :class:`datasets.hands.folder.HandFolder` reads it.
 
     Args:
         images: for training; a few more are drawn for the test.

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.clip.shapes import CLIPShape, TextShape, ViTShape
-from model.clipreid import CLIPReID
+from model.methods.clipreid import CLIPReID
 from tests.benchmarks import training
 from tests.benchmarks.machine import Peak, describe, product_flops
 

@@ -41,17 +41,17 @@ from configs import load_config
 from datasets import make_dataloader, make_dataset
 from loss import make_loss
 from model import make_model, set_execution
-from model.baseline import ImageReID
-from model.clipreid import CLIPReID
+from model.methods.baseline import ImageReID
+from model.methods.clipreid import CLIPReID
 from processor import do_train_stage1, do_train_stage2
-from processor.run import Run
+from processor.runs.run import Run
 from processor.training_loop import Scheduler
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from tests.benchmarks.machine import Peak, describe, product_flops
 from tests.benchmarks.photos import drawn_photos
 from tests.model.whole_prompts import encode_whole
-from utils.chance import seed_everything
 from utils.device import choose_device, choose_precision
+from utils.seed import seed_everything
 
 PATHS = ("plain", "fast")
 PLAIN = (

@@ -144,7 +144,7 @@ def test_leaving_images_out_renews_the_note_on_lost_queries(root):
     for path in root.glob("test/gallery/xi/*"):
         path.write_text("broken")
     cfg, dataset = start(root, "DATASETS.BAD_IMAGES", "skip")
-    assert dataset.findable() == [False, True]
+    assert dataset.has_positive() == [False, True]
     assert sum("1 of 2 queries have no match" in note for note in dataset.notes) == 1
     assert_trains(cfg, dataset)
 

@@ -16,7 +16,7 @@ from datasets.bases import Record
 from datasets.images import ImageDataset, find_unreadable, read_image
 from datasets.preprocessing import test_transform as plain_transform
 from datasets.preprocessing import train_transform
-from datasets.sampler import Draw
+from datasets.sampler import SeededIndex
 from tests.datasets.hand_trees import message
 from tests.datasets.pictures import pixels, save
 from tests.fuzzing import fuzz
@@ -276,12 +276,12 @@ def test_exif_reaches_the_items(tmp_path):
 
 def test_a_draw_depends_on_its_seed_alone(records):
     data = ImageDataset(records, AUGMENTED)
-    first = data[Draw(1, 77)][0]
+    first = data[SeededIndex(1, 77)][0]
     torch.manual_seed(5)
     random.seed(5)
-    data[Draw(0, 3)]
-    assert torch.equal(data[Draw(1, 77)][0], first)
-    assert len({data[Draw(1, seed)][0].numpy().tobytes() for seed in range(20)}) == 20
+    data[SeededIndex(0, 3)]
+    assert torch.equal(data[SeededIndex(1, 77)][0], first)
+    assert len({data[SeededIndex(1, seed)][0].numpy().tobytes() for seed in range(20)}) == 20
     random.seed(77)
     torch.manual_seed(77)
     assert torch.equal(AUGMENTED(read_image(records[1].path)), first)
@@ -301,7 +301,7 @@ def test_a_draw_leaves_all_global_random_numbers_alone(records, transform, monke
     monkeypatch.setattr(torch, "manual_seed", forbidden)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     try:
-        ImageDataset(records, transform)[Draw(2, 9)]
+        ImageDataset(records, transform)[SeededIndex(2, 9)]
     except RuntimeError:
         assert transform is _fails
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets import check_data, make_dataloader, make_dataset
 from datasets.bases import number_of
 from datasets.make_dataloader_clipreid import make_sampler, num_workers
-from datasets.sampler import IdentityBatches, ShuffledBatches
+from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
 from utils.command_line import run_script
 from utils.errors import EXIT_STATUS, ReIDError
@@ -127,7 +127,7 @@ def test_a_test_alone_reads_no_training_image(root):
 
 
 def test_samplers_by_name(root):
-    kinds = {"softmax": ShuffledBatches, "softmax_triplet": IdentityBatches, "triplet": IdentityBatches}
+    kinds = {"softmax": ShuffledBatches, "softmax_triplet": PKBatchSampler, "triplet": PKBatchSampler}
     for name, kind in kinds.items():
         cfg = hand_config(root, "DATALOADER.SAMPLER", name)
         assert type(make_sampler(cfg, make_dataset(cfg))) is kind

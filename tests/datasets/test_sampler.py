@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from datasets.sampler import IdentityBatches, ShuffledBatches
+from datasets.sampler import PKBatchSampler, ShuffledBatches
 
 UNEVEN = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 9, 6: 30}
 """Images of each identity, for K = 4: fewer, exactly, and more with a rest."""
@@ -22,7 +22,7 @@ def blocks_of(sampler, size):
 
 
 def make(seed=1, batch=12, instances=4, pids=PIDS):
-    return IdentityBatches(pids, batch, instances, seed)
+    return PKBatchSampler(pids, batch, instances, seed)
 
 
 @pytest.mark.parametrize("epoch", range(1, 6))

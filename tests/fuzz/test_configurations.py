@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import get_defaults, load_config
-from processor.run_folder import flatten
+from processor.runs.folder import flatten
 from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 

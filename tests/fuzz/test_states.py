@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.run import Position, Run
+from processor.runs.run import Run, TrainingProgress
+from processor.runs.states import TrainingStates, _sha256
 from tests.fuzzing import fuzz
-from utils.chance import RandomNumbers
 from utils.device import Precision
 from utils.errors import ReIDError
-from utils.training_state import TrainingStates, _sha256
+from utils.seed import RngState
 
 
 def saved(content, zipped=True):
@@ -91,7 +91,7 @@ def test_any_content(tmp_path, content, part):
     try:
         run.resume("auto")
         run.check_data([])
-        run.restore({"model": model, "random": RandomNumbers(precision.device)})
+        run.restore({"model": model, "random": RngState(precision.device)})
     except ReIDError as error:
         assert str(tmp_path) in str(error)
     finally:
@@ -101,10 +101,10 @@ def test_any_content(tmp_path, content, part):
 def test_a_diverged_model_does_not_take_the_place_of_a_good_state(tmp_path):
     run = Run(Precision(torch.device("cpu"), torch.float32), Path(tmp_path), SETTINGS)
     model = torch.nn.Linear(2, 2)
-    run.save(Position(2, 1, 3), {"model": model})
+    run.save(TrainingProgress(2, 1, 3), {"model": model})
     torch.nn.init.constant_(model.bias, torch.inf)
     with pytest.raises(ReIDError, match=r"stage 2 epoch 1, iteration 4: .* 1 of 2 tensors .* first bias.*RESUME never"):
-        run.save(Position(2, 1, 4), {"model": model})
+        run.save(TrainingProgress(2, 1, 4), {"model": model})
     assert run.states.load()["position"] == [2, 1, 3, False]
 
 

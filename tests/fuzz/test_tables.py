@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.splits import SPLITS, SplitRow, read_split, write_split
+from datasets.parsing.splits import SPLITS, SplitRow, read_split, write_split
 from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 

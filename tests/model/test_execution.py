@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from configs import load_config
-from model.baseline import ImageReID
 from model.clip.shapes import CLIPShape, ResNetShape, ViTShape
 from model.execution import set_execution
+from model.methods.baseline import ImageReID
 from utils.errors import ReIDError
 
 VIT = CLIPShape(ViTShape(64, 3, 16), None, 32)

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 
 from model import export as export_module
-from model.baseline import SideInformation
 from model.export import TestFeature, export_onnx, export_safetensors, main
+from model.methods.baseline import SideInformation
 from tests.model.weight_files import small_model
 from utils.errors import ReIDError
 from utils.logger import LOGGER

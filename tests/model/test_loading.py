@@ -7,11 +7,11 @@ import torch
 
 from configs import load_config
 from model import load_prompts, make_model, make_test_model
-from model.baseline import ImageReID, SideInformation
 from model.clip.shapes import CLIPShape, named_shape
 from model.clip.weights import read_state_dict
-from model.clipreid import CLIPReID
 from model.loading import guess_grid, load_clip_weights, load_reid_weights, load_start, resize_positions
+from model.methods.baseline import ImageReID, SideInformation
+from model.methods.clipreid import CLIPReID
 from tests.model.weight_files import KINDS, SENTENCE, SHAPES, clip_tensors, small_model, write
 from utils.errors import ReIDError
 from utils.logger import LOGGER
@@ -87,7 +87,7 @@ def test_the_text_tower_arrives_too(name, kind, files):
 )
 @pytest.mark.parametrize(("size", "stride"), [((128, 64), [16, 16]), ((64, 64), [12, 12])])
 def test_other_image_size_and_stride(name, kind, size, stride, files, log):
-    """Position embeddings are resized as the published code does it, and the log tells."""
+    """TrainingProgress embeddings are resized as the published code does it, and the log tells."""
     start = small_model(name)
     cfg = config(name, size, TEST__WEIGHT=files(name, kind), MODEL__STRIDE_SIZE=stride)
     found = make_test_model(cfg, 1)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.clip.shapes import CLIPShape, ResNetShape, TextShape, ViTShape
-from model.clipreid import CLIPReID
+from model.methods.clipreid import CLIPReID
 from tests.model.test_weights import archive
 
 TEXT = TextShape(64, 1)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from model.clipreid import CLIPReID
+from model.methods.clipreid import CLIPReID
 
 
 def encode_whole(model: CLIPReID, labels: Tensor) -> Tensor:

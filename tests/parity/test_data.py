@@ -11,10 +11,10 @@ from torchvision import transforms
 from datasets.images import read_image
 from datasets.preprocessing import test_transform as plain_transform
 from datasets.preprocessing import train_transform
-from datasets.sampler import IdentityBatches
-from model.baseline import SideInformation
+from datasets.sampler import PKBatchSampler
 from model.clip.shapes import named_shape
-from model.clipreid import CLIPReID
+from model.methods.baseline import SideInformation
+from model.methods.clipreid import CLIPReID
 from tests.parity.kit import HERE, assert_agrees, case, index
 
 SCHEMA = json.loads((HERE / "13_checkpoint_schema.json").read_text())
@@ -106,7 +106,7 @@ def test_identity_sampler(example):
     instances, batch = example["instances"], example["batch"]
     pids = [int(pid) for pid, count in example["counts"].items() for _ in range(count)]
     count = Counter(pids)
-    sampler = IdentityBatches(pids, batch, instances, seed=3)
+    sampler = PKBatchSampler(pids, batch, instances, seed=3)
     yielded = []
     for epoch in range(1, 301):
         sampler.set_epoch(epoch)

@@ -8,10 +8,10 @@ import torch
 
 from configs import load_config
 from loss import make_loss
-from model.baseline import SideInformation
+from model.methods.baseline import SideInformation
 from processor.processor_clipreid_stage1 import collect_image_features, do_train_stage1
 from processor.processor_clipreid_stage2 import do_train_stage2
-from processor.run import Run
+from processor.runs.run import Run
 from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
 from tests.parity.kit import assert_agrees, case, images, index
 from tests.parity.test_network import reid_model

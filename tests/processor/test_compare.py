@@ -16,8 +16,8 @@ import pytest
 import processor.compare as command
 import train_clipreid
 from processor.compare import Job, check_comparable, compare, finished, plan, split_overrides
-from processor.comparison import as_markdown, difference, summarise
-from processor.run_folder import RunFolder
+from processor.reports.comparison import as_markdown, difference, summarise
+from processor.runs.folder import RunFolder
 from tests.toy_hands import make_toy_hands, write_config
 from utils.bootstrap import paired_bootstrap
 from utils.errors import ReIDError

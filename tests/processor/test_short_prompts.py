@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from configs import load_config
 from loss.make_loss import Stage1Loss
 from model.clip.shapes import CLIPShape, TextShape, ViTShape
-from model.clipreid import CLIPReID
+from model.methods.clipreid import CLIPReID
 from processor import do_train_stage1, start_run
 from solver import make_optimizer_1stage
 from tests.model.whole_prompts import encode_whole

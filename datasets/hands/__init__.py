@@ -1,0 +1,1 @@
+"""Hand data sets: folder trees, 11k Hands, HD, PolyU FKP."""

@@ -1,0 +1,1 @@
+"""Look a data set over before training: ``python -m datasets.inspect``."""

@@ -1,0 +1,8 @@
+"""``python -m datasets.inspect``."""
+
+import sys
+
+from datasets.inspect.report.report import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,293 @@
+"""Look a data set over before hours are spent on it: counts, leaks, unreadable files, a sheet of its pictures.
+
+The exit status is 0, 1 where training or testing would be meaningless, 2 where the question itself is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from yacs.config import CfgNode
+
+from configs import load_config
+from datasets import make_dataset
+from datasets.bases import Record, ReIDDataset, UselessDataError, number_of, some
+from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
+from datasets.inspect.proposal import propose_split, read_identities
+from datasets.make_dataloader_clipreid import num_workers
+from datasets.parsing.splits import SplitDataset, split_of, write_split
+from utils.checkpoint import write_atomically
+from utils.command_line import run_script
+from utils.errors import ReIDError
+from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet
+
+EXAMPLE = "python -m datasets.inspect --root data/hands"
+SHEET_ROWS, SHEET_COLUMNS = 12, 8
+NAMED = 5
+"""Pairs of near-identical pictures that are named."""
+
+TRAIN_COLOUR = (43, 87, 154)
+
+Splits = dict[str, tuple[Sequence[Record], Sequence[str]]]
+"""Records of each split and the names of their identities."""
+
+
+class Report:
+    """Collects what there is to say: facts, warnings, and problems that make training or testing meaningless."""
+
+    def __init__(self) -> None:
+        self.problems = 0
+
+    def fact(self, text: str) -> None:
+        """Something to know."""
+        sys.stdout.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """Something that may be wrong, or that weakens a result."""
+        self.fact(f"warning: {text}")
+
+    def problem(self, text: str) -> None:
+        """Something that makes a result worthless."""
+        self.problems += 1
+        self.fact(f"PROBLEM: {text}")
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Print the report, write what was asked for, and return the exit status (0 or 1)."""
+    cfg, dataset = _open(arguments)
+    report = Report()
+    report.fact(f"{dataset.name}: {dataset.root}")
+    for note in dataset.notes:
+        report.fact(f"note: {note}")
+    splits: Splits = {
+        "train": (dataset.train, dataset.train_identities),
+        "val": (dataset.val, dataset.val_identities),
+        "query": (dataset.query, dataset.test_identities),
+        "gallery": (dataset.gallery, dataset.test_identities),
+    }
+    for line in _count_table(splits):
+        report.fact(line)
+    _check_learning(report, cfg, dataset)
+    _check_test(report, dataset, arguments.person_separator)
+    found, unreadable = fingerprints(
+        (r.path for records, _ in splits.values() for r in records), num_workers(cfg), cfg.INPUT.EXIF
+    )
+    _check_files(report, found, unreadable)
+    _check_copies(report, dataset, splits, found)
+    _check_leaks(report, splits, found)
+    _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found, cfg.INPUT.EXIF)
+    if arguments.write_listing:
+        write_split(arguments.write_listing, split_of(dataset, dataset.root))
+        report.fact(
+            f"listing: {arguments.write_listing}; train on it with DATASETS.NAMES listing, DATASETS.LISTING "
+            f"{arguments.write_listing}, DATASETS.ROOT_DIR {dataset.root}"
+        )
+    report.fact(number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training")
+    return 1 if report.problems else 0
+
+
+def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
+    """The configuration, and the data set that it or ``--root`` names; an unsplit tree gets a proposed split."""
+    if arguments.config_file:
+        cfg, _ = load_config(arguments.config_file, arguments.opts)
+        return cfg, make_dataset(cfg, require_train=False)
+    root = Path(arguments.root)
+    if not root.is_dir():
+        raise ReIDError(f"--root {root}: no such folder.")
+    marks = {"listing.csv": "listing", "HandInfo.csv": "hand_11k", "train": "hand", "query": "hand", "test": "hand"}
+    name = next((name for mark, name in marks.items() if (root / mark).exists()), None)
+    cfg, _ = load_config(None, ["DATASETS.NAMES", name or "hand", "DATASETS.ROOT_DIR", str(root), *arguments.opts])
+    if name:
+        if arguments.hold_out or arguments.seed:
+            raise ReIDError(f"{root}: has a split already; --seed and --hold-out are for folders without one.")
+        return cfg, make_dataset(cfg, require_train=False)
+    images, notes = read_identities(root)
+    rows = propose_split(images, arguments.seed, arguments.person_separator, arguments.hold_out)
+    notes.append(f"no split yet; proposed (seed {arguments.seed}): half of the people train, one gallery image each")
+    return cfg, SplitDataset(rows, root, name="proposed split", notes=notes)
+
+
+def _count_table(splits: Splits) -> list[str]:
+    lines = [f"{'':<8}{'identities':>11}{'images':>9}   images per identity: min / median / max"]
+    for split, (records, _) in splits.items():
+        if records:
+            counts = np.array(list(Counter(record.pid for record in records).values()))
+            spread = f"{counts.min()} / {np.median(counts):g} / {counts.max()}"
+            lines.append(f"{split:<8}{len(counts):>11}{len(records):>9}   {spread}")
+    return lines
+
+
+def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
+    try:
+        dataset.check_train()
+    except UselessDataError as error:
+        report.problem(str(error))
+        return
+    instances, batch = cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.STAGE2.IMS_PER_BATCH
+    counts = Counter(record.pid for record in dataset.train)
+    few = [dataset.train_identities[pid] for pid in sorted(counts) if counts[pid] < instances]
+    if few:
+        report.warn(
+            f"{len(few)} of {len(counts)} training identities have fewer than {instances} images "
+            f"(DATALOADER.NUM_INSTANCE): the sampler repeats theirs within a batch: {some(few)}"
+        )
+    if max(counts.values()) == 1:
+        report.problem("every training identity has one image: there is no pair of which to learn what stays the same")
+    if cfg.DATALOADER.SAMPLER != "softmax" and len(counts) < batch // instances:
+        report.problem(
+            f"a batch of {batch} needs {batch // instances} identities, the train set has {len(counts)}: set "
+            f"SOLVER.STAGE2.IMS_PER_BATCH to {len(counts) * instances}"
+        )
+
+
+def _check_test(report: Report, dataset: ReIDDataset, separator: str) -> None:
+    """What the data set's own notes (queries without a match, identities that train and test) do not say."""
+    for text in dataset.trivial():
+        report.problem(text)
+    if not separator:
+        return
+    train, test = (
+        {identity.split(separator)[0] for identity in identities}
+        for identities in (dataset.train_identities, dataset.test_identities)
+    )
+    if train & test:
+        report.warn(f"{len(train & test)} people have identities in train and in test: {some(sorted(train & test))}")
+
+
+def _check_files(report: Report, found: Mapping[str, Fingerprint], unreadable: Mapping[str, str]) -> None:
+    sizes = Counter((print_.width, print_.height) for print_ in found.values())
+    shown = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(5))
+    rest = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
+    report.fact(f"sizes: {shown or 'none'}{rest}")
+    if unreadable:
+        listed = some([f"{path} ({reason})" for path, reason in unreadable.items()])
+        report.problem(f"{len(unreadable)} files cannot be read (DATASETS.BAD_IMAGES skip leaves them out): {listed}")
+
+
+def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fingerprint]) -> None:
+    """Equal files under two identities, or as a query and in the gallery."""
+    places: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
+    for split, (records, identities) in splits.items():
+        for record in records:
+            if record.path in found:
+                places[found[record.path].digest].append((split, identities[record.pid], record.path))
+    copies = [same for same in places.values() if len({path for _, _, path in same}) > 1]
+    named_twice = [_pair(same, dataset) for same in copies if len({identity for _, identity, _ in same}) > 1]
+    if named_twice:
+        report.warn(f"{len(named_twice)} pictures are filed under two identities: {some(named_twice)}")
+    finds_itself = [_pair(same, dataset) for same in copies if {"query", "gallery"} <= {split for split, *_ in same}]
+    if finds_itself:
+        report.problem(f"{len(finds_itself)} queries are in the gallery themselves: {some(finds_itself)}")
+    within = sum(len(same) - len({split for split, *_ in same}) for same in copies)
+    if within:
+        report.warn(f"{within} files are copies of another file of the same split")
+
+
+def _pair(same: Sequence[tuple[str, str, str]], dataset: ReIDDataset) -> str:
+    paths = list(dict.fromkeys(path for _, _, path in same))
+    return " = ".join(_short(path, dataset.root) for path in paths[:2])
+
+
+def _short(path: str, root: Path) -> str:
+    return path.removeprefix(f"{root}/")
+
+
+def _check_leaks(report: Report, splits: Splits, found: Mapping[str, Fingerprint]) -> None:
+    """Training pictures that test: equal files are a problem, near-identical ones are to be looked at."""
+    train, test = (
+        list(dict.fromkeys(r.path for name in names for r in splits[name][0] if r.path in found))
+        for names in (("train", "val"), ("query", "gallery"))
+    )
+    if not train or not test:
+        return
+    of_digest: dict[bytes, str] = {found[path].digest: path for path in train}
+    equal = [(of_digest[found[path].digest], path) for path in test if found[path].digest in of_digest]
+    cells = [np.stack([found[path].cells for path in paths]) for paths in (train, test)]
+    near, count = [], 0  # of pictures that all look alike there are many pairs: only some are kept
+    for i, j, value in similar_pairs(*cells, NEAR_IDENTICAL):
+        if found[train[i]].digest != found[test[j]].digest:
+            count += 1
+            near += [f"{train[i]} and {test[j]} ({value:.4f})"] if count <= NAMED else []
+    if equal:
+        report.problem(f"{len(equal)} test pictures are training pictures: {some([' = '.join(two) for two in equal])}")
+    if near:
+        listed = some(near, NAMED, count)
+        report.warn(f"{count} pairs of a train and a test picture are near-identical (1: the same): {listed}")
+    if not equal and not near:
+        report.fact(f"no picture of train is near-identical to one of the test ({len(train)} x {len(test)} compared)")
+
+
+def _sheet_file(arguments: argparse.Namespace, cfg: CfgNode) -> Path:
+    folder = Path(cfg.OUTPUT_DIR) if arguments.config_file else Path("output/inspect")
+    return Path(arguments.sheet) if arguments.sheet else folder / "contact_sheet.png"
+
+
+def _write_sheet(
+    report: Report, path: Path, dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fingerprint], exif: bool
+) -> None:
+    """A row for each of some identities, half of train and half of the test."""
+    train = _sheet_rows({"train": splits["train"]}, found, {"train": TRAIN_COLOUR})
+    test = _sheet_rows({s: splits[s] for s in ("query", "gallery")}, found, {"query": QUERY, "gallery": RIGHT})
+    rows = [*_spread(train, SHEET_ROWS // 2), *_spread(test, SHEET_ROWS // 2)]
+    title = f"{dataset.name}: train (blue), query (grey), gallery (green); a row for each identity"
+    sheet = contact_sheet(rows, title, exif=exif)
+    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+    report.fact(f"contact sheet: {path}")
+
+
+def _sheet_rows(splits: Splits, found: Mapping[str, Fingerprint], colours: Mapping[str, tuple]) -> list[list[Shown]]:
+    """The pictures of each identity, by identity: of every split some."""
+    rows: dict[int, list[Shown]] = {}
+    for split, (records, identities) in splits.items():
+        shown: dict[int, list[Shown]] = defaultdict(list)
+        for record in records:
+            if record.path in found:
+                caption = f"{identities[record.pid]}\n{split}, {found[record.path].width}x{found[record.path].height}"
+                shown[record.pid].append(Shown(record.path, caption, colours[split]))
+        for pid, pictures in shown.items():
+            rows.setdefault(pid, []).extend(_spread(pictures, SHEET_COLUMNS // len(splits)))
+    return [rows[pid] for pid in sorted(rows)]
+
+
+def _spread(items: Sequence, count: int) -> list:
+    """At most ``count`` of ``items``, evenly spaced from the first to the last."""
+    places: Iterable[int] = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return [items[i] for i in places]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.inspect",
+        description=__doc__,
+        epilog=f"example: {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
+    source.add_argument("--root", metavar="DIR", help="with train/ and test/, listing.csv or HandInfo.csv, or unsplit")
+    parser.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")
+    parser.add_argument("--sheet", metavar="FILE", help="contact sheet; default: contact_sheet.png in OUTPUT_DIR")
+    parser.add_argument("--seed", type=int, default=0, help="of the proposed split")
+    parser.add_argument(
+        "--person-separator", metavar="TEXT", default="", help="007_left and 007_right are one person with '_'"
+    )
+    parser.add_argument("--hold-out", action="store_true", help="propose validation images as well")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
+    arguments = parser.parse_args(argv)
+    statuses: list[int] = []
+    failure = run_script(lambda: statuses.append(_inspect_or_refuse(arguments)))
+    return failure or statuses[0]
+
+
+def _inspect_or_refuse(arguments: argparse.Namespace) -> int:
+    try:
+        return inspect(arguments)
+    except UselessDataError as error:
+        Report().problem(str(error))
+        return 1

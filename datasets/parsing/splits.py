@@ -1,0 +1,227 @@
+"""Splits as data: seeded choices, a data set made of a split, and the text file that lets others repeat it.
+
+The file is a table ``path,identity,split,camera,view`` with ``split`` one of :data:`SPLITS`; the data set
+``listing`` reads the same format. Paths are relative to the data set's folder, with forward slashes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, NamedTuple
+
+from datasets.bases import Photo, QueryGallerySplit, Record, ReIDDataset, some
+from datasets.parsing.tables import Row, label_numbers, read_table
+from utils.checkpoint import write_text
+from utils.errors import ReIDError
+
+SPLITS = ("train", "val", "query", "gallery")
+"""``val`` holds images of training people that are kept out of training."""
+
+
+class SplitRow(NamedTuple):
+    """One image of a split; ``camera`` and ``view`` are any text, empty where the data has none."""
+
+    path: str
+    identity: str
+    split: str
+    camera: str = ""
+    view: str = ""
+
+
+def pick(names: Sequence[str], *key: object) -> str:
+    """One of ``names``, chosen by ``key`` (seed, run, identity, ...) and by nothing else.
+
+    The choice is SHA-256 of the key modulo the number of names: the same on every machine and Python version,
+    and independent of what is picked for any other key, so that one person's new photos leave all other picks
+    alone. The order of ``names`` does not matter.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return sorted(names)[int.from_bytes(digest[:8], "big") % len(names)]
+
+
+def require_run(run: int) -> None:
+    """Raise :class:`ReIDError` unless ``run`` can number a random choice."""
+    if run < 0:
+        raise ReIDError(f"DATASETS.RUN is {run}; runs are numbered from 0, the published ones 0 to 9.")
+
+
+def take_one_each(people: Mapping[str, Sequence[str]], one: str, rest: str, *key: object) -> list[SplitRow]:
+    """Rows in which a random image of each identity is in split ``one`` and all its others are in ``rest``.
+
+    Args:
+        people: image paths by identity.
+        key: what the choices depend on besides the identity: seed, purpose, run, ...
+    """
+    rows = []
+    for identity, paths in people.items():
+        chosen = pick(paths, *key, identity)
+        rows += [SplitRow(path, identity, one if path == chosen else rest) for path in paths]
+    return rows
+
+
+class SplitDataset(ReIDDataset):
+    """A data set made of the rows of a split; cameras and views are numbered in sorted order.
+
+    Args:
+        rows: the images, which must exist.
+        root: folder that their paths start from.
+        absent: training images that are known of but not there, see :class:`ReIDDataset`.
+        runs: the splits of several random choices by number, where the set has them; ``rows`` is the first of them,
+            and the others differ from it in query and gallery only.
+        name, camera_rule, require_train, notes: as for :class:`ReIDDataset`.
+    """
+
+    prompt: ClassVar[str] = "A photo of a {} hand."
+
+    def __init__(
+        self,
+        rows: Sequence[SplitRow],
+        root: str | Path,
+        *,
+        name: str,
+        camera_rule: str = "none",
+        absent: Sequence[SplitRow] = (),
+        require_train: bool = False,
+        notes: Iterable[str] = (),
+        runs: Mapping[int, Sequence[SplitRow]] | None = None,
+    ) -> None:
+        self.root = Path(root)
+        first, *others = runs or [None]
+        known = [*rows, *absent, *(row for run in others for row in runs[run])]
+        cameras = label_numbers(row.camera for row in known)
+        views = label_numbers(row.view for row in known)
+        folder = str(self.root)
+
+        def photos(of: Sequence[SplitRow]) -> list[Photo]:
+            return [Photo(f"{folder}/{r.path}", r.identity, cameras[r.camera], views[r.view]) for r in of]
+
+        def of(split: str, run: int) -> list[Photo]:
+            return photos([row for row in runs[run] if row.split == split])
+
+        train, val, query, gallery = ([row for row in rows if row.split == split] for split in SPLITS)
+        super().__init__(
+            photos(train),
+            photos(query),
+            photos(gallery),
+            val=photos(val),
+            absent=photos(absent),
+            name=name,
+            camera_rule=camera_rule,
+            require_train=require_train,
+            notes=notes,
+            run=first,
+            redrawn=[QueryGallerySplit(run, of("query", run), of("gallery", run)) for run in others],
+        )
+        both = sorted(set(self.train_identities) & set(self.test_identities))
+        if both:
+            self.notes.append(
+                f"{len(both)} identities are both in the train and in the test set, so the result does not "
+                f"show how well strangers are told apart: {some(both)}"
+            )
+
+
+def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[SplitRow]:
+    """The split that ``dataset`` stands for, with paths relative to ``root``; cameras and views are its
+    numbers. ``trial`` tells which of its query and gallery sets.
+
+    Reading it back as a listing gives the same records.
+
+    Raises:
+        ReIDError: an image lies outside ``root``.
+    """
+    root = Path(root).absolute()
+
+    def rows(split: str, records: Sequence[Record], identities: Sequence[str]) -> list[SplitRow]:
+        return [
+            SplitRow(_relative(r.path, root), identities[r.pid], split, str(r.camid), str(r.viewid)) for r in records
+        ]
+
+    return [
+        *rows("train", dataset.train, dataset.train_identities),
+        *rows("val", dataset.val, dataset.val_identities),
+        *rows("query", dataset.trials[trial].query, dataset.test_identities),
+        *rows("gallery", dataset.trials[trial].gallery, dataset.test_identities),
+    ]
+
+
+def write_drawn_splits(dataset: ReIDDataset, folder: str | Path) -> list[Path]:
+    """Write ``split_run<i>.csv`` for each random choice of query and gallery; a fixed split needs no file.
+
+    The data set ``listing`` reads them, with ``dataset.root`` as the folder of the images.
+    """
+    written = []
+    for i, trial in enumerate(dataset.trials):
+        if trial.run is not None:
+            written.append(Path(folder) / f"split_run{trial.run}.csv")
+            write_split(written[-1], split_of(dataset, dataset.root, i))
+    return written
+
+
+def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
+    """Write a split as CSV; the file appears complete or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SplitRow._fields)
+    writer.writerows(rows)
+    write_text(Path(path), text.getvalue())
+
+
+def read_split(path: str | Path) -> list[SplitRow]:
+    """Read and check a split file, CSV or JSON (a list of objects with the same names).
+
+    Identities, cameras and views are text; split names may be in any case; other columns are left alone.
+
+    Raises:
+        ReIDError: naming file, line and column: a missing column, an empty cell, an unknown split, a path
+            that is absolute or leaves the folder, a path that comes twice.
+    """
+    table = read_table(path, ("path", "identity", "split"))
+    filled = [c for c in ("camera", "view") if any(row.cells.get(c) for row in table.rows)]
+    rows: list[SplitRow] = []
+    place_of: dict[str, str] = {}
+    for row in table.rows:
+        parsed = _parse(path, row, filled)
+        if parsed.path in place_of:
+            raise ReIDError(
+                f"{path}: {row.place}, column 'path': {parsed.path!r} was already given at "
+                f"{place_of[parsed.path]}. An image belongs to one split only; remove one of the two."
+            )
+        place_of[parsed.path] = row.place
+        rows.append(parsed)
+    return rows
+
+
+def _parse(path: str | Path, row: Row, filled: Sequence[str]) -> SplitRow:
+    """One row, checked; ``filled`` names the optional columns that some row, and so every row, fills."""
+    cells = row.cells
+    for column in ("path", "identity", "split", *filled):
+        if not cells[column]:
+            raise ReIDError(f"{path}: {row.place}, column {column!r} is empty.")
+    split = cells["split"].lower()
+    if split not in SPLITS:
+        raise ReIDError(f"{path}: {row.place}, column 'split': {cells['split']!r} is none of {', '.join(SPLITS)}.")
+    image = inside(cells["path"])
+    if image is None:
+        raise ReIDError(
+            f"{path}: {row.place}, column 'path': {cells['path']!r} leaves the data set's folder. "
+            "Give paths relative to that folder, without '..'."
+        )
+    return SplitRow(image, cells["identity"], split, cells.get("camera", ""), cells.get("view", ""))
+
+
+def inside(path: str) -> str | None:
+    """``path`` tidied (forward slashes, no ``.``), or None if it is absolute or climbs out of its folder."""
+    pure = PurePosixPath(path.replace("\\", "/"))
+    drive = len(path) > 1 and path[1] == ":"
+    return None if pure.is_absolute() or drive or ".." in pure.parts else str(pure)
+
+
+def _relative(path: str, root: Path) -> str:
+    try:
+        return Path(path).absolute().relative_to(root).as_posix()
+    except ValueError:
+        raise ReIDError(f"{path}: lies outside {root}, so a split file cannot name it.") from None

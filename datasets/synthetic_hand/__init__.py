@@ -1,0 +1,1 @@
+"""Hands that the project draws."""

@@ -1,0 +1,282 @@
+"""Draws a hand: signed distances give its outline, a height map its shading, ellipses and curves its details.
+
+Every step on pixels is an addition, multiplication, division, square root or comparison of float32 numbers,
+which IEEE 754 fixes to the last bit: the same seed gives the same picture on any machine.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.synthetic_hand.anatomy import LITTLE, MIDDLE, THUMB, Curve, Floats, Hand, Mark, Pose, make_pose
+from datasets.synthetic_hand.scene import Pixels, expose, light_scene, make_light, make_table
+
+_SUPERSAMPLING = 2
+
+
+def draw_hand(hand: Hand, aspect: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
+    """One photograph [size, size, 3] of ``hand``; pose, light, table and noise come from ``rng``."""
+    pose = make_pose(rng, hand, aspect)
+    light = make_light(rng)
+    fine = size * _SUPERSAMPLING
+    canvas = _Canvas(hand, aspect, pose, fine)
+    canvas.draw_details()
+    table = make_table(rng, fine)
+    picture = light_scene(canvas.distance, canvas.height, canvas.colour, canvas.unit, table, light)
+    picture = (
+        picture[:, 0::2, 0::2] + picture[:, 1::2, 0::2] + picture[:, 0::2, 1::2] + picture[:, 1::2, 1::2]
+    ) * np.float32(0.25)
+    return expose(picture, light, rng)
+
+
+class _Canvas:
+    """Outline, height and colour of a hand on a square grid of pixels.
+
+    ``distance`` [N, N] is negative inside the outline, in pixels; ``height`` [N, N] is in pixels over
+    the table; ``colour`` [3, N, N] is the skin under white light.
+    """
+
+    def __init__(self, hand: Hand, aspect: str, pose: Pose, size: int) -> None:
+        self.hand, self.aspect, self.pose, self.size = hand, aspect, pose, size
+        self.unit = float(round(pose.scale * size * 1024) / 1024)  # pixels in a decimetre
+        grid = np.arange(size, dtype=np.float32) + np.float32(0.5)
+        self.x, self.y = grid[None, :], grid[:, None]
+        self.frame = pose.joints(hand)
+        self.joints = pose.to_picture(self.frame, size)
+        self.colour = np.empty((3, size, size), np.float32)
+        self.colour[:] = self._skin()[:, None, None]
+        self._model()
+
+    def _skin(self) -> Floats:
+        """The skin of this aspect; palms are paler and pinker, the more so the darker the hand is."""
+        skin = self.hand.skin
+        if self.aspect == "dorsal":
+            return skin
+        pale = np.array([0.93, 0.72, 0.62])
+        return (skin + (pale - skin) * 0.14) * self.hand.palm_tint
+
+    def _box(self, points: Floats, margin: float) -> tuple[slice, slice]:
+        """Rows and columns of the pixels within ``margin`` of the box around ``points`` [..., 2]."""
+        flat = points.reshape(-1, 2)
+        low = np.clip(np.floor(flat.min(0) - margin), 0, self.size).astype(int)
+        high = np.clip(np.ceil(flat.max(0) + margin), 0, self.size).astype(int)
+        return slice(low[1], high[1]), slice(low[0], high[0])
+
+    def _model(self) -> None:
+        """Outline and height: palm and forearm first, then fingers, melted into the palm, not together."""
+        unit, radii = self.unit, self.hand.radii * self.unit
+        palm = self._palm()
+        self.distance, self.height = palm.copy(), _dome(palm, 0.24 * unit) * np.float32(0.62)
+        for finger in range(THUMB, LITTLE + 1):
+            chain = self.joints[finger]
+            box = self._box(chain, float(radii[finger].max()) + 0.1 * unit)
+            bones = [
+                _cone(self.x[:, box[1]], self.y[box[0]], a, b, float(ra), float(rb))
+                for (a, b), (ra, rb) in zip(pairwise(chain), pairwise(radii[finger]), strict=True)
+            ]
+            shape = _melt(_melt(bones[0], bones[1], 0.03 * unit), bones[2], 0.03 * unit)
+            dome = _dome(shape, float(radii[finger, 1:].mean()))
+            self.height[box] = -_melt(-self.height[box], -dome, 0.05 * unit)
+            self.distance[box] = np.minimum(self.distance[box], _melt(shape, palm[box], 0.07 * unit))
+
+    def _palm(self) -> Pixels:
+        """Signed distance [N, N] of palm, ball of the thumb and forearm."""
+        hand, unit = self.hand, self.unit
+        wrist = np.array([[-0.45, -0.62], [-0.1, -0.60], [0.2, -0.60], [0.6, -0.58]]) * [hand.wrist, 1.0]
+        roots = self.pose.to_picture(hand.roots, self.size)
+        base = self.pose.to_picture(wrist, self.size)
+        palm = None
+        for finger in range(1, LITTLE + 1):
+            radius = float(hand.radii[finger, 0]) * unit
+            bone = _cone(self.x, self.y, base[finger - 1], roots[finger], 0.62 * hand.wrist * unit, 1.12 * radius)
+            palm = bone if palm is None else _melt(palm, bone, 0.12 * unit)
+        thumb = self.joints[THUMB]
+        ball = _cone(self.x, self.y, roots[THUMB], thumb[1], *(1.05 * hand.radii[THUMB, :2] * unit).tolist())
+        web = _cone(self.x, self.y, roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit)
+        ends = self.pose.to_picture([[0.0, -0.62], [0.0, -3.0]], self.size)
+        forearm = _cone(self.x, self.y, ends[0], ends[1], hand.wrist * unit, hand.wrist * 1.35 * unit)
+        palm = _melt(_melt(palm, ball, 0.16 * unit), web, 0.14 * unit)
+        return _melt(palm, forearm, 0.2 * unit)
+
+    def draw_details(self) -> None:
+        """Lines, wrinkles, knuckles, nails and marks of the aspect that is seen."""
+        dorsal = self.aspect == "dorsal"
+        for line in self.hand.lines[self.aspect]:
+            self._draw_vein(line) if dorsal else self._draw_crease(line)
+        if not dorsal:
+            self._draw_mounds()
+        for finger in range(THUMB, LITTLE + 1):
+            self._draw_finger(finger, dorsal)
+        for mark in self.hand.marks[self.aspect]:
+            self._draw_mark(mark)
+
+    def _draw_vein(self, vein: Curve) -> None:
+        box, near = self._curve(vein.points, vein.width * 1.6)
+        self.height[box] += near * np.float32(0.030 * vein.strength * self.unit)
+        self._tint(box, near * np.float32(0.55 * vein.strength), (0.74, 0.86, 0.94))
+
+    def _draw_crease(self, crease: Curve, tint: tuple[float, float, float] = (0.50, 0.34, 0.32)) -> None:
+        box, near = self._curve(crease.points, crease.width)
+        self.height[box] -= near * np.float32(0.02 * crease.strength * self.unit)
+        self._tint(box, near * np.float32(min(crease.strength, 1.0)), tint)
+
+    def _draw_mounds(self) -> None:
+        """The balls of the thumb and of the little finger, and the hollow of the palm between them."""
+        unit = self.unit
+        for place, radii, height in (
+            ((-0.22, -0.18), (0.30, 0.44), 0.07),
+            ((0.24, -0.20), (0.26, 0.46), 0.05),
+            ((0.0, 0.08), (0.28, 0.34), -0.04),
+        ):
+            box, inside = self._ellipse(np.array(place), np.array([0.0, 1.0]), radii[::-1])
+            self.height[box] += inside * np.float32(height * unit)
+            self._tint(box, inside * np.float32(0.35 if height > 0 else 0.0), (1.02, 0.87, 0.85))
+
+    def _draw_finger(self, finger: int, dorsal: bool) -> None:
+        """Wrinkles over the joints, or folds under them; reddish knuckles and nails, or finger pads."""
+        hand = self.hand
+        if dorsal and finger != THUMB:
+            self._bulge(self.frame[finger, 0], 0.15, 0.03 * hand.relief, 0.25 + hand.knuckles)
+        for joint in (1, 2):
+            strength = float(hand.wrinkles[finger, joint])
+            if dorsal:
+                self._bulge(self.frame[finger, joint], 0.09, 0.008, hand.knuckles)
+            for along in (-0.045, 0.0, 0.045) if dorsal else (-0.018, 0.022):
+                self._draw_crease(self._across(finger, joint, along, 0.62 if dorsal else 0.85, strength))
+        if not dorsal:
+            if finger != THUMB:
+                self._draw_crease(self._across(finger, 1, -0.24 * hand.bones[finger, 0] / 0.45, 0.9, 0.5))
+            self._bulge(self.frame[finger, 2:].mean(0), 0.09, 0.01, 0.35)
+            return
+        self._draw_nail(finger)
+
+    def _across(self, finger: int, joint: int, along: float, reach: float, strength: float) -> Curve:
+        """A fold across a finger, ``along`` decimetres past a joint, bent a little towards the wrist."""
+        chain, radius = self.frame[finger], self.hand.radii[finger, joint] * reach
+        axis = chain[joint + 1 if along > 0 else joint] - chain[joint if along > 0 else joint - 1]
+        axis = axis / np.sqrt((axis * axis).sum())
+        side = np.array([-axis[1], axis[0]])
+        middle = chain[joint] + axis * along
+        sag = axis * (-0.02 if along <= 0 else 0.02)
+        return Curve(np.stack([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength)
+
+    def _bulge(self, place: Floats, radius: float, height: float, redness: float) -> None:
+        box, inside = self._ellipse(place, np.array([0.0, 1.0]), (radius, radius))
+        self.height[box] += inside * np.float32(height * self.unit)
+        self._tint(box, inside * np.float32(min(redness, 1.0) * 0.6), (0.96, 0.80, 0.78))
+
+    def _draw_nail(self, finger: int) -> None:
+        """A nail: pink plate with a pale half-moon and free edge, set off by a darker rim."""
+        length, width, moon = self.hand.nail
+        start, end = self.frame[finger, 2:]
+        bone = end - start
+        reach = float(np.sqrt((bone * bone).sum()))
+        axis = bone / reach
+        half = length * reach / 0.18 * (0.82 if finger == THUMB else 0.9)
+        across = width * float(self.hand.radii[finger, 3]) * 1.05
+        centre = end + axis * (float(self.hand.radii[finger, 3]) * 0.78 - half)
+        tint = tuple((self.hand.nail_tint * [1.16, 1.20, 1.22]).tolist())
+        self._tint(*self._ellipse(centre, axis, (half * 1.14, across * 1.18), sharp=6.0), (0.72, 0.62, 0.60))
+        box, plate = self._ellipse(centre, axis, (half, across), sharp=6.0)
+        self._tint(box, plate, (1.39, 1.61, 1.67))
+        self._tint(box, plate, tint)
+        self._tint(
+            *self._ellipse(centre - axis * half * 0.7, axis, (half * 0.3, across * 0.6), 3.0, moon),
+            (1.1, 1.2, 1.2),
+        )
+        self._tint(
+            *self._ellipse(centre + axis * half * 0.9, axis, (half * 0.18, across * 0.8), 3.0, 0.7),
+            (1.1, 1.2, 1.2),
+        )
+
+    def _draw_mark(self, mark: Mark) -> None:
+        axis = np.array([np.cos(mark.angle), np.sin(mark.angle)])
+        place = np.array(mark.place)
+        if mark.bone is not None:
+            finger, bone = mark.bone
+            start, end = self.frame[finger, bone : bone + 2]
+            along = (end - start) / np.sqrt(((end - start) ** 2).sum())
+            side = np.array([-along[1], along[0]])
+            radius = float(self.hand.radii[finger, bone + 1])
+            place = start + (end - start) * mark.place[0] + side * radius * mark.place[1]
+            axis = along * axis[0] + side * axis[1]
+            # On a narrow finger a mark runs along the bone and stays on it.
+            axis = along if mark.radii[0] > radius else axis
+        self._tint(*self._ellipse(place, axis, mark.radii, sharp=2.5), mark.tint)
+
+    def _tint(self, box: tuple[slice, slice], amount: Pixels, tint: tuple[float, ...]) -> None:
+        """Multiply the colour in ``box`` by ``tint`` where ``amount`` is 1, by nothing where it is 0."""
+        for channel, factor in zip(self.colour, tint, strict=True):
+            channel[box] *= 1 + amount * np.float32(factor - 1)
+
+    def _ellipse(
+        self,
+        centre: Floats,
+        axis: Floats,
+        radii: tuple[float, float],
+        sharp: float = 1.0,
+        amount: float = 1.0,
+    ) -> tuple[tuple[slice, slice], Pixels]:
+        """``amount`` inside an ellipse (hand's frame, ``radii`` along and across ``axis``), 0 at its rim.
+
+        ``sharp`` is the slope of the fade: 1 is a soft hill, 6 a plate with a clear rim.
+        """
+        points = self.pose.to_picture(np.stack([centre, centre + axis]), self.size)
+        (cx, cy), (ex, ey) = points.tolist()
+        norm = max(((ex - cx) ** 2 + (ey - cy) ** 2) ** 0.5, 1e-6)
+        ux, uy = (ex - cx) / norm, (ey - cy) / norm
+        box = self._box(points[:1], max(radii) * self.unit * 1.1 + 1)
+        dx, dy = self.x[:, box[1]] - np.float32(cx), self.y[box[0]] - np.float32(cy)
+        along = (dx * np.float32(ux) + dy * np.float32(uy)) * np.float32(1 / (radii[0] * self.unit))
+        across = (dy * np.float32(ux) - dx * np.float32(uy)) * np.float32(1 / (radii[1] * self.unit))
+        inside = np.clip((1 - along * along - across * across) * np.float32(sharp), 0, 1)
+        return box, inside * inside * (3 - 2 * inside) * np.float32(amount)
+
+    def _curve(self, points: Floats, width: float) -> tuple[tuple[slice, slice], Pixels]:
+        """1 on a Bezier curve (hand's frame), fading to 0 at ``width`` from it and towards its ends."""
+        steps = np.linspace(0, 1, 9)[:, None]
+        path = (1 - steps) ** 2 * points[0] + 2 * steps * (1 - steps) * points[1] + steps**2 * points[2]
+        path = self.pose.to_picture(path, self.size)
+        width = max(width * self.unit, 1.2)
+        box = self._box(path, width + 1)
+        x, y = self.x[:, box[1]], self.y[box[0]]
+        widths = [width * f for f in (0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35)]
+        best = _cone(x, y, path[0], path[1], widths[0], widths[1])
+        for (a, b), (wa, wb) in zip(pairwise(path[1:]), pairwise(widths[1:]), strict=True):
+            np.minimum(best, _cone(x, y, a, b, wa, wb), out=best)
+        inside = np.clip(best * np.float32(-1 / width), 0, 1)
+        return box, inside * inside * (3 - 2 * inside)
+
+
+def _cone(x: Pixels, y: Pixels, a: Floats, b: Floats, ra: float, rb: float) -> Pixels:
+    """Signed distance of pixels to a bone from ``a`` with radius ``ra`` to ``b`` with radius ``rb``."""
+    (ax, ay), (bx, by) = a.tolist(), b.tolist()
+    ux, uy = np.float32(bx - ax), np.float32(by - ay)
+    dx, dy = x - np.float32(ax), y - np.float32(ay)
+    inverse = np.float32(1 / max((bx - ax) ** 2 + (by - ay) ** 2, 1e-6))
+    t = dx * (ux * inverse) + dy * (uy * inverse)
+    np.clip(t, 0, 1, out=t)
+    qx, qy = dx - t * ux, dy - t * uy
+    qx *= qx
+    qy *= qy
+    qx += qy
+    np.sqrt(qx, out=qx)
+    t *= np.float32(rb - ra)
+    qx -= t
+    qx -= np.float32(ra)
+    return qx
+
+
+def _melt(a: Pixels, b: Pixels, softness: float) -> Pixels:
+    """The smaller of two distances, with the corner between them rounded over ``softness`` pixels."""
+    corner = np.maximum(np.float32(softness) - np.abs(a - b), 0)
+    return np.minimum(a, b) - corner * corner * np.float32(0.25 / softness)
+
+
+def _dome(distance: Pixels, radius: float) -> Pixels:
+    """Height of a rounded body: a quarter circle from the outline inwards, then flat."""
+    inner = np.clip(distance * np.float32(-1 / radius), 0, 1)
+    return np.sqrt(inner * (2 - inner)) * np.float32(radius)

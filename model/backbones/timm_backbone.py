@@ -1,0 +1,183 @@
+"""Any backbone of timm as an image encoder: one pooled feature, ImageNet's, DINO's or other pre-training.
+
+timm is imported where it is needed: it takes seconds, and CLIP's own networks do without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.clip.model import FeatureDimensions
+from utils.errors import ReIDError
+
+PREFIX = "timm/"
+"""How ``MODEL.NAME`` begins for a backbone of timm; its own name follows."""
+
+
+class PooledFeature(NamedTuple):
+    """The one feature [B, D] of a backbone without a space shared with text."""
+
+    feature: Tensor
+
+    @property
+    def tested(self) -> tuple[Tensor, ...]:
+        """See :attr:`model.clip.model.ImageFeatures.tested`."""
+        return (self.feature,)
+
+    @property
+    def projected(self) -> Tensor:
+        """What other networks compare in the shared space; here there is nothing else."""
+        return self.feature
+
+
+@dataclass(frozen=True)
+class TimmShape:
+    """A backbone by timm's name for it; the counterpart of :class:`model.clip.shapes.CLIPShape`."""
+
+    name: str
+    text: None = None
+
+
+class TimmEncoder(nn.Module):
+    """timm's network without its classifier, with random weights.
+
+    Args:
+        name: timm's, such as ``resnet50`` or ``vit_small_patch16_224.dino``.
+        image_size: height and width in pixels; handed to networks that are built for one size.
+
+    Attributes:
+        network: timm's own module, so a checkpoint's ``image_encoder.network.*`` are timm's names.
+        widths: channels; there is one feature.
+        grid: rows and columns of the last feature map.
+
+    Raises:
+        ReIDError: there is no such backbone, or it takes no images of this size.
+    """
+
+    def __init__(self, name: str, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = _create(name, image_size)
+        try:
+            feature, last = self._probe(image_size)
+        except Exception as error:  # what a network asks of its input, it says in its own way
+            raise ReIDError(
+                f"MODEL.NAME = {PREFIX}{name} takes no images of INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
+            ) from None
+        self.widths = FeatureDimensions(feature.shape[1], feature.shape[1], 0)
+        self.grid: tuple[int, int] = (last.shape[1], last.shape[2])
+
+    def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> PooledFeature:
+        """Images [B, 3, H, W] -> pooled feature [B, D]; there is no place that ``cv_emb`` could join."""
+        return PooledFeature(self.network(images))
+
+    def activations(self, images: Tensor) -> Tensor:
+        """Norm over the channels [B, h, w] of the last feature map, or of a ViT's patch tokens behind the last block.
+
+        The layer norm behind them would make all norms alike.
+        """
+        last = self.network.forward_features(images)
+        if last.dim() == 3:
+            (last,) = self.network.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)
+            return last.float().norm(dim=1)
+        channels = 3 if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else 1
+        return last.float().norm(dim=channels)
+
+    @torch.no_grad()
+    def _probe(self, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Feature and activations of an empty image."""
+        image = torch.zeros(1, 3, *image_size)
+        self.network.eval()
+        found = self.network(image), self.activations(image)
+        self.network.train()
+        return found
+
+    def rename(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of a file under this encoder's names, and those that have no place here with the reason.
+
+        Older names and position embeddings of another image size become what this network needs, as in timm itself.
+        """
+        kind = self.network.pretrained_cfg.get("classifier") or ()
+        classifiers = tuple(f"{part}." for part in ((kind,) if isinstance(kind, str) else kind))
+        skipped = {name: "the classifier of its pre-training" for name in weights if name.startswith(classifiers)}
+        kept = {name: tensor for name, tensor in weights.items() if name not in skipped}
+        convert = getattr(sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            kept = convert(kept, self.network)
+        return {f"network.{name}": tensor for name, tensor in kept.items()}, skipped
+
+
+def backbone_name(name: str) -> str | None:
+    """timm's name in ``MODEL.NAME``; None for CLIP's networks.
+
+    Raises:
+        ReIDError: timm has no such backbone.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    import timm
+
+    name = name.removeprefix(PREFIX)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.6)
+        hint = f" Near it: {', '.join(near)}." if near else " timm.list_models() lists them."
+        raise ReIDError(f"MODEL.NAME = '{PREFIX}{name}': timm {timm.__version__} has no such backbone.{hint}")
+    return name
+
+
+def hub_weights(name: str) -> dict[str, Tensor]:
+    """Pre-trained weights of a backbone from the hub, or from where timm has put them before.
+
+    Raises:
+        ReIDError: they could not be had; which file to fetch, and where to put it.
+    """
+    import timm
+
+    source = timm.models.get_pretrained_cfg(name)
+    hub = source.hf_hub_id if source is not None else None
+    try:
+        if hub:
+            _reach_hub(hub)
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of the hub's, the network's and timm's own classes
+        place = f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else "a page of your own"
+        raise ReIDError(
+            f"the pre-trained weights of MODEL.NAME = {PREFIX}{name} are needed and could not be had: "
+            f"{str(error)[:200] or type(error).__name__}.\n  from: {place}\nDownload the file on a machine that can, "
+            "put it anywhere and name it in MODEL.PRETRAIN_PATH; or start at random with MODEL.PRETRAIN_CHOICE random."
+        ) from None
+
+
+def _reach_hub(repository: str) -> None:
+    """Ask once for weights that are not in the cache; without a network timm would ask a dozen times, for a minute.
+
+    Raises:
+        Exception: the hub cannot be reached, in a class of its own or of the network's.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError
+
+    files = ("model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        with suppress(EntryNotFoundError):  # the other one may be there
+            get_hf_file_metadata(hf_hub_url(repository, files[0]))
+
+
+def _create(name: str, image_size: tuple[int, int]) -> nn.Module:
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"img_size": image_size} if known is not None and known.fixed_input_size else {}
+    try:
+        return timm.create_model(name, num_classes=0, **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ReIDError(
+            f"MODEL.NAME = {PREFIX}{name} cannot be built for INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
+        ) from None

@@ -1,0 +1,1 @@
+"""One class for each method, found by ``MODEL.METHOD``."""

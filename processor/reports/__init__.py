@@ -1,0 +1,1 @@
+"""What a run writes for readers: tables, curves, pictures, pages."""

@@ -1,0 +1,169 @@
+"""Runs of several configurations with several seeds as one table: means, deviations, costs, differences."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from processor.runs.folder import RunFolder
+from processor.runs.run import free_to_change
+from utils.bootstrap import paired_bootstrap
+
+MEASURES = ("mAP", "Rank-1", "EER")
+MISSING = "-"
+
+METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
+"""Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
+
+SEEN_BY_TESTS = ("TEST.NECK_FEAT",)
+"""Those of them that change the numbers of one model."""
+
+NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
+"""Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""
+
+
+def is_protocol(key: str) -> bool:
+    """Whether runs that differ in ``key`` were measured on other images or in another way."""
+    if key.startswith("DATASETS."):
+        return not key.startswith(NOT_DATA)
+    return key.startswith("TEST.") and key not in METHODS_OWN
+
+
+def measured_on(run: RunFolder) -> dict[str, Any]:
+    """What must be equal for the numbers of two runs to compare: data, test protocol, and the images themselves."""
+    keys = {key: value for key, value in run.settings.items() if is_protocol(key)}
+    return keys | {"the test images": run.result.get("images")}
+
+
+def set_apart_by(first: RunFolder, second: RunFolder) -> list[str]:
+    """Why the numbers of two runs do not compare: the keys of :func:`measured_on` with different values.
+
+    An older run may know nothing of its images, or of a key.
+    """
+    one, other = measured_on(first), measured_on(second)
+    return [
+        key for key in one if key in other and None not in (one[key], other[key]) and repr(one[key]) != repr(other[key])
+    ]
+
+
+def seeds_of_one(runs: Mapping[str, RunFolder]) -> list[dict[str, RunFolder]]:
+    """Groups of runs by name that share data, protocol and every key that training or testing sees but the seed."""
+    groups: dict[str, dict[str, RunFolder]] = {}
+    for name, run in runs.items():
+        own = {key: value for key, value in run.settings.items() if not free_to_change(key) or key in SEEN_BY_TESTS}
+        same = repr(sorted((own | measured_on(run) | {"SOLVER.SEED": None}).items()))
+        groups.setdefault(same, {})[name] = run
+    return list(groups.values())
+
+
+def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any]]:
+    """One row for each configuration that has a finished run.
+
+    Args:
+        runs: finished runs by configuration and seed; the others are measured against the first configuration.
+
+    Returns:
+        For each configuration its method, model and start weights, the seeds, mean and sample standard deviation of
+        each measure in percent (None where it was not measured, or for a single seed), the mean seconds, the parameters
+        trained, and the ``difference`` in mAP to the first one with its 95 % interval.
+    """
+    rows = []
+    first = next(iter(runs.values()), {})
+    for name, seeds in runs.items():
+        if not seeds:
+            continue
+        results = [run.result for run in seeds.values()]
+        trained = {run.metrics.get("parameters_trained") for run in seeds.values()}
+        row: dict[str, Any] = {"name": name, "seeds": list(seeds)}
+        row |= {key: _together(result[key] for result in results) for key in ("method", "model", "weights")}
+        for measure in MEASURES:
+            row |= {measure: None, f"{measure} std": None}
+            values = [result.get(measure) for result in results]
+            if None not in values:
+                row[measure] = float(np.mean(values))
+                row[f"{measure} std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        row["seconds"] = float(np.mean([run.metrics["seconds"] for run in seeds.values()]))
+        row["parameters trained"] = trained.pop() if len(trained) == 1 else None
+        row["difference"] = None if seeds is first else difference(first, seeds)
+        rows.append(row)
+    return rows
+
+
+def difference(first: Mapping[int, RunFolder], second: Mapping[int, RunFolder]) -> dict[str, float] | None:
+    """Paired bootstrap of the mAP of ``second`` minus that of ``first``, in points, over the seeds that both have.
+
+    Each query's average precision, which is a mean over random splits where there are several, is first averaged over
+    the seeds. None if there is no such seed, or if the runs did not keep the same queries.
+    """
+    seeds = [seed for seed in first if seed in second]
+    queries = [[runs[seed].queries() for seed in seeds] for runs in (first, second)]
+    flat = [found for side in queries for found in side]
+    if not seeds or any(found is None or not same_queries(flat[0], found) for found in flat):
+        return None
+    means = [np.mean([found["average_precision"] for found in side], axis=0) for side in queries]
+    if np.isnan(means[0] - means[1]).all():
+        return None
+    found = paired_bootstrap(*means, flat[0]["identity"])
+    return {"mean": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high, "p": found.p}
+
+
+def same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
+    """Whether two runs asked the same: file names and identities, since the data may have moved."""
+    names = [[Path(path).name for path in queries["path"].tolist()] for queries in (first, second)]
+    return names[0] == names[1] and np.array_equal(first["identity"], second["identity"])
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]], failed: Sequence[str], title: str) -> str:
+    """A table for people, with what its numbers are."""
+    columns = ("configuration", "start", "seeds", "mAP", "Rank-1", "EER", "seconds", "parameters trained")
+    lines = [f"# {title}", "", f"| {' | '.join(columns)} | mAP against {rows[0]['name'] if rows else ''} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for row in rows:
+        trained = row["parameters trained"]
+        cells = [
+            *(row["name"], row["weights"], str(len(row["seeds"])), *(_spread(row, measure) for measure in MEASURES)),
+            *(f"{row['seconds']:.0f}", MISSING if trained is None else f"{trained:,}", _difference(row["difference"])),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "mAP, Rank-1 and EER in percent, mean ± sample standard deviation over the seeds; seconds of a run, mean.",
+    ]
+    lines += ["In brackets the 95 % interval of a paired bootstrap over the test identities.", ""]
+    return "\n".join([*lines, *(f"Failed: {line}" for line in failed), *([""] if failed else [])])
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as comma-separated values with a header; empty where there is no number."""
+    text = io.StringIO()
+    flat = [{**row, "seeds": " ".join(map(str, row["seeds"])), **_flat_difference(row["difference"])} for row in rows]
+    for row in flat:
+        del row["difference"]
+    writer = csv.DictWriter(text, list(flat[0]) if flat else ["name"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _together(values: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _spread(row: Mapping[str, Any], measure: str) -> str:
+    if row[measure] is None:
+        return MISSING
+    std = row[f"{measure} std"]
+    return f"{row[measure]:.1f}" if std is None else f"{row[measure]:.1f} ± {std:.1f}"
+
+
+def _difference(found: Mapping[str, float] | None) -> str:
+    return MISSING if found is None else f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+
+
+def _flat_difference(found: Mapping[str, float] | None) -> dict[str, Any]:
+    return {f"mAP difference {key}": None if found is None else found[key] for key in ("mean", "low", "high", "p")}

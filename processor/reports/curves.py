@@ -1,0 +1,61 @@
+"""Curves of a training while it runs: ``curves.png``, and TensorBoard's scalars where that is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from processor.runs.run import Run
+from utils.distributed import is_main
+from utils.logger import LOGGER
+from utils.plots.curves import save_figure, training_curves
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def write_curves(run: Run) -> None:
+    """Draw ``curves.png`` from all epochs so far."""
+    if run.history and is_main():
+        save_figure(training_curves(run.history, run.results), run.output_dir / "curves.png")
+
+
+class Curves:
+    """Keeps the curves of one stage up to date.
+
+    Args:
+        run: its history is drawn.
+        stage: 1 or 2.
+        epoch: the first that will be shown; what an interrupted run wrote from there on is replaced.
+    """
+
+    def __init__(self, run: Run, stage: int, epoch: int) -> None:
+        self.run = run
+        self.board = _open_board(run, stage, epoch)
+
+    def refresh(self) -> None:
+        """Show the epoch that has just ended."""
+        write_curves(self.run)
+        if self.board is not None:
+            entry = self.run.history[-1]
+            for name, value in entry.items():
+                if name not in ("stage", "epoch") and isinstance(value, int | float):
+                    self.board.add_scalar(name, value, entry["epoch"])
+            self.board.flush()
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self.board is not None:
+            self.board.close()
+
+
+def _open_board(run: Run, stage: int, epoch: int) -> SummaryWriter | None:
+    if not is_main():
+        return None
+    # One folder a stage: its epochs count from 1 again, and purging the second must leave the first alone.
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        if not run.history:
+            LOGGER.info("curves in curves.png only; for TensorBoard's: pip install -r requirements-extra.txt")
+        return None
+    return SummaryWriter(str(run.output_dir / "tensorboard" / f"stage{stage}"), purge_step=epoch)

@@ -1,0 +1,285 @@
+"""What a run leaves for its reader: numbers as JSON, a table in the log, rankings as a picture."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from processor.evaluation import Evaluation
+from processor.reports.curves import write_curves
+from processor.reports.environment import environment
+from processor.reports.pictures import write_pictures, write_ranking_picture
+from processor.runs.folder import back_up, kind, read_metrics
+from processor.runs.run import Run, fingerprint
+from processor.text_matching import text_results
+from utils.checkpoint import model_file, save_json, write_atomically
+from utils.errors import ReIDError
+from utils.logger import LOGGER
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+    from yacs.config import CfgNode
+
+    from datasets.bases import ReIDDataset
+    from model.methods.baseline import ImageReID
+    from utils.retrieval.verification import VerificationMetrics
+
+COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
+MEASURED_ON = ("weights", "model", "dataset", "root", "images", "camera_rule", "protocol")
+"""What two rows must have in common for the newer to replace the older; ``images``: a fingerprint of all trials."""
+
+
+def finish_run(
+    cfg: CfgNode,
+    run: Run,
+    dataset: ReIDDataset,
+    name: str,
+    evaluation: Evaluation | None,
+    model: ImageReID,
+    loader: DataLoader,
+) -> None:
+    """Write ``metrics.json``, ``queries.npz`` and the pictures, and end the log with the table of results.
+
+    The first of several processes does it; the others have no evaluation.
+
+    Args:
+        cfg: the configuration.
+        run: output folder, history, device, and the numbers of evaluations before.
+        dataset: what was evaluated on.
+        name: of the last evaluation, the run's result: ``trained``, or ``test``, which leaves what training wrote into
+            the same folder as it is. In ``metrics.json`` a number may follow it, see :func:`merge_results`.
+        evaluation: it.
+        model, loader: what was evaluated and on which images, for pictures of where it looks.
+    """
+    if evaluation is None:
+        return
+    note_result(cfg, run, dataset, name, evaluation)
+    path = run.output_dir / "metrics.json"
+    earlier = _read_earlier(path)
+    facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
+    best = {"best": run.best} if run.best else {}
+    trained = {"parameters_trained": sum(run.trained.values())}
+    content = {"seconds": run.seconds, "history": run.history, **trained, **best, **facts}
+    content = run.shorten.everywhere(content | (earlier if run.suffix else {}) | {"results": run.results})
+    content["results"] = merge_results(earlier.get("results", {}), content["results"])
+    save_json(content, path)
+    rows = dict(zip(list(content["results"])[-len(run.results) :], run.results.values(), strict=True))
+    save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, Path(cfg.DATASETS.ROOT_DIR))
+    if name != "test":
+        write_curves(run)
+    if evaluation.verification is not None:
+        write_verification(run.output_dir / f"verification{run.suffix}.npz", evaluation.verification)
+    if cfg.TEST.PICTURES:
+        LOGGER.info("drawing pictures; TEST.PICTURES False leaves them out")
+        write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset, cfg.INPUT.EXIF)
+        folder = run.output_dir / f"pictures{run.suffix}"
+        write_pictures(folder, evaluation, dataset, model, loader, cfg.INPUT.EXIF, cfg.SOLVER.SEED)
+    for line in next_commands(cfg, run, name):
+        LOGGER.info("next: %s", line)
+    measured = run.results[name]["protocol"]
+    LOGGER.info("measured with TEST.%s", ", ".join(f"{key} {value}" for key, value in measured.items()))
+    label = f"weights: {run.results[name]['weights']}"
+    closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
+    log_table(rows, closing)
+
+
+def merge_results(earlier: Mapping[str, dict], now: Mapping[str, dict]) -> dict[str, dict]:
+    """Rows of all evaluations in one folder, those of ``now`` last.
+
+    A name that somebody noted stays with what it names: a row that measures the same as an earlier one
+    (:data:`MEASURED_ON`) replaces it, another takes the first free of "test", "test 2", "test 3", ...
+    """
+    rows = dict(earlier)
+    for first, row in now.items():
+        names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
+        same = [
+            name
+            for name, old in earlier.items()
+            if kind(name) == first and all(old.get(key) == row.get(key) for key in MEASURED_ON)
+        ]
+        name = same[-1] if same else next(name for name in names if name not in rows)
+        rows.pop(name, None)
+        rows[name] = row
+    return rows
+
+
+def write_verification(path: Path, found: VerificationMetrics) -> None:
+    """Write the curves and score distributions of the first run, for plots.
+
+    Arrays: ``far``, ``frr`` and ``threshold`` [P] of the ROC (far, 1 - frr) and DET (far, frr) curves; ``edges``
+    [B + 1], ``genuine`` and ``impostor`` [B] of the two score histograms.
+    """
+    curve, scores = found.curve._asdict(), found.scores.coarse()
+    arrays = {**curve, "edges": scores.edges, "genuine": scores.genuine, "impostor": scores.impostor}
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation | None) -> None:
+    """Log verification and keep all numbers under ``name`` in ``run.results``, with what they were measured on."""
+    if evaluation is None:  # in all processes but the first
+        return
+    if evaluation.verification is not None:
+        first = f", run {evaluation.runs[0]['run']}" if evaluation.runs else ""
+        for line in evaluation.verification.lines():
+            LOGGER.info("verification (%s%s): %s", name, first, line)
+    run.results[name] = {
+        **evaluation.record(),
+        **_what_and_where(cfg, dataset, cfg.TEST.WEIGHT if name == "test" else start_weights(cfg)),
+        "camera_rule": dataset.camera_rule,
+        "protocol": protocol(cfg, evaluation.neck_feat),
+        "device": run.describe_device(),
+    }
+
+
+def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
+    """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is what the model does, whatever the key asks."""
+    keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
+    keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
+    return {key: cfg.TEST[key] for key in keys} | {"NECK_FEAT": neck_feat}
+
+
+def _what_and_where(cfg: CfgNode, dataset: ReIDDataset, weights: str) -> dict[str, str]:
+    """Which network was evaluated, and on which images."""
+    return {
+        "dataset": dataset.name,
+        "root": cfg.DATASETS.ROOT_DIR,
+        "images": fingerprint(*(part for trial in dataset.trials for part in (trial.query, trial.gallery))),
+        "model": cfg.MODEL.NAME,
+        "method": cfg.MODEL.METHOD,
+        "weights": weights,
+    }
+
+
+def note_text_results(
+    cfg: CfgNode,
+    run: Run,
+    dataset: ReIDDataset,
+    evaluation: Evaluation | None,
+    model: ImageReID,
+    sentence: Callable[[Mapping[str, str]], str],
+    templates: Mapping[str, str],
+) -> None:
+    """Match sentences with the first trial's images, where there are a text encoder and attributes; else say so."""
+    if evaluation is None:  # in all processes but the first
+        return
+    if not getattr(model, "matches_text", False) or not dataset.attributes:
+        missing = "the data set tells no attributes" if not dataset.attributes else "there is no text encoder"
+        LOGGER.info("note: images are not matched with sentences: %s", missing)
+        return
+    given = (dataset.trials[0], dataset.attributes, model.encode_sentences, sentence, templates)
+    for name, row in text_results(evaluation, *given).items():
+        facts = _what_and_where(cfg, dataset, start_weights(cfg)) | {"camera_rule": "none"}
+        measured = {"AP": "standard", "METRIC": "cosine", "FLIP": cfg.TEST.FLIP}
+        run.results[name] = {**row, **facts, "protocol": measured, "seconds": evaluation.seconds}
+        for attribute, share in row.get("accuracy", {}).items():
+            largest = row["largest value"][attribute]
+            LOGGER.info("sentences tell %s: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
+
+
+def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
+    """What to do with the run, as command lines."""
+    config = shlex.quote(str(run.output_dir / f"config{run.suffix}.yml"))
+    if name == "test":
+        given = f"--config_file {config} TEST.WEIGHT {shlex.quote(cfg.TEST.WEIGHT)}"
+        return [f"python -m processor.search {given} --gallery FOLDER --queries IMAGE"]
+    if not cfg.SOLVER.STAGES:  # nothing was trained, so there is no checkpoint
+        return []
+    ending = f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
+    ending = "best" if name == "best" else ending
+    weight = shlex.quote(str(model_file(run.output_dir, cfg.MODEL.NAME, ending)))
+    return [f"python test_clipreid.py --config_file {config} TEST.WEIGHT {weight}"]
+
+
+def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset, root: Path) -> None:
+    """Write each query's file below ``root``, identity and average precision (NaN without a match): runs are compared
+    by them.
+
+    Where there are several random splits, a query's average precision is the mean over those in which it asks, and
+    ``average_precision_run<i>`` is that of each split, NaN where it does not ask.
+    """
+    place = {record: i for i, record in enumerate(dict.fromkeys(r for trial in dataset.trials for r in trial.query))}
+    precisions = np.full((len(dataset.trials), len(place)), np.nan)
+    found = evaluation.precisions or (evaluation.metrics.average_precision,)
+    for row, trial, precision in zip(precisions, dataset.trials, found, strict=True):
+        row[[place[record] for record in trial.query]] = precision
+    files = (Path(record.path) for record in place)
+    columns = {
+        "path": np.array(
+            [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]
+        ),
+        "identity": np.array([dataset.test_identities[record.pid] for record in place]),
+        "average_precision": _mean_of_known(precisions),
+    }
+    if len(dataset.trials) > 1:
+        runs = zip(dataset.trials, precisions, strict=True)
+        columns |= {f"average_precision_run{trial.run}": precision for trial, precision in runs}
+    write_atomically(path, lambda file: np.savez_compressed(file, **columns))
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean [N] of the rows of ``values`` [R, N] without the NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0).sum(0), known.sum(0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def describe(dataset: ReIDDataset) -> dict[str, Any]:
+    """The data set in numbers."""
+    splits = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
+    return {
+        "name": dataset.name,
+        "camera_rule": dataset.camera_rule,
+        "splits": {
+            split: {
+                "images": len(records),
+                "identities": len({r.pid for r in records}),
+                "cameras": len({r.camid for r in records}),
+                "views": len({r.viewid for r in records}),
+            }
+            for split, records in splits.items()
+        },
+        "notes": dataset.notes,
+    }
+
+
+def start_weights(cfg: CfgNode) -> str:
+    """What training started from, in words: the label every number needs."""
+    if cfg.MODEL.PRETRAIN_CHOICE == "random":
+        return "random start"
+    published = cfg.MODEL.NAME if cfg.MODEL.NAME.startswith("timm/") else f"CLIP {cfg.MODEL.NAME}"
+    return f"start from {cfg.MODEL.PRETRAIN_PATH or published}"
+
+
+def _read_earlier(path: Path) -> dict[str, Any]:
+    """What runs before left in ``metrics.json``, nothing if there is none; what no run wrote is set aside."""
+    if not path.exists():
+        return {}
+    try:
+        return read_metrics(path)
+    except (ReIDError, ValueError) as error:
+        LOGGER.warning("%s is not what a run writes (%s) and is kept as %s", path, error, back_up(path).name)
+        return {}
+
+
+def log_table(rows: dict[str, dict], closing: str) -> None:
+    """The last lines of a run: one row for each evaluation, then where the rest lies.
+
+    Over several runs a cell is the mean and, after ``±``, the sample standard deviation.
+    """
+    width = max(len(name) for name in rows)
+    counts = {len(row["runs"]) for row in rows.values() if "runs" in row}
+    cell = 14 if counts else 9
+    lines = [" " * width + "".join(f"{column:>{cell}}" for column in COLUMNS)]
+    for name, row in rows.items():
+        std = row.get("std", {})
+        cells = (f"{row[c]:.1f} ± {std[c]:.1f}" if c in std else f"{row[c]:.1f}" for c in COLUMNS)
+        lines.append(f"{name:<{width}}" + "".join(f"{text:>{cell}}" for text in cells))
+    if counts:
+        lines.append(f"mean ± sample standard deviation over {max(counts)} random splits of query and gallery")
+    for line in [*lines, closing]:
+        LOGGER.info("%s", line)

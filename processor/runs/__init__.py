@@ -1,0 +1,1 @@
+"""One run: its folder, its position, the states it resumes from."""

@@ -1,0 +1,357 @@
+"""One run and its folder: what is set up at the beginning, kept on the way and found again after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+import torchvision
+from torch import nn
+
+from processor.runs.folder import back_up, flatten, holds_training
+from processor.runs.states import TrainingStates
+from utils.checkpoint import model_file, remove_unfinished, write_atomically
+from utils.device import Precision, choose_device, choose_precision
+from utils.distributed import from_main, is_main, on_main_process, world_size
+from utils.errors import ReIDError
+from utils.folder_lock import hold_folder
+from utils.logger import LOGGER, setup_logger
+from utils.paths import ShortPaths
+from utils.retrieval.search import require_faiss
+from utils.seed import reproducibility_note, seed_everything
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from yacs.config import CfgNode
+
+    from datasets.bases import Record
+
+FREE_TO_CHANGE = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "CHECKPOINT_MINUTES",
+    "CHECKPOINTS_KEPT",
+    "MODEL.DEVICE",
+    "DATASETS.ROOT_DIR",
+    "DATASETS.LISTING",
+    "DATASETS.CHECK_IMAGES",
+    "DATASETS.CACHE",
+    "DATALOADER.NUM_WORKERS",
+    "TEST.",
+    ".CHECKPOINT_PERIOD",
+    ".LOG_PERIOD",
+    ".EVAL_PERIOD",
+)
+"""Keys, or their beginnings or ends, that may change when a run goes on: no training step sees them."""
+
+VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "NECK_FEAT"))
+"""What chooses the best epoch where images are held out: there they may not change."""
+
+
+class TrainingProgress(NamedTuple):
+    """How far training has come: ``steps`` iterations of ``epoch`` of ``stage``, ``ended`` if these are all."""
+
+    stage: int = 0
+    epoch: int = 0
+    steps: int = 0
+    ended: bool = False
+
+
+class Stateful(Protocol):
+    """Anything with a state: model, optimizer, loss, scaler, averages."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> object: ...
+
+
+@dataclass
+class Run:
+    """What everything in one run shares.
+
+    Attributes:
+        precision: device and number format.
+        output_dir: folder of everything the run writes.
+        settings: every configuration key, flat; a run is continued only with the same.
+        minutes: between two saved states within an epoch.
+        kept: how many of these states stay.
+        history: one entry an epoch, as written to ``metrics.json``.
+        results: numbers of each evaluation by name.
+        best: epoch and mAP of the best validation so far, empty before the first.
+        position: how far training has come.
+        unclaimed: states of parts that have not been built yet.
+        trained: parameters that a stage has trained, with their sizes.
+        data: fingerprint of the training images.
+        seconds_before: spent by earlier, interrupted runs.
+        shorten: texts that name files, for all that is written.
+        suffix: of files that would otherwise replace those of a training in the same folder.
+        started: when this one began, as a reading of ``time.perf_counter``.
+    """
+
+    precision: Precision
+    output_dir: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    minutes: float = 10.0
+    kept: int = 2
+    history: list[dict] = field(default_factory=list)
+    results: dict[str, dict] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    position: TrainingProgress = field(default_factory=TrainingProgress)
+    unclaimed: dict[str, dict] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
+    data: str = ""
+    seconds_before: float = 0.0
+    shorten: ShortPaths = field(default_factory=ShortPaths)
+    suffix: str = ""
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+        return self.precision.device
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, interruptions not counted."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    @property
+    def states(self) -> TrainingStates:
+        """The saved states of this run."""
+        return TrainingStates(self.output_dir / "resume", self.kept)
+
+    def describe_device(self) -> str:
+        """Device and number format in words."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        several = f"{world_size()} x " if world_size() > 1 else ""
+        return f"{several}{name}, {str(self.precision.dtype).removeprefix('torch.')}"
+
+    def save(self, position: TrainingProgress, parts: Mapping[str, Stateful]) -> None:
+        """Keep ``position`` and the states of ``parts``, from which the run can go on; the first process does it.
+
+        Raises:
+            ReIDError: the model has diverged: a state with it would take the place of a good one.
+        """
+        _check_finite(parts["model"].state_dict(), position)
+        self.position = position
+        if not is_main():
+            return
+        self.states.save(
+            {
+                "settings": self.settings,
+                "position": list(position),
+                "history": self.history,
+                "results": self.results,
+                "best": self.best,
+                "seconds": self.seconds,
+                "data": self.data,
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+            }
+        )
+
+    def resume(self, source: str) -> None:
+        """Find the state to go on from; ``source`` is ``auto``, ``never`` or another run's folder.
+
+        This run's own states come first, so that a run that started from another's goes on with its own. All processes
+        go on from what the first one finds, however many there were before. A training that does not go on from its own
+        sets aside the numbers of the one before.
+
+        Raises:
+            ReIDError: the state belongs to another configuration, or ``source`` names a folder without one.
+        """
+        state, folder = from_main(partial(self._find_state, source))
+        if state is not None:
+            _check_shape(state, folder)
+            _check_same(state["settings"], self.settings, folder)
+            if state["best"]:
+                on_main_process(partial(self._bring_best, folder.parent))
+        if self.settings["SOLVER.STAGES"] and (state is None or folder != self.states.folder):
+            on_main_process(self._set_numbers_aside)
+        if state is None:
+            return
+        self.position = TrainingProgress(*state["position"])
+        self.history, self.results = state["history"], state["results"]
+        self.best = state["best"]
+        self.data, self.seconds_before = state["data"], state["seconds"]
+        self.unclaimed = state["parts"]
+        stage, epoch, steps, ended = self.position
+        done = "complete" if ended else f"{steps} iterations done"
+        LOGGER.info("going on at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
+
+    def _find_state(self, source: str) -> tuple[dict[str, Any] | None, Path]:
+        """The state that ``source`` asks for, and the folder it lies in."""
+        states = self.states
+        for folder in (self.output_dir, states.folder):
+            remove_unfinished(folder)
+        if source == "never":
+            states.clear()
+            return None, states.folder
+        state = states.load()
+        if state is None and source != "auto":
+            states = TrainingStates(Path(source) / "resume")
+            state = states.load()
+            if state is None:
+                raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
+        return state, states.folder
+
+    def _bring_best(self, folder: Path) -> None:
+        """The best model so far belongs to the state; it lies beside ``resume/``.
+
+        Raises:
+            ReIDError: it is gone.
+        """
+        own = model_file(self.output_dir, self.settings["MODEL.NAME"], "best")
+        source = folder / own.name
+        if not source.is_file():
+            raise ReIDError(
+                f"{source}: the run to go on had its best epoch there, and the file is gone. Bring it back, set RESUME "
+                "to never to start over, or choose another OUTPUT_DIR."
+            )
+        if folder.resolve() != self.output_dir.resolve():
+            with source.open("rb") as file:
+                write_atomically(own, lambda target: shutil.copyfileobj(file, target))
+
+    def _set_numbers_aside(self) -> None:
+        """The numbers of another run stay, but not among those of this one."""
+        path = self.output_dir / "metrics.json"
+        if path.exists():
+            LOGGER.info("the numbers of the run before are in %s", back_up(path).name)
+
+    def check_data(self, records: Sequence[Record]) -> None:
+        """Note which images this run trains on; where they lie does not matter, their names and labels do.
+
+        Raises:
+            ReIDError: the run that is to go on was trained on others.
+        """
+        data = fingerprint(records)
+        if self.position.stage and self.data != data:
+            raise ReIDError(
+                f"{self.output_dir}: the run to go on was trained on other images or labels than the {len(records)} "
+                "training images found now. Bring the old ones back, set RESUME to never to start over, or choose "
+                "another OUTPUT_DIR."
+            )
+        self.data = data
+
+    def note_trained(self, model: nn.Module) -> None:
+        """Note which parameters the stage that begins trains: those that require gradients."""
+        self.trained |= {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+
+    def restore(self, parts: Mapping[str, Stateful]) -> None:
+        """Give each of ``parts`` the state that was saved under its name, if there is one.
+
+        Raises:
+            ReIDError: the state does not fit the part.
+        """
+        for name, part in parts.items():
+            if name in self.unclaimed:
+                try:
+                    part.load_state_dict(self.unclaimed.pop(name))
+                except Exception as error:  # each part complains in its own way
+                    raise ReIDError(
+                        f"{self.states.folder}: the saved {name} does not fit this run ({str(error)[:300]}). Set "
+                        "RESUME to never to start over, or choose another OUTPUT_DIR."
+                    ) from None
+
+
+def fingerprint(*splits: Sequence[Record]) -> str:
+    """SHA-256 of which images there are: their file names and labels, in order; where they lie does not matter."""
+    lines = ("".join(f"{Path(r.path).name}\0{r.pid}\0{r.camid}\0{r.viewid}\n" for r in split) for split in splits)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Run:
+    """Choose the device, seed everything, open the log, find where to go on, keep the configuration in ``OUTPUT_DIR``.
+
+    Args:
+        cfg: the configuration.
+        notes: logged first.
+        test: this run only tests; it leaves the files of a training in the same folder as they are.
+
+    Raises:
+        ReIDError: there is no such device, ``OUTPUT_DIR`` cannot be written to or another training is running in
+            it, or the run in it may not go on.
+    """
+    if cfg.TEST.SEARCH == "faiss":
+        require_faiss()
+    precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
+    run = Run(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
+    run.shorten = ShortPaths(value for value in run.settings.values() if isinstance(value, str))
+    run.suffix = "_test" if test and (run.states.folder.is_dir() or holds_training(run.output_dir)) else ""
+    try:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        if not test and is_main():
+            hold_folder(run.output_dir)
+        setup_logger(run.output_dir / "train_log.txt", run.shorten)
+    except OSError as error:
+        raise ReIDError(
+            f"OUTPUT_DIR = {run.output_dir}: the log cannot be written ({error.strerror}). Check its permissions and "
+            "the disk."
+        ) from None
+    seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)  # all processes alike: they start as one model
+    LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
+    on_bits = reproducibility_note(run.device, cfg.SOLVER.DETERMINISTIC)
+    for note in (*notes, *([on_bits] if on_bits else [])):
+        LOGGER.info("note: %s", note)
+    if not test:
+        run.resume(cfg.RESUME)
+    # Last: a run that may not go on here leaves the configuration of the one before.
+    write_atomically(run.output_dir / f"config{run.suffix}.yml", lambda file: file.write(cfg.dump().encode()))
+    return run
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor], position: TrainingProgress) -> None:
+    numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    finite = torch.stack([tensor.isfinite().all() for tensor in numbers.values()]).tolist()
+    broken = [name for name, fine in zip(numbers, finite, strict=True) if not fine]
+    if broken:
+        raise ReIDError(
+            f"stage {position.stage} epoch {position.epoch}, iteration {position.steps}: the model has diverged, "
+            f"{len(broken)} of {len(numbers)} tensors hold NaN or infinity, first {broken[0]}. The state is not saved. "
+            "Lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32, and start anew with RESUME never "
+            "or another OUTPUT_DIR."
+        )
+
+
+def _check_shape(state: object, folder: Path) -> None:
+    """Refuse what is no state of a run, however well its checksum fits."""
+    kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
+    kinds |= {"parts": dict, "best": dict}
+    whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    whole = whole and all(isinstance(part, dict) for part in (*state["history"], *state["results"].values()))
+    whole = whole and (
+        not state["best"] or all(type(state["best"].get(key)) in (int, float) for key in ("epoch", "mAP"))
+    )
+    if not whole or [type(value) for value in state["position"]] != [int, int, int, bool]:
+        raise ReIDError(f"{folder}: its newest state is not one of a run. Set RESUME to never to start over.")
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a configuration that computes something else."""
+    held_out = now.get("DATASETS.HOLD_OUT")
+    differing = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and (not free_to_change(key) or (held_out and key in VALIDATED_WITH))
+    ]
+    if differing:
+        raise ReIDError(
+            f"{folder} holds the state of a run with another configuration ({'; '.join(differing)}). Take the old "
+            "values to go on, set RESUME to never to start over, or choose another OUTPUT_DIR."
+        )
+
+
+def free_to_change(key: str) -> bool:
+    """Whether a run may go on with another value of ``key``: no training step sees it."""
+    return key.startswith(FREE_TO_CHANGE) or key.endswith(FREE_TO_CHANGE)
+
+
+def _versions() -> tuple[str, str, str]:
+    return torch.__version__, torchvision.__version__, platform.python_version()

@@ -1,0 +1,226 @@
+"""The dataset doctor: what it counts, what it warns of, when it refuses, and the split that it proposes."""
+
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train_clipreid
+from datasets.bases import Record
+from datasets.inspect.fingerprints import Fingerprint
+from datasets.inspect.proposal import propose_split
+from datasets.inspect.report import Report, _check_leaks, main
+from datasets.listing import Listing
+from tests.datasets.hand_trees import message, shared
+from tests.toy_hands import make_toy_hands, toy_hand, write_config
+
+
+@pytest.fixture
+def hands(tmp_path):
+    return make_toy_hands(tmp_path / "hands")
+
+
+@pytest.fixture
+def examine(tmp_path, capsys):
+    """Run the command in this process: its exit status and what it says."""
+
+    def run(*argv):
+        status = main([*map(str, argv), "--sheet", str(tmp_path / "sheet.png")])
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+def unsplit(root: Path, people: int = 8, sides: tuple[str, ...] = ("",), images: int = 3) -> Path:
+    rng = np.random.default_rng(0)
+    for who in range(people):
+        for side in sides:
+            for number in range(images):
+                path = root / f"{who:03d}{side}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                toy_hand(who / people, rng, 0.1).save(path)
+    return root
+
+
+def test_sound_data(hands, examine, tmp_path):
+    status, said = examine("--root", hands)
+    assert status == 0 and "PROBLEM" not in said and "nothing stands in the way of training" in said
+    lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.split()}
+    assert lines["train"] == ["6", "24", "4", "/", "4", "/", "4"]
+    assert lines["query"] == lines["gallery"] == ["4", "8", "2", "/", "2", "/", "2"]
+    assert "sizes: 32x32 (40)" in said
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width > 500 and sheet.height > 1000
+
+
+def test_a_gallery_of_one_identity(hands, examine):
+    for folder in sorted((hands / "test/gallery").iterdir())[1:]:
+        shutil.rmtree(folder)
+    status, said = examine("--root", hands)
+    assert status == 1 and said.count("PROBLEM: the gallery shows one identity only: every answer would be right") == 1
+    assert said.count("one identity only") == 1, "told once"
+
+
+def test_from_a_configuration(hands, examine, tmp_path):
+    file = write_config(hands, tmp_path / "run")
+    status, said = examine("--config_file", file, "DATALOADER.NUM_INSTANCE", "8", "SOLVER.STAGE2.IMS_PER_BATCH", "64")
+    assert status == 1
+    assert "6 of 6 training identities have fewer than 8 images" in said
+    assert (
+        "PROBLEM: a batch of 64 needs 8 identities, the train set has 6: set SOLVER.STAGE2.IMS_PER_BATCH to 48" in said
+    )
+
+
+def test_the_same_file_in_train_and_test(hands, examine):
+    train, test = next((hands / "train").glob("*/*")), next((hands / "test" / "query").glob("*/*"))
+    shutil.copy(train, test)
+    status, said = examine("--root", hands)
+    assert status == 1 and "PROBLEM: 1 test pictures are training pictures" in said
+    assert str(train) in said and str(test) in said
+    assert "1 pictures are filed under two identities" in said
+
+
+def test_a_saved_again_copy_in_train_and_test(hands, examine):
+    train, test = next((hands / "train").glob("*/*")), next((hands / "test" / "gallery").glob("*/*"))
+    with Image.open(train) as image:
+        image.resize((96, 96), Image.Resampling.NEAREST).save(test)
+    status, said = examine("--root", hands)
+    assert status == 0 and "warning: 1 pairs of a train and a test picture are near-identical" in said
+    assert str(train) in said and str(test) in said
+
+
+def test_pictures_that_all_look_alike_are_counted_and_five_pairs_named(capsys):
+    cells = np.full(256, 1 / 16, np.float32)
+    splits = {"train": "t", "query": "q", "val": "", "gallery": ""}
+    splits = {name: ([Record(f"{mark}{i}", 0, 0, 0) for i in range(300) if mark], []) for name, mark in splits.items()}
+    found = {r.path: Fingerprint(1, 1, r.path.encode(), cells) for records, _ in splits.values() for r in records}
+    tracemalloc.start()
+    _check_leaks(Report(), splits, found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "warning: 90000 pairs of a train and a test picture are near-identical (1: the same): t0 and"
+    )
+    assert "t0 and q0 (1.0000), t0 and q1 (1.0000)" in said and said.endswith("t0 and q4 (1.0000) and 89995 more\n")
+    assert peak < 5e6
+
+
+def test_a_query_that_is_in_the_gallery(hands, examine):
+    query = next((hands / "test" / "query").glob("*/*"))
+    shutil.copy(query, hands / "test" / "gallery" / query.parent.name / "another_name.png")
+    status, said = examine("--root", hands)
+    assert status == 1 and "PROBLEM: 1 queries are in the gallery themselves" in said
+
+
+def test_unreadable_files(hands, examine):
+    victim = next((hands / "train").glob("*/*"))
+    victim.write_bytes(victim.read_bytes()[:99])
+    status, said = examine("--root", hands)
+    assert status == 1 and "PROBLEM: 1 files cannot be read" in said and str(victim) in said
+
+
+def test_one_training_identity(hands, examine):
+    for folder in sorted((hands / "train").iterdir())[1:]:
+        shutil.rmtree(folder)
+    status, said = examine("--root", hands)
+    assert status == 1 and "at least two identities are needed" in said
+
+
+def test_no_query_can_be_found(hands, examine):
+    for folder in (hands / "test" / "gallery").iterdir():
+        folder.rename(folder.with_name(f"other_{folder.name}"))
+    status, said = examine("--root", hands)
+    assert status == 1 and "PROBLEM: hand: no query identity appears in the gallery" in said
+
+
+def test_some_queries_cannot_be_found(hands, examine):
+    lost = next((hands / "test" / "gallery").iterdir())
+    shutil.rmtree(lost)
+    status, said = examine("--root", hands)
+    assert status == 0 and "2 of 8 queries have no match in the gallery" in said and lost.name in said
+
+
+def test_people_in_train_and_test(hands, examine):
+    for i, folder in enumerate(sorted((hands / "train").iterdir())):
+        folder.rename(folder.with_name(f"{i}_left"))
+    for split in ("query", "gallery"):
+        for i, folder in enumerate(sorted((hands / "test" / split).iterdir())):
+            folder.rename(folder.with_name(f"{i + 5}_right"))
+    assert "have identities in train and in test" not in examine("--root", hands)[1]
+    _, said = examine("--root", hands, "--person-separator", "_")
+    assert "warning: 1 people have identities in train and in test: 5" in said
+
+
+@pytest.mark.parametrize("argv", [["--root", "nowhere"], ["--config_file", "nowhere.yml"]])
+def test_user_errors(examine, argv):
+    status, said = examine(*argv)
+    assert status == 2 and "nowhere" in said and "Traceback" not in said
+
+
+def test_a_proposed_listing_is_reread_and_trained_on(tmp_path, examine):
+    root = unsplit(tmp_path / "photos", sides=("_left", "_right"))
+    listing = tmp_path / "split.csv"
+    status, said = examine("--root", root, "--person-separator", "_", "--write-listing", listing)
+    assert status == 0 and "no split yet; proposed (seed 0)" in said and str(listing) in said
+    data = Listing(listing, root)
+    train, test = ({name.split("_")[0] for name in names} for names in (data.train_identities, data.test_identities))
+    assert len(train) == len(test) == 4 and not train & test
+    assert len(data.train) == 24 and len(data.query) == 16 and len(data.gallery) == 8
+    assert all(data.has_positive())
+    file = write_config(root, tmp_path / "run")
+    named = ["DATASETS.NAMES", "listing", "DATASETS.LISTING", str(listing)]
+    assert train_clipreid.main(["--config_file", str(file), *named]) == 0
+
+
+def test_proposals_depend_on_seed_and_names_only():
+    images = {f"{i:02d}": [f"{i:02d}/{k}.jpg" for k in range(i % 3 + 1)] for i in range(20)}
+    rows = propose_split(images, 0)
+    assert rows == propose_split(dict(reversed(images.items())), 0) != propose_split(images, 1)
+    assert sorted(row.path for row in rows) == sorted(path for paths in images.values() for path in paths)
+    split_of = {row.identity: row.split for row in rows if row.split in ("train", "gallery")}
+    assert Counter(split_of.values()) == {"train": 10, "gallery": 10}
+    gallery = Counter(row.identity for row in rows if row.split == "gallery")
+    assert set(gallery.values()) == {1}
+    held = propose_split(images, 0, hold_out=True)
+    assert {r._replace(split="train") if r.split == "val" else r for r in held} == set(rows)
+    trained = {identity for identity, split in split_of.items() if split == "train"}
+    several = {identity for identity in trained if len(images[identity]) > 1}
+    assert Counter(r.identity for r in held if r.split == "val") == dict.fromkeys(several, 1)
+    assert "cannot be split" in message(propose_split, dict(list(images.items())[:3]), 0)
+
+
+def test_a_split_that_is_there_is_not_proposed_again(hands, examine):
+    status, said = examine("--root", hands, "--seed", "1")
+    assert status == 2 and "has a split already" in said
+
+
+def test_a_tree_without_images(tmp_path, examine):
+    (tmp_path / "empty" / "someone").mkdir(parents=True)
+    status, said = examine("--root", tmp_path / "empty")
+    assert status == 2 and "Expected <identity>/*.jpg" in said
+
+
+def test_as_a_command(hands, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "datasets.inspect.report",
+        "--root",
+        str(hands),
+        "--sheet",
+        str(tmp_path / "s.png"),
+    ]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("hand: ")
+
+
+def test_real_hands(examine):
+    status, said = examine("--root", shared("11k_hands"))
+    assert status == 0 and "1600x1200 (156)" in said and "near-identical to one of the test (81 x 75" in said

@@ -1,0 +1,62 @@
+"""What a method can do and cannot is told before any data is read."""
+
+import pytest
+
+from configs import load_config
+from model.methods.registry import METHODS, check_method
+from utils.errors import ReIDError
+
+
+def check(overrides):
+    cfg, _ = load_config(None, overrides.split("|"))
+    check_method(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("MODEL.METHOD|clip-reid", "MODEL.METHOD = 'clip-reid' Did you mean clipreid?"),
+        ("MODEL.METHOD|baseline", "SOLVER.STAGES = [1, 2] MODEL.METHOD baseline [2]"),
+        ("SOLVER.STAGES|[2]", "SOLVER.STAGES = [2] MODEL.STAGE1_WEIGHT checkpoint"),
+        ("SOLVER.STAGES|[]", "SOLVER.STAGES = [] [1]"),
+        ("MODEL.STAGE1_WEIGHT|some.pth", "MODEL.STAGE1_WEIGHT = some.pth SOLVER.STAGES = [1, 2] [2]"),
+        ("SOLVER.STAGES|[1]|MODEL.SIE_CAMERA|True", "MODEL.SIE_CAMERA SOLVER.STAGES = [1] stage 2"),
+        ("MODEL.METHOD|zeroshot|SOLVER.STAGES|[]|MODEL.SIE_VIEW|True", "SIE_VIEW SOLVER.STAGES = [] False"),
+        ("MODEL.PROMPT|A photo of a hand.", "MODEL.PROMPT = 'A photo of a hand.' one X X X X X"),
+        ("MODEL.PROMPT|A X photo of a X hand.", "MODEL.PROMPT side by side"),
+        (
+            "MODEL.ID_LOSS_WEIGHT|0|MODEL.I2T_LOSS_WEIGHT|0",
+            "MODEL.ID_LOSS_WEIGHT = MODEL.I2T_LOSS_WEIGHT = 0 softmax_triplet",
+        ),
+        (
+            "MODEL.METHOD|baseline|SOLVER.STAGES|[2]|DATALOADER.SAMPLER|triplet|MODEL.TRIPLET_LOSS_WEIGHT|0",
+            "MODEL.TRIPLET_LOSS_WEIGHT = 0",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(overrides, words):
+    with pytest.raises(ReIDError) as error:
+        check(overrides)
+    for word in words.split():
+        assert word in str(error.value), f"{word!r} is not in {error.value}"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "MODEL.PROMPT|X",
+        "SOLVER.STAGES|[2]|MODEL.STAGE1_WEIGHT|some.pth",
+        "MODEL.ID_LOSS_WEIGHT|0",
+        "MODEL.METHOD|pcl|SOLVER.STAGES|[2]|MODEL.TEXT_LOSS|none|MODEL.ID_LOSS_WEIGHT|0",
+        "MODEL.ID_LOSS_WEIGHT|0|MODEL.I2T_LOSS_WEIGHT|0|MODEL.IF_WITH_CENTER|yes",
+        "MODEL.ID_LOSS_WEIGHT|0|MODEL.I2T_LOSS_WEIGHT|0|SOLVER.STAGES|[1]",
+    ],
+)
+def test_what_works_is_let_through(overrides):
+    check(overrides)
+
+
+def test_every_method_takes_its_default_stages():
+    """The first of a method's stages is what its recipes set."""
+    for name, method in METHODS.items():
+        check(f"MODEL.METHOD|{name}|SOLVER.STAGES|{method.stages[0]}")

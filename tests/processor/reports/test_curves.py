@@ -1,0 +1,51 @@
+"""The curves that a training keeps: one picture and, where it is installed, TensorBoard's files."""
+
+import pytest
+from PIL import Image
+
+from processor.reports import curves
+from processor.reports.curves import Curves
+from processor.runs.run import Run
+from utils.device import choose_device, choose_precision
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(choose_precision("fp32", choose_device("cpu")), tmp_path)
+    run.history = [{"stage": 2, "epoch": 1, "loss": 2.0, "lr": 0.1}]
+    return run
+
+
+def test_every_refresh_draws(run, monkeypatch):
+    monkeypatch.setattr(curves, "_open_board", lambda *_: None)
+    keeper = Curves(run, 2, 1)
+    keeper.refresh()
+    first = (run.output_dir / "curves.png").read_bytes()
+    run.history.append({"stage": 2, "epoch": 2, "loss": 1.0, "lr": 0.1, "mAP": 10.0, "Rank-1": 20.0})
+    keeper.refresh()
+    keeper.close()
+    assert (run.output_dir / "curves.png").read_bytes() != first
+    with Image.open(run.output_dir / "curves.png") as image:
+        assert image.format == "PNG"
+
+
+def test_scalars(run):
+    pytest.importorskip("tensorboard", reason="SKIPPED: tensorboard is not installed (requirements-extra.txt)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    keeper = Curves(run, 2, 1)
+    keeper.refresh()
+    run.history.append({"stage": 2, "epoch": 2, "loss": 1.0, "lr": 0.1, "mAP": 10.0})
+    keeper.refresh()
+    keeper.close()
+    read = EventAccumulator(str(run.output_dir / "tensorboard" / "stage2")).Reload()
+    assert [(e.step, e.value) for e in read.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
+    assert [(e.step, e.value) for e in read.Scalars("mAP")] == [(2, 10.0)]
+
+
+def test_without_tensorboard_one_line_says_how_to_get_it(run, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    run.history.clear()
+    with caplog.at_level("INFO", "clipreid"):
+        assert Curves(run, 1, 1).board is None
+    assert "requirements-extra.txt" in caplog.text

@@ -1,0 +1,1 @@
+"""Distances, ranks, nearest neighbours, verification."""

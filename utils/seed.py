@@ -1,0 +1,67 @@
+"""Everything random in a run: its seed, its state, and how much of it the device is asked to take out."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and torch, all devices included.
+
+    Args:
+        seed: ``SOLVER.SEED``.
+        deterministic: ask torch for algorithms that give the same bits in each run. Operations that have none only
+            warn. cuBLAS reads its setting when a process first uses the GPU, so call this before.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = False
+
+
+def reproducibility_note(device: torch.device, deterministic: bool) -> str:
+    """What a run's log says of equal bits; nothing on the CPU, where a machine gives the same ones each time."""
+    if device.type == "cpu":
+        return ""
+    if deterministic:
+        return (
+            f"SOLVER.DETERMINISTIC: torch is asked for the same bits in each run on {device.type}; operations without "
+            "such a form are named in a warning and may differ"
+        )
+    return (
+        f"two runs on {device.type} may differ in their last bits; SOLVER.DETERMINISTIC True asks torch for the same "
+        "ones, and is slower"
+    )
+
+
+class RngState:
+    """The state of torch's generators on the CPU and ``device``, as a part of what a run goes on from.
+
+    Nothing else needs keeping: batches and augmentations are drawn from generators of their own, which seed and
+    epoch determine (:mod:`datasets.sampler`).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """States by kind of device."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            states[self.device.type] = torch.get_device_module(self.device).get_rng_state(self.device)
+        return states
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state_dict`; a device that it did not know goes on from its seed."""
+        torch.set_rng_state(state["cpu"])
+        if self.device.type in state and self.device.type != "cpu":
+            torch.get_device_module(self.device).set_rng_state(state[self.device.type], self.device)
