@@ -216,7 +216,7 @@ def write_attention(
     place = {record.path: number for number, record in enumerate(loader.dataset.records)}
     images, _, camids, viewids, _ = default_collate([loader.dataset[place[dataset.query[i].path]] for i in chosen])
     model.eval()
-    maps = model.backbones.saliency(images.to(device), camids.to(device), viewids.to(device)).cpu().numpy()
+    maps = model.saliency(images.to(device), camids.to(device), viewids.to(device)).cpu().numpy()
     seen = []
     for i, values in zip(chosen, maps, strict=True):
         record, precision = dataset.query[i], evaluation.metrics.average_precision[i]

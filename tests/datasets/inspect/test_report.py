@@ -211,7 +211,7 @@ def test_as_a_command(hands, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "datasets.inspect.report",
+        "datasets.inspect",
         "--root",
         str(hands),
         "--sheet",
