@@ -115,7 +115,7 @@ def test_saliency_is_the_norm_of_the_last_activations(name):
     norms = last[:, 1:].pow(2).sum(2).sqrt().reshape(6, 4, 2) if last.dim() == 3 else last.pow(2).sum(1).sqrt()
     low, high = norms.flatten(1).min(1).values, norms.flatten(1).max(1).values
     expected = (norms - low[:, None, None]) / (high - low)[:, None, None]
-    assert torch.allclose(model.backbones.saliency(IMAGES), expected, atol=1e-5)
+    assert torch.allclose(model.saliency(IMAGES), expected, atol=1e-5)
     assert model.image_encoder.grid == tuple(expected.shape[1:])
 
 
