@@ -1,9 +1,10 @@
 """Networks: CLIP, the prompt learner, the re-identification models of all methods."""
 
+from model.clip.prompts import PromptLearner
 from model.execution import set_execution
 from model.make_model_clipreid import check_weights, load_prompts, make_model, make_test_model
 from model.methods.baseline import ImageReID
-from model.methods.clipreid import CLIPReID, PromptLearner
+from model.methods.clipreid import CLIPReID
 from model.methods.registry import METHODS, check_method
 
 __all__ = [

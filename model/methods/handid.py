@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from loss import SupConLoss, contrast_terms
 from model.clip.model import ImageFeatures, TextEncoder
+from model.clip.prompts import Template, context_tokens
 from model.clip.shapes import CLIPShape
 from model.methods.baseline import Guidance, ImageReID
-from model.methods.clipreid import Template, context_tokens
 from utils.distributed import sharded
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ import torch
 
 from configs import load_config
 from model import load_prompts, make_model, make_test_model
+from model.clip.positions import guess_grid, resize_positions
 from model.clip.shapes import CLIPShape, named_shape
 from model.clip.weights import read_state_dict
-from model.loading import guess_grid, load_clip_weights, load_reid_weights, load_start, resize_positions
+from model.loading import load_clip_weights, load_reid_weights, load_start
 from model.methods.baseline import ImageReID, SideInformation
 from model.methods.clipreid import CLIPReID
 from tests.model.weight_files import KINDS, SENTENCE, SHAPES, clip_tensors, small_model, write

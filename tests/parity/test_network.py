@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from model.clip.model import make_image_encoder
+from model.clip.positions import resize_positions
 from model.clip.shapes import shape_of_weights
 from model.clip.simple_tokenizer import tokenize
-from model.loading import load_clip_weights, resize_positions
+from model.loading import load_clip_weights
 from model.methods.baseline import SideInformation
 from model.methods.clipreid import CLIPReID
 from tests.parity.kit import assert_agrees, case, images, index, manifest, tensors

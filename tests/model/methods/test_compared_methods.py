@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from configs import load_config
 from model import make_model
 from model.clip.model import ImageFeatures
+from model.clip.prompts import Template
 from model.clip.shapes import CLIPShape, TextShape, ViTShape
 from model.clip.simple_tokenizer import tokenize
 from model.loading import load_clip_weights, load_reid_weights, load_start
 from model.methods.baseline import ImageReID, SideInformation
-from model.methods.clipreid import CLIPReID, Template
+from model.methods.clipreid import CLIPReID
 from model.methods.handid import HandID
 from model.methods.pcl import PCL
 from model.methods.registry import check_method
