@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from model.clip.shapes import CLIPShape, ResNetShape, TextShape, ViTShape
 from model.methods.clipreid import CLIPReID
-from tests.model.test_weights import archive
+from tests.model.clip.test_weights import archive
 
 TEXT = TextShape(64, 1)
 SHAPES = {

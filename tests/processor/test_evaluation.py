@@ -8,7 +8,7 @@ import torch
 
 from configs import load_config
 from processor.evaluation import NOTED, _rank
-from tests.test_reranking import dense
+from tests.utils.test_reranking import dense
 from utils.metrics import Features
 
 

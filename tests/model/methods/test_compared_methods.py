@@ -19,7 +19,7 @@ from model.methods.registry import check_method
 from model.methods.tfmemory import TFMemory
 from processor.train_step import StepResult, Update
 from solver import make_optimizer_2stage
-from tests.loss.test_centroids import slow_move
+from tests.loss.test_prototypes import slow_move
 from tests.loss.test_supcontrast import slow_supcon
 from tests.model.weight_files import clip_tensors
 from utils.device import Precision
