@@ -3,22 +3,20 @@
 A tolerance is ten times the distance between that code's float32 and float64 runs.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-PARITY = Path(__file__).parents[1] / "parity"
+from tests.parity.kit import case, index
 
 
 class Golden:
     def __init__(self):
-        self.arrays = dict(np.load(PARITY / "07_losses.npz"))
-        self.atol = json.loads((PARITY / "07_losses_atol.json").read_text())
+        self.arrays = case("07_losses")
+        self.atol = {name: entry.get("atol", 0) for name, entry in index()["07_losses"]["arrays"].items()}
 
     def inputs(self, *names: str) -> list[Tensor]:
         """Fresh tensors; floating-point ones take gradients."""
@@ -27,7 +25,7 @@ class Golden:
 
     def check(self, name: str, actual: Tensor) -> None:
         expected = torch.from_numpy(np.asarray(self.arrays[name]))
-        torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=self.atol.get(name, 0))
+        torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=self.atol[name])
 
     def check_loss_and_gradients(self, case: str, loss: Tensor, gradients: dict[str, Tensor]) -> None:
         self.check(f"{case}.loss", loss)

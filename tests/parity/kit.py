@@ -1,10 +1,12 @@
 """Reading the golden numbers: arrays with tolerances, and weights and images made from their recipes.
 
 The numbers come from the published CLIP-ReID (GitHub Syliz517/CLIP-ReID, commit eb1898b) run in float32 on a CPU. Every
-tolerance is ten times the distance between its float32 and float64 runs.
+tolerance is ten times the distance between its float32 and float64 runs. ``PARITY_KIT=<folder>`` reads another kit of
+the same form in place of the files of this folder.
 """
 
 import json
+import os
 import zlib
 from functools import cache
 from pathlib import Path
@@ -13,17 +15,20 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).parent
+KIT = Path(os.environ.get("PARITY_KIT", HERE))
+"""Holds ``index.json``, ``manifests/`` and ``cases/``."""
+CASES = KIT / "cases"
 
 
 @cache
 def index():
-    return json.loads((HERE / "index.json").read_text())
+    return json.loads((KIT / "index.json").read_text())
 
 
 @cache
 def case(name):
     """Arrays of one case file."""
-    with np.load(HERE / f"{name}.npz") as file:
+    with np.load(CASES / f"{name}.npz") as file:
         return {key: file[key] for key in file.files}
 
 
@@ -45,23 +50,31 @@ def recipe(seed, name, shape, offset=0.0, scale=1.0, absolute=False):
 
 @cache
 def manifest(name):
-    return json.loads((HERE / "manifests" / f"{name}.json").read_text())
+    return json.loads((KIT / "manifests" / f"{name}.json").read_text())
 
 
 @cache
 def tensors(name):
-    """All tensors of a manifest by name; each is checked against the checksum of its first entries."""
+    """All tensors of a manifest by name."""
+    return tensors_of(manifest(name))
+
+
+def tensors_of(manifest):
+    """All tensors of a manifest by name; each is checked against the checksum of its numbers."""
     made = {}
-    for entry in manifest(name)["tensors"]:
+    for entry in manifest["tensors"]:
         if entry["dtype"] == "int64":
-            made[entry["name"]] = torch.tensor(entry["value"])
+            made[entry["name"]] = torch.tensor(entry["value"]).expand(entry["shape"]).clone()
             continue
-        array = recipe(
-            manifest(name)["seed"], entry["name"], entry["shape"], entry["offset"], entry["scale"], entry["abs"]
-        )
-        assert zlib.crc32(np.ascontiguousarray(array).tobytes()) == entry["crc32"], entry["name"]
-        made[entry["name"]] = torch.from_numpy(np.asarray(array))
+        array = recipe(manifest["seed"], entry["name"], entry["shape"], entry["offset"], entry["scale"], entry["abs"])
+        made[entry["name"]] = checked(array, entry)
     return made
+
+
+def checked(array, entry):
+    """A float32 array as a tensor, after comparing its checksum with the recipe's."""
+    assert zlib.crc32(np.ascontiguousarray(array).tobytes()) == entry["crc32"], entry["name"]
+    return torch.from_numpy(np.asarray(array))
 
 
 def images(spec, labels=None):
@@ -79,6 +92,4 @@ def images(spec, labels=None):
     else:
         ident = recipe(seed, f"{name}.ident", (spec["n_ident"], *cells[1:]))
         made = 0.8 * up(ident[labels]) + 0.5 * coarse + 0.3 * fine
-    made = made.astype(np.float32)
-    assert zlib.crc32(made.tobytes()) == spec["crc32"], name
-    return torch.from_numpy(made)
+    return checked(made.astype(np.float32), spec)

@@ -15,10 +15,10 @@ from datasets.sampler import PKBatchSampler
 from model.clip.shapes import named_shape
 from model.methods.baseline import SideInformation
 from model.methods.clipreid import CLIPReID
-from tests.parity.kit import HERE, assert_agrees, case, index
+from tests.parity.kit import CASES, assert_agrees, case, index
 
-SCHEMA = json.loads((HERE / "13_checkpoint_schema.json").read_text())
-SAMPLERS = json.loads((HERE / "15_samplers.json").read_text())["examples"]
+SCHEMA = json.loads((CASES / "13_checkpoint_schema.json").read_text())
+SAMPLERS = json.loads((CASES / "15_samplers.json").read_text())["examples"]
 
 
 def expected(variant):
@@ -66,7 +66,7 @@ def test_pixels(config, image):
     name, golden = "14_data", case("14_data")
     size = index()[name]["meta"][config]["size"]
     mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if config == "cnn" else ([0.5] * 3, [0.5] * 3)
-    picture = read_image(HERE / "images" / f"{image}.png")
+    picture = read_image(CASES / "images" / f"{image}.png")
     resize, *_ = plain_transform(size, mean, std).transforms
     train_resize, *_ = train_transform(size, mean, std).transforms
     key = f"{config}.{image}"

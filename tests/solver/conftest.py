@@ -1,7 +1,6 @@
 """A model of bare parameters under the published names, and the two published configurations."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,10 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-PARITY = Path(__file__).parents[1] / "parity"
-RATES = json.loads((PARITY / "08_optimizers.json").read_text())
-CURVES = dict(np.load(PARITY / "09_lr_curves.npz"))
+from tests.parity.kit import CASES
+
+RATES = json.loads((CASES / "08_optimizers.json").read_text())
+CURVES = dict(np.load(CASES / "09_lr_curves.npz"))
 
 _STAGE1 = {
     "OPTIMIZER_NAME": "Adam",

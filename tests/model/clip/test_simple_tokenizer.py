@@ -1,7 +1,6 @@
 """Tokenizer against golden strings of the published implementation (parity case 01) and by its invariants."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.clip.simple_tokenizer import END_OF_TEXT, START_OF_TEXT, clean, decode, encode, tokenize
+from tests.parity.kit import CASES
 from utils.errors import ReIDError
 
-PARITY = Path(__file__).parents[2] / "parity"
-GOLDEN = json.loads((PARITY / "01_tokenizer.json").read_text(encoding="utf-8"))
-ROWS = np.load(PARITY / "01_tokenizer_rows.npz")["rows"]
+GOLDEN = json.loads((CASES / "01_tokenizer.json").read_text(encoding="utf-8"))
+ROWS = np.load(CASES / "01_tokenizer_rows.npz")["rows"]
 
 
 @pytest.mark.parametrize("case", GOLDEN["strings"], ids=range(len(GOLDEN["strings"])))
