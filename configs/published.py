@@ -17,6 +17,35 @@ RETIRED = {
 }
 """Keys that published YAML files may hold and that change nothing, each with the reason."""
 
+EQUIVALENT = {
+    "TEST.DISTANCE_METRIC": "TEST.METRIC",
+    "TEST.DO_RERANK": "TEST.RE_RANKING",
+    "TEST.RERANK.ENABLED": "TEST.RE_RANKING",
+    "TEST.RERANK.K1": "TEST.RERANK_K1",
+    "TEST.RERANK.K2": "TEST.RERANK_K2",
+    "TEST.RERANK.LAMBDA": "TEST.RERANK_LAMBDA",
+    "RE_RANKING.K1": "TEST.RERANK_K1",
+    "RE_RANKING.K2": "TEST.RERANK_K2",
+    "RE_RANKING.LAMBDA_VALUE": "TEST.RERANK_LAMBDA",
+    "TEST.FLIP_FEATS": "TEST.FLIP",
+    "TEST.FLIP.ENABLED": "TEST.FLIP",
+    "MODEL.WEIGHTS": "TEST.WEIGHT",
+    "MODEL.BACKBONE": "MODEL.NAME",
+    "MODEL.BACKBONE.NAME": "MODEL.NAME",
+    "MODEL.PRETRAIN": "MODEL.PRETRAIN_PATH",
+    "SOLVER.STAGE1.PRETRAIN": "MODEL.PRETRAIN_PATH",
+    "SOLVER.FP16": "SOLVER.PRECISION",
+    "SOLVER.AMP": "SOLVER.PRECISION",
+    "USE_MIXED_PRECISION": "SOLVER.PRECISION",
+    "DETERMINISTIC": "SOLVER.DETERMINISTIC",
+    "GPU_IDS": "MODEL.DEVICE_ID",
+    "INPUT.FLIP_PROB": "INPUT.PROB",
+    "INPUT.FLIP.PROB": "INPUT.PROB",
+    "INPUT.REA.PROB": "INPUT.RE_PROB",
+    "DATALOADER.K": "DATALOADER.NUM_INSTANCE",
+}
+"""Keys of forks of the published code and of its relatives (TransReID, FastReID), each with what it is called here."""
+
 
 def retired_note(key: str) -> str:
     """Why a key of :data:`RETIRED` has no effect."""

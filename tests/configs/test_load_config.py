@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from configs import get_defaults, load_config
 from configs.checks import CHOICES
+from configs.published import EQUIVALENT
 from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 
@@ -142,6 +143,115 @@ def test_wrong_types(key, text, found, expected):
 def test_yaml_booleans_are_told_to_be_quoted(tmp_path):
     said = message(file=written(tmp_path, "MODEL: {IF_LABELSMOOTH: off}\n"))
     assert "MODEL.IF_LABELSMOOTH = False" in said and "quotes" in said
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "12:30", "2024_01", "1.50", "1e3", "0x10", "007", "1_000.5", "2020-01-01", ".5", "3", "-0"]
+)
+def test_text_is_read_as_written(tmp_path, text):
+    """YAML 1.1 counts in eights after a leading 0 and in sixties around a colon; dates are no text to it at all."""
+    cfg, _ = load_config(written(tmp_path, f"OUTPUT_DIR: {text}\nDATASETS: {{ROOT_DIR: {text}}}\n"))
+    assert (text, text) == (cfg.OUTPUT_DIR, cfg.DATASETS.ROOT_DIR)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("CHECKPOINT_MINUTES: 1:30", "CHECKPOINT_MINUTES = 1:30 90"),
+        ("SOLVER: {SEED: 010}", "SOLVER.SEED = 010 8"),
+        ("SOLVER: {STAGE2: {MAX_EPOCHS: 060}}", "SOLVER.STAGE2.MAX_EPOCHS = 060 48"),
+        ("SOLVER: {STAGE2: {STEPS: [20, 040]}}", "SOLVER.STAGE2.STEPS[1] = 040 32"),
+        ("SOLVER: {MARGIN: 1:30.5}", "SOLVER.MARGIN = 1:30.5 90.5"),
+        ("SOLVER:\n  SEED: ~", "SOLVER.SEED = None nothing"),
+        ("OUTPUT_DIR: ~", "OUTPUT_DIR = None quotes"),
+    ],
+)
+def test_numbers_that_yaml_reads_otherwise_are_refused(tmp_path, text, words):
+    said = message(file=written(tmp_path, text))
+    for word in words.split():
+        assert word in said, f"{word!r} is not in {said!r}"
+
+
+@pytest.mark.parametrize(("text", "seed"), [("0x10", 16), ("1_000", 1000), ("+5", 5), ("'7'", 7), ("0b11", 3)])
+def test_other_spellings_of_numbers(tmp_path, text, seed):
+    assert seed == load_config(written(tmp_path, f"SOLVER: {{SEED: {text}}}\n"))[0].SOLVER.SEED
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("SOLVER: {SEED: 7}\nMODEL: {NAME: RN50}\nSOLVER: {MARGIN: 0.1}\n", "SOLVER stands on lines 1 and 3"),
+        ("SOLVER:\n  SEED: 7\n  SEED: 7\n", "SEED stands on lines 2 and 3"),
+        ("SOLVER.SEED: 7\nSOLVER: {SEED: 8}\n", "SOLVER.SEED has two values in this file"),
+        ("SOLVER: {STAGE1.BASE_LR: 1, STAGE1: {BASE_LR: 2}}\n", "SOLVER.STAGE1.BASE_LR has two values"),
+        ("_BASE_: a.yml\n_BASE_: b.yml\n", "_BASE_ stands on lines 1 and 2"),
+    ],
+)
+def test_a_key_stands_once_in_a_file(tmp_path, text, words):
+    assert words in message(file=written(tmp_path, text))
+
+
+def test_dotted_and_nested_keys_of_one_group(tmp_path):
+    cfg, _ = load_config(written(tmp_path, "SOLVER.SEED: 7\nSOLVER: {MARGIN: 0.5}\nSOLVER.STAGE1.GAMMA: 0.2\n"))
+    assert (cfg.SOLVER.SEED, cfg.SOLVER.MARGIN, cfg.SOLVER.STAGE1.GAMMA) == (7, 0.5, 0.2)
+    file = written(tmp_path, f"{{? {'a.' * 100_000}a : 1}}\n")
+    assert "unknown key a.a." in message(file=file)
+
+
+@pytest.mark.parametrize("base", ["SOLVER.SEED: 5", "SOLVER: {SEED: 5}"])
+@pytest.mark.parametrize("top", ["SOLVER.SEED: 6", "SOLVER: {SEED: 6}"])
+def test_the_file_beats_its_base_however_keys_are_written(tmp_path, base, top):
+    written(tmp_path, f"{base}\nTEST.EVAL: True\n", "base.yml")
+    cfg, notes = load_config(written(tmp_path, f"_BASE_: base.yml\n{top}\n"))
+    assert cfg.SOLVER.SEED == 6 and "TEST.EVAL has no effect" in notes[0]
+
+
+def test_no_value_over_a_base_is_refused_as_without(tmp_path):
+    written(tmp_path, "MODEL: {STAGE1_WEIGHT: a.pth}\nSOLVER: {STAGES: [2]}\n", "base.yml")
+    said = message(file=written(tmp_path, "_BASE_: base.yml\nMODEL:\n  STAGE1_WEIGHT:\n"))
+    assert "MODEL.STAGE1_WEIGHT = None" in said and "'' is empty" in said
+    cfg, _ = load_config(written(tmp_path, "_BASE_: base.yml\nMODEL:\n"))
+    assert cfg.MODEL.STAGE1_WEIGHT == "a.pth", "an empty group changes nothing"
+
+
+def test_home_folders(tmp_path, monkeypatch):
+    """In YAML and in quotes no shell replaces ``~``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, "OUTPUT_DIR: ~/out\nMODEL: {PRETRAIN_PATH: ~/a.pt}\nRESUME: ~/old\n", "base.yml")
+    file = written(tmp_path, "_BASE_: ~/base.yml\n")
+    rest = ["TEST.WEIGHT", "a~b/~/c.pth", "DATASETS.ROOT_DIR"]
+    cfg, _ = load_config("~/mine.yml", [*rest, "~"])
+    assert [f"{tmp_path}/{n}" for n in ("out", "a.pt", "old")] == [cfg.OUTPUT_DIR, cfg.MODEL.PRETRAIN_PATH, cfg.RESUME]
+    assert cfg.TEST.WEIGHT == "a~b/~/c.pth" and cfg == load_config(file, [*rest, str(tmp_path)])[0]
+
+
+def test_windows_line_endings_of_a_script(tmp_path):
+    said = message("OUTPUT_DIR", "output/mine\r")
+    assert "OUTPUT_DIR = 'output/mine\\r'" in said and "carriage return" in said and "dos2unix" in said
+    assert "carriage return" in message(file=f"{written(tmp_path, '')}\r")
+    assert load_config(None, ["SOLVER.SEED", "5\r"])[0].SOLVER.SEED == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("TEST.DISTANCE_METRIC", "Here it is TEST.METRIC."),
+        ("RE_RANKING.K1", "Here it is TEST.RERANK_K1."),
+        ("RE_RANKING.K2", "Here it is TEST.RERANK_K2."),
+        ("RE_RANKING.LAMBDA_VALUE", "Here it is TEST.RERANK_LAMBDA."),
+        ("SOLVER.BASE_LR", "Did you mean SOLVER.STAGE1.BASE_LR or SOLVER.STAGE2.BASE_LR?"),
+        ("SOLVER.CENTER_LR", "Did you mean SOLVER.STAGE2.CENTER_LR?"),
+    ],
+)
+def test_keys_of_forks_name_their_equivalent(tmp_path, key, ours):
+    assert message(key, "1") == f"command line: unknown key {key}. {ours}"
+    if key != "SOLVER.BASE_LR":  # in a file it is that of a published baseline
+        assert f"unknown key {key}. {ours}" in message(file=written(tmp_path, f"{key}: 1\n"))
+
+
+def test_every_equivalent_is_a_key():
+    known = dict(leaves(get_defaults()))
+    assert not [key for key in EQUIVALENT if key in known] and set(EQUIVALENT.values()) <= known.keys()
 
 
 def test_a_group_takes_no_value(tmp_path):
@@ -304,7 +414,7 @@ def test_python_tags_are_refused_unrun(tmp_path, tag):
         "1: {2: 3}\n",
         "'': 1\n",
         "MODEL: {<<: 3}\n",
-        "OUTPUT_DIR: 2020-01-01\n",
+        "OUTPUT_DIR: !!timestamp 2020-01-01\n",
         "OUTPUT_DIR: !!binary aGk=\n",
         "OUTPUT_DIR: !!timestamp soon\n",
         "SOLVER: {SEED: !!int ''}\n",
