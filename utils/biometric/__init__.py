@@ -1,0 +1,1 @@
+"""Biometric performance testing: error rates, open-set identification, templates, fusion, likelihood ratios."""
