@@ -11,7 +11,6 @@ from torch import Tensor
 
 from model.backbones.timm_backbone import TimmEncoder
 from model.clip.model import Attention, ModifiedResNet, VisionTransformer
-from model.clip.shapes import HEAD_WIDTH
 
 
 @torch.no_grad()
@@ -53,8 +52,8 @@ def attention_rollout(encoder: VisionTransformer, images: Tensor, side_vector: T
 def attention_weights(attention: Attention, x: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) [B, heads, L, L], which the fused attention never shows."""
     query, key, _ = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).float().chunk(3, dim=-1)
-    query, key = (t.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for t in (query, key))
-    return (query @ key.transpose(-1, -2) * HEAD_WIDTH**-0.5).softmax(-1)
+    query, key = (t.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for t in (query, key))
+    return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
 
 
 def activation_map(encoder: ModifiedResNet, images: Tensor) -> Tensor:

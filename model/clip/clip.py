@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
+from model.clip.weight_files import missing
 from utils.errors import ReIDError
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None 
         own = Path(path).expanduser()
         if not own.is_file():
             raise ReIDError(
-                f"MODEL.PRETRAIN_PATH = {str(path)!r}: no such file of pre-trained weights. The first lines of the "
-                f"recipe or docs/methods.md say where it comes from; left empty, those of {name} are downloaded."
+                f"MODEL.PRETRAIN_PATH = {str(path)!r}: {missing(own)} The first lines of the recipe or docs/methods.md "
+                f"say where weights come from; left empty, those of {name} are downloaded."
             )
         return own
     weights = PRETRAINED.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))

@@ -46,8 +46,9 @@ class QuickGELU(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with the parameter names of ``nn.MultiheadAttention``."""
 
-    def __init__(self, width: int, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
+        self.heads = heads
         self.causal = causal
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
@@ -64,7 +65,7 @@ class Attention(nn.Module):
             key, value = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
         else:
             query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        query, key, value = (t.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for t in (query, key, value))
+        query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
@@ -72,11 +73,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear maps with QuickGELU between."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_fc = nn.Linear(width, inner)
         self.gelu = QuickGELU()
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.gelu(self.c_fc(x)))
@@ -85,11 +86,11 @@ class MLP(nn.Module):
 class ResidualAttentionBlock(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, inner: int, causal: bool) -> None:
         super().__init__()
-        self.attn = Attention(width, causal)
+        self.attn = Attention(width, heads, causal)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = MLP(width)
+        self.mlp = MLP(width, inner)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
@@ -101,15 +102,23 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks.
 
+    Args:
+        width: D, channels.
+        layers: blocks.
+        heads: of the attention in a block.
+        inner: channels inside an MLP; None for 4 D.
+        causal: a token attends to itself and those before it.
+
     Attributes:
         checkpointing: keep each block's input alone and compute the rest again in the backward pass: the same
             gradients for less memory and a third more time.
     """
 
-    def __init__(self, width: int, layers: int, causal: bool = False) -> None:
+    def __init__(self, width: int, layers: int, heads: int, inner: int | None = None, causal: bool = False) -> None:
         super().__init__()
         self.checkpointing = False
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, causal) for _ in range(layers))
+        sizes = (width, heads, inner or 4 * width, causal)
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(*sizes) for _ in range(layers))
 
     def forward(self, x: Tensor, stop: int | None = None) -> Tensor:
         """[B, L, D] -> [B, L, D] through all blocks, or those in front of block ``stop``."""
@@ -150,7 +159,7 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(shape.width, embed_dim))
         self.conv1 = nn.Conv2d(3, shape.width, shape.patch, stride, bias=False)
         self.ln_pre = nn.LayerNorm(shape.width)
-        self.transformer = Transformer(shape.width, shape.layers)
+        self.transformer = Transformer(shape.width, shape.layers, shape.heads, shape.inner)
         self.ln_post = nn.LayerNorm(shape.width)
 
     def embed(self, images: Tensor, cv_emb: Tensor | None = None) -> Tensor:
@@ -301,7 +310,7 @@ class TextEncoder(nn.Module):
         width, layers = shape.width, shape.layers
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(shape.context, width))
         self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
-        self.transformer = Transformer(width, layers, causal=True)
+        self.transformer = Transformer(width, layers, shape.heads, causal=True)
         self.ln_final = nn.LayerNorm(width)
         for block in self.transformer.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD_WIDTH = 64
-"""Every attention head of every CLIP is 64 channels wide."""
+"""Channels of an attention head in OpenAI's networks, and in open_clip's but for the next ones."""
+WIDER_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+"""Channels of a head by the width of the image transformer: open_clip's ViT-H, ViT-g, ViT-bigG and ViT-e."""
+PUBLISHED_WIDTHS = frozenset({512, 768, 1024, *WIDER_HEADS})
+"""Widths of transformers, image and text, of which all published CLIPs have the same heads."""
+VOCABULARY = 49408
+"""Rows of CLIP's token embedding table."""
 
 
 COUNTING = {
@@ -28,11 +34,22 @@ COUNTING = {
 
 @dataclass(frozen=True)
 class ViTShape:
-    """A vision transformer: channels, blocks, patch side in pixels."""
+    """A vision transformer: channels, blocks, patch side in pixels, inner channels of an MLP (None: 4 times width)."""
 
     width: int
     layers: int
     patch: int
+    inner: int | None = None
+
+    @property
+    def head_width(self) -> int:
+        """Channels of an attention head. No tensor shows them; they follow from the width."""
+        return WIDER_HEADS.get(self.width, HEAD_WIDTH)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a block."""
+        return self.width // self.head_width
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,12 @@ class TextShape:
     width: int
     layers: int
     context: int = 77
-    vocabulary: int = 49408
+    vocabulary: int = VOCABULARY
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a block, of 64 channels each in all published text encoders."""
+        return self.width // HEAD_WIDTH
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,10 @@ ARCHITECTURES: dict[str, CLIPShape] = {
     "ViT-B-16": CLIPShape(ViTShape(768, 12, 16), TextShape(512, 12), 512),
     "ViT-L-14": CLIPShape(ViTShape(1024, 24, 14), TextShape(768, 12), 768),
     "ViT-L-14-336": CLIPShape(ViTShape(1024, 24, 14), TextShape(768, 12), 768),
+    # open_clip's; MODEL.PRETRAIN_PATH names their weights.
+    "ViT-H-14": CLIPShape(ViTShape(1280, 32, 14), TextShape(1024, 24), 1024),
+    "ViT-g-14": CLIPShape(ViTShape(1408, 40, 14, 6144), TextShape(1024, 24), 1024),
+    "ViT-bigG-14": CLIPShape(ViTShape(1664, 48, 14, 8192), TextShape(1280, 32), 1280),
     # Ours, for tests and from-scratch runs on a CPU; no pre-trained weights exist for them.
     "ViT-Tiny-16": CLIPShape(ViTShape(64, 3, 16), TextShape(64, 2), 32),
     "ViT-Small-8": CLIPShape(ViTShape(192, 6, 8), TextShape(128, 3), 128),
@@ -100,8 +126,14 @@ def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
     """Sizes read from tensors under OpenAI's names (``visual.*``, ``transformer.*``).
 
     Raises:
-        ReIDError: a tensor is missing that every CLIP has.
+        ReIDError: a tensor is missing that every CLIP has, or the vocabulary is another one than CLIP's.
     """
+    rows = len(weights.get("token_embedding.weight", range(VOCABULARY)))
+    if rows != VOCABULARY:
+        raise ReIDError(
+            f"token_embedding.weight has {rows} rows, those of another tokenizer; CLIP's has {VOCABULARY} tokens, and "
+            "sentences would be read as other words. Take weights with CLIP's own tokenizer."
+        )
     try:
         return _possible(CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1]))
     except (KeyError, IndexError) as error:
@@ -137,11 +169,11 @@ def _possible(shape: CLIPShape) -> CLIPShape:
     """``shape`` itself; ValueError if no network can have it: nothing in it is empty, and heads share the channels."""
     vit = isinstance(shape.image, ViTShape)
     sizes = [shape.embed_dim, shape.image.width, *((shape.image.patch,) if vit else ())]
-    widths = [shape.image.width] if vit else [32 * shape.image.width]
+    towers = [(shape.image.width, shape.image.head_width)] if vit else [(32 * shape.image.width, HEAD_WIDTH)]
     if shape.text is not None:
         sizes += [shape.text.width, shape.text.context, shape.text.vocabulary]
-        widths.append(shape.text.width)
-    if min(sizes) < 1 or any(width % HEAD_WIDTH for width in widths):
+        towers.append((shape.text.width, HEAD_WIDTH))
+    if min(sizes) < 1 or any(width % head for width, head in towers):
         raise ValueError(f"sizes {shape}")
     return shape
 
@@ -149,13 +181,15 @@ def _possible(shape: CLIPShape) -> CLIPShape:
 def _image_shape(weights: Mapping[str, Tensor]) -> ViTShape | ResNetShape:
     if "visual.proj" in weights:
         width, _, patch, _ = weights["visual.conv1.weight"].shape
-        return ViTShape(width, _count(weights, "visual.transformer.resblocks."), patch)
+        inner = len(weights["visual.transformer.resblocks.0.mlp.c_fc.weight"])
+        layers = _count(weights, "visual.transformer.resblocks.")
+        return ViTShape(width, layers, patch, None if inner == 4 * width else inner)
     stages = [_count(weights, f"visual.layer{i}.") for i in (1, 2, 3, 4)]
     return ResNetShape(weights["visual.layer1.0.conv1.weight"].shape[0], (stages[0], stages[1], stages[2], stages[3]))
 
 
 def _text_shape(weights: Mapping[str, Tensor]) -> TextShape:
-    vocabulary = weights["token_embedding.weight"].shape[0] if "token_embedding.weight" in weights else 49408
+    vocabulary = weights["token_embedding.weight"].shape[0] if "token_embedding.weight" in weights else VOCABULARY
     context, width = weights["positional_embedding"].shape
     return TextShape(width, _count(weights, "transformer.resblocks."), context, vocabulary)
 

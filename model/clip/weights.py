@@ -6,58 +6,70 @@ What a file is, its content tells, never its name. No code of a file is run: pic
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.clip.heads import check_heads
 from model.clip.names import some_of, to_openai_names
 from model.clip.torchscript import is_torchscript, read_torchscript
+from model.clip.weight_files import head_of, kind
+from model.clip.wrappers import find_state_dict, without_wrappers
 from utils.errors import ReIDError
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts put the state dict."""
-PREFIX = re.compile(r"(module\.|_orig_mod\.)+")
-"""What DataParallel and ``torch.compile`` put before every name."""
+RECORD = "reid"
+"""Where a checkpoint of this project keeps facts: in the state dict's ``_metadata``, or in the safetensors header."""
 REID_MARKS = ("image_encoder.", "prompt_learner.")
 """How names begin that only a CLIP-ReID checkpoint has; ``classifier.weight`` and the like are common."""
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+class StateDict(dict[str, Tensor]):
+    """Tensors by name, with what their file records of the model.
+
+    Attributes:
+        record: method, ``MODEL.NAME``, image size and other facts, in a checkpoint of this project; else empty.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> None:
+        super().__init__(tensors)
+        self.record = dict(record or {})
+
+
+def read_state_dict(path: str | Path) -> StateDict:
     """The tensors of a file: floating-point ones as float32, none of them shared with the file.
 
-    Read are ``torch.save`` files of a state dict (also wrapped in ``{"state_dict": ...}`` or ``{"model":
-    ...}``), TorchScript archives and ``safetensors``. A prefix ``module.`` is taken off, entries that are
-    no tensors are left out.
+    Read are ``torch.save`` files of a state dict, alone or as a group of a larger save (:mod:`model.clip.wrappers`),
+    TorchScript archives and ``safetensors``. Wrappers are taken out of the names, entries that are no tensors are left
+    out.
 
     Raises:
         ReIDError: no such file, or not a file of plain tensors, or a damaged one.
     """
     path = Path(path)
-    head = _head(path)
+    head = head_of(path)
     try:
         # First, since a safetensors file begins with the length of its header, which can be any bytes.
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-            tensors = _own(_read_safetensors(path))
+            found = _read_safetensors(path)
         elif head.startswith(b"PK"):
-            tensors = _read_zip(path)
+            found = _read_zip(path)
         elif head.startswith(b"\x80"):
-            tensors = _own(_entries(torch.load(path, map_location="cpu", weights_only=True)))
+            found = _from_content(torch.load(path, map_location="cpu", weights_only=True))
         else:
-            raise ReIDError(f"{path}: this is no file of weights (torch.save, torch.jit.save or safetensors).")
-    except ReIDError:
-        raise
+            raise ReIDError(f"this is no file of weights (torch.save, torch.jit.save or safetensors){kind(head)}.")
+        if not found:
+            raise ReIDError("there are no tensors in this file; a state dict (name -> tensor) was expected.")
+        return StateDict(without_wrappers(found), found.record)
+    except ReIDError as error:
+        raise error if str(path) in str(error) else ReIDError(f"{path}: {error}") from None
     except Exception as error:  # readers of damaged files raise about anything
         raise ReIDError(f"{path}: {_what_went_wrong(error)}") from error
-    if not tensors:
-        raise ReIDError(f"{path}: there are no tensors in this file; a state dict (name -> tensor) was expected.")
-    if all(PREFIX.match(name) for name in tensors):
-        tensors = {PREFIX.sub("", name, count=1): tensor for name, tensor in tensors.items()}
-    return tensors
 
 
 def read_clip_weights(path: str | Path) -> dict[str, Tensor]:
@@ -75,7 +87,7 @@ def clip_weights(tensors: dict[str, Tensor], path: str | Path) -> dict[str, Tens
     open_clip's own (``laion2b_*``, ``datacomp_*``) with GELU.
 
     Raises:
-        ReIDError: the tensors are another model's.
+        ReIDError: the tensors are another model's, or their numbers of attention heads are others or unknown.
     """
     if is_reid_checkpoint(tensors):
         raise ReIDError(
@@ -83,6 +95,7 @@ def clip_weights(tensors: dict[str, Tensor], path: str | Path) -> dict[str, Tens
             "MODEL.PRETRAIN_PATH to start another training from it."
         )
     try:
+        check_heads(tensors, Path(path).parent)
         return to_openai_names(tensors)
     except ReIDError as error:
         raise ReIDError(f"{path}: {error}") from None
@@ -109,28 +122,6 @@ def is_reid_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(REID_MARKS) for name in tensors)
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes; what is often saved in place of weights is refused by what it is."""
-    if not path.is_file():
-        what = "this is a folder; name the file in it" if path.is_dir() else "no such file"
-        raise ReIDError(f"{path}: {what}. Weights were expected there.")
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(512)
-    except OSError as error:
-        raise ReIDError(f"{path}: cannot be read ({error.strerror}).") from error
-    if not head:
-        raise ReIDError(f"{path}: the file is empty. Download it again.")
-    if head.startswith(b"version https://git-lfs"):
-        raise ReIDError(f"{path}: this is a Git LFS pointer, not the file itself. Fetch that with 'git lfs pull'.")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise ReIDError(
-            f"{path}: this is a web page, not weights; the download link led to a page (a login, a warning). "
-            "Open the link in a browser and save the file it offers."
-        )
-    return head
-
-
 def _what_went_wrong(error: Exception) -> str:
     """The reader's trouble in one sentence for the user; PyTorch's advice to trust the file is left out."""
     if isinstance(error, ImportError):
@@ -146,10 +137,10 @@ def _what_went_wrong(error: Exception) -> str:
     return f"the file is damaged or cut short, or isn't one of weights ({detail}). Download or copy it again."
 
 
-def _read_zip(path: Path) -> dict[str, Tensor]:
+def _read_zip(path: Path) -> StateDict:
     with zipfile.ZipFile(path) as archive:
         if is_torchscript(archive):
-            return _own(read_torchscript(archive))
+            return StateDict(_own(read_torchscript(archive)))
         if not any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist()):
             raise ReIDError(
                 f"{path}: a zip archive without PyTorch weights. If it contains a file of weights, unpack it."
@@ -162,27 +153,34 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
                 f"{path}: the file is damaged: its part {damaged} does not have its checksum. Copy it again."
             )
     # Mapped, not read: optimizer states and whatever else is in the file never reach memory.
-    return _own(_entries(torch.load(path, map_location="cpu", weights_only=True, mmap=True)))
+    return _from_content(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
-def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (no mapping)
-            yield name, file.get_tensor(name)
+        tensors = _own((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
+        return StateDict(tensors, _json((file.metadata() or {}).get(RECORD, "")))
 
 
-def _entries(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of a state dict, let go one by one, so that memory never holds it twice."""
-    while isinstance(content, dict) and (key := next((k for k in WRAPPERS if isinstance(content.get(k), dict)), None)):
-        content = content.pop(key)  # popped, so that a dict that contains itself ends too
-    if not isinstance(content, dict):
-        raise TypeError(f"the file holds a {type(content).__name__}, not a state dict")
-    for name in list(content):
-        value = content.pop(name)
-        if isinstance(name, str) and isinstance(value, Tensor):
-            yield name, value
+def _json(text: str) -> dict[str, Any] | None:
+    """A record in a header; None where there is none that can be read."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _from_content(content: Any) -> StateDict:
+    """The state dict in what ``torch.load`` returned, let go tensor by tensor, so that memory never holds it twice."""
+    state = find_state_dict(content)
+    kept = getattr(state, "_metadata", None)
+    record = kept.get(RECORD) if isinstance(kept, dict) else None
+    named = ((name, state.pop(name)) for name in list(state))
+    tensors = _own((name, value) for name, value in named if isinstance(name, str) and isinstance(value, Tensor))
+    return StateDict(tensors, record if isinstance(record, dict) else None)
 
 
 def _own(entries: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -190,7 +188,10 @@ def _own(entries: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     owned = {}
     for name, tensor in entries:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise TypeError(f"{name} is not a dense tensor of plain numbers")
+            raise ReIDError(
+                f"the tensor {name} is not a dense tensor of plain numbers but {tensor.layout}, {tensor.dtype}, on "
+                f"{tensor.device}. Save it dense and not quantized."
+            )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} claims {tensor.numel()} elements and stores fewer")
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

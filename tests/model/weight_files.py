@@ -1,5 +1,6 @@
 """Small CLIP networks in every kind of file that users have."""
 
+import json
 import re
 
 import torch
@@ -88,6 +89,8 @@ def write(kind, model, path):
         torch.save({"epoch": 3, "state_dict": {f"module.{name}": t for name, t in tensors.items()}}, path)
     elif kind == "hugging_face":
         save_file(hugging_face(tensors), path)
+        widths = {f"{tower}_config": {"hidden_size": 64, "num_attention_heads": 1} for tower in ("vision", "text")}
+        (path.parent / "config.json").write_text(json.dumps(widths))
     else:
         torch.save({f"module.{name}": t for name, t in model.state_dict().items()}, path)
     return path

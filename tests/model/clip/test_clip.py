@@ -70,7 +70,7 @@ def test_own_file(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"x")
     assert find_weights("ViT-B-16", tmp_path / "w.pt") == tmp_path / "w.pt"
     for wrong in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(ReIDError, match=r"MODEL.PRETRAIN_PATH = .*no such file.*docs/methods.md"):
+        with pytest.raises(ReIDError, match=r"MODEL.PRETRAIN_PATH = .*(no such file|is a folder).*docs/methods.md"):
             find_weights("ViT-B-16", str(wrong))
 
 

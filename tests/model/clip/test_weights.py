@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from torch import nn
 
+from model.clip.names import to_openai_names
 from model.clip.weights import read_clip_weights, read_reid_checkpoint, read_state_dict
 from tests.fuzzing import fuzz
 from utils.errors import ReIDError
@@ -212,17 +213,22 @@ def hugging_face(tensors):
     return theirs
 
 
+def renamed(path):
+    """As :func:`read_clip_weights`, for networks too narrow to have heads of 64 channels."""
+    return to_openai_names(read_state_dict(path))
+
+
 @pytest.mark.parametrize("positions", [{}, {"text_model.embeddings.position_ids": torch.arange(7)[None]}])
 def test_hugging_face(tmp_path, positions):
     save_file(half(hugging_face(CLIP)) | positions, tmp_path / "model.safetensors")
-    assert_same(read_clip_weights(tmp_path / "model.safetensors"), CLIP)
+    assert_same(renamed(tmp_path / "model.safetensors"), CLIP)
 
 
 def test_hugging_face_attention_is_the_same_function(tmp_path):
     """Separate maps of queries, keys and values against PyTorch's attention with the fused matrix."""
     theirs = hugging_face(CLIP)
     save_file(theirs, tmp_path / "model.safetensors")
-    ours = read_clip_weights(tmp_path / "model.safetensors")
+    ours = renamed(tmp_path / "model.safetensors")
     x, layer, fused = (
         torch.randn(4, 1, WIDTH),
         "vision_model.encoder.layers.1.self_attn.",
@@ -256,8 +262,8 @@ def test_hugging_face_misfits(tmp_path, change, message):
     tensors = hugging_face(CLIP)
     change(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ReIDError, match=f"model.safetensors.*{message}"):
-        read_clip_weights(tmp_path / "model.safetensors")
+    with pytest.raises(ReIDError, match=message):
+        renamed(tmp_path / "model.safetensors")
 
 
 def without(name):
