@@ -61,12 +61,25 @@ class Golden:
     def manifest(self, name="manifest"):
         return json.loads((self.folder / f"{name}.json").read_text())
 
-    def state(self, *manifests, dtype=torch.float32):
-        """Fresh tensors of the manifests by their published names."""
+    def state(self, *manifests, prefix="", dtype=torch.float32):
+        """Tensors of the manifests by their published names, of those that begin with ``prefix``."""
         made = {}
         for name in manifests or ("manifest",):
-            made |= tensors_of(self.manifest(name))
-        return {name: t.to(dtype) if t.is_floating_point() else t.clone() for name, t in made.items()}
+            manifest = self.manifest(name)
+            entries = [entry for entry in manifest["tensors"] if entry["name"].startswith(prefix)]
+            made |= tensors_of(manifest | {"tensors": entries})
+        return {name: t.to(dtype) if t.is_floating_point() else t for name, t in made.items()}
+
+    def only_stored_gradients(self, method, names):
+        """Let only those parameters train whose gradients are stored: the others' take most of the time.
+
+        Args:
+            names: own names by published ones.
+        """
+        entries = self.index["arrays"].values()
+        stored = {names[e["source"]] for e in entries if e["role"] == "gradient" and e.get("source") in names}
+        for name, parameter in method.named_parameters():
+            parameter.requires_grad_(name in stored)
 
     def input(self, name, dtype=torch.float32):
         """A stored input, or one that its recipe makes; floating-point numbers in ``dtype``."""
