@@ -9,7 +9,7 @@ _C = CfgNode()
 
 # ---------------------------------------------------------------------------------------------------- model
 _C.MODEL = CfgNode()
-_C.MODEL.METHOD = "clipreid"  # (ours) clipreid | baseline | zeroshot | coop | handid | pcl | tfmemory, docs/methods.md
+_C.MODEL.METHOD = "clipreid"  # (ours) name of a method, see docs/methods.md
 
 _C.MODEL.DEVICE = "auto"  # auto | cuda | mps | cpu; auto takes the first of these that the machine has
 _C.MODEL.DEVICE_ID = "0"  # number of the GPU among the visible ones
@@ -43,6 +43,9 @@ _C.MODEL.COOP.CLASS_SPECIFIC = False  # (ours) coop: each class has its own vect
 _C.MODEL.COOP.POSITION = "end"  # (ours) coop: the name stands at the end | in the middle of the vectors
 _C.MODEL.COOP.INIT = ""  # (ours) coop: words that the vectors start from, such as "A photo of"; empty: random
 _C.MODEL.COOP.NAMES = "identity"  # (ours) coop: classes are called by identity | attributes (hand_11k)
+_C.MODEL.MBA_NET = CfgNode()
+_C.MODEL.MBA_NET.POSITIONS = "value"  # (ours) mba_net, positional term: value (released code) | axial | none
+_C.MODEL.MBA_NET.DROPOUT = 0.5  # (ours) mba_net: in front of the classifiers
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

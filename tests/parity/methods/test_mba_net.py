@@ -1,0 +1,203 @@
+"""MBA-Net against nathanlem1/MBA-Net@2c6349a; what the arrays are: mba_net/README.md."""
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from configs import load_config
+from loss import CrossEntropyLabelSmooth
+from model.backbones.resnet import SHAPES, ResNet
+from model.base import Batch, Progress
+from model.layers.attention import ChannelAttention, SpatialAttention
+from model.layers.heads import make_block, make_classifier
+from model.methods.mba_net import MBANet
+from solver.lr_scheduler import multistep_factor
+from tests.parity.methods.kit import Golden, load_published
+from utils.metrics import evaluate_distances
+
+golden = Golden("mba_net")
+
+
+@cache
+def published():
+    return golden.state()
+
+
+def build():
+    """A model in the manifest's state, and own names by published ones."""
+    meta = golden.meta
+    backbone = ResNet(SHAPES["resnet50"], tuple(meta["input"]))
+    method = MBANet(backbone, meta["num_classes"], dropout=0.0, smoothing=meta["label_smoothing"])
+    state = {name: t for name, t in published().items() if not name.startswith("mod_")}
+    aliases = {name: state[own] for name, own in golden.manifest()["aliases"].items()}
+    names = load_published(method, aliases | state)
+    assert method.heads == meta["heads"]
+    return method, names
+
+
+@cache
+def evaluated():
+    method, _ = build()
+    method.eval()
+    images = golden.input("image")
+    with torch.no_grad():
+        outputs, mirrored = (method(Batch(x)) for x in (images, images.flip(3)))
+        feature, other = method.embed(outputs), method.embed(mirrored)
+        return {
+            "feature": feature,
+            "feature_flip_sum_l2": F.normalize(feature + other),
+            "logits": torch.stack(method.logits(outputs)),
+        }
+
+
+@cache
+def trained():
+    method, names = build()
+    golden.only_stored_gradients(method.train(), names)
+    outputs = method(Batch(golden.input("image_train")), Progress(2, 1, 1))
+    logits = method.logits(outputs)
+    method.logits = lambda _: logits  # computed once, as the running statistics count it
+    terms, _ = method.losses(outputs, golden.input("labels_train"), Progress(2, 1, 1))
+    sum(terms.values()).backward()
+    return method, names, {"logits": torch.stack(logits), "feature": method.embed(outputs), "loss": sum(terms.values())}
+
+
+@golden.array("eval_(.*)")
+def eval_mode(kind):
+    return evaluated()[kind]
+
+
+@golden.array("train_(.*)")
+def train_mode(kind):
+    return trained()[2][kind]
+
+
+@golden.array("(after_.*)")
+def statistics(name):
+    method, names, _ = trained()
+    return method.get_buffer(names[golden.source(name)])
+
+
+@golden.array("(grad_.*)")
+def gradients(name):
+    method, names, _ = trained()
+    return method.get_parameter(names[golden.source(name)]).grad
+
+
+def probed(module, kind):
+    """Output of a module on ``mod_<kind>_x`` and gradients of sum(gy * y)."""
+    x = golden.input(f"mod_{kind}_x").requires_grad_()
+    y = module(x)
+    (golden.input(f"mod_{kind}_gy") * y).sum().backward()
+    found = {"y": y, "gx": x.grad}
+    found |= {f"g_{name.removeprefix('rel_')}": p.grad for name, p in module.named_parameters()}
+    return found
+
+
+def module_state(prefix):
+    return {name.removeprefix(prefix): t for name, t in golden.state(prefix=prefix).items()}
+
+
+@cache
+def spatial(positions, mode):
+    x = golden.input("mod_sam_x")
+    module = SpatialAttention(x.shape[1], tuple(x.shape[2:]), positions).train(mode == "train")
+    state = module_state("mod_sam.")
+    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    return probed(module, "sam")
+
+
+@golden.array(r"mod_sam_(norpe_|alt_axial_)?(eval|train)_(.*)")
+def spatial_attention(variant, mode, kind):
+    return spatial({"norpe_": "none", "alt_axial_": "axial", None: "value"}[variant], mode)[kind]
+
+
+@golden.array(r"mod_cam_(.*)")
+def channel_attention(kind):
+    module = ChannelAttention()
+    torch.nn.init.constant_(module.gamma, golden.meta["mod_cam_gamma"])
+    return probed(module, "cam")[kind]
+
+
+class GivenMap(torch.nn.Module):
+    """A backbone whose images are the map already."""
+
+    def __init__(self):
+        super().__init__()
+        self.dims = {"map": 4}
+        self.third = self.layer4 = torch.nn.Identity()
+
+
+@golden.array(r"mod_pool_(\d)x(\d)")
+def part_pooling(rows, columns):
+    method = MBANet(GivenMap(), 3, parts=(int(rows), int(columns)), attention=False)
+    outputs = method(Batch(golden.input("mod_pool_x")))
+    return torch.stack([outputs[part] for part in method.parts], dim=2)
+
+
+@golden.array(r"mod_block_(eval|train)_(.*)")
+def block(mode, kind):
+    state = module_state("mod_block.")
+    (inner, outer), classes = state["add_block.0.weight"].shape, len(state["classifier.0.weight"])
+    module = torch.nn.Sequential(make_block(outer, inner), make_classifier(inner, classes, bias=True))
+    renamed = {n.replace("add_block", "0").replace("classifier.0", "1"): t for n, t in state.items()}
+    module.load_state_dict(renamed)
+    return probed(module.train(mode == "train"), "block")[kind]
+
+
+@golden.array("loss_(value|gx)")
+def loss(kind):
+    logits = golden.input("loss_logits").requires_grad_()
+    criterion = CrossEntropyLabelSmooth(golden.meta["label_smoothing"])
+    value = sum(criterion(head, golden.input("loss_labels")) for head in logits)
+    value.backward()
+    return {"value": value, "gx": logits.grad}[kind]
+
+
+@golden.array("lr_(new|backbone)_by_epoch")
+def rates(part):
+    # The published code counts epochs from 0, ours from 1.
+    lr, solver = golden.meta["lr"], load_config("configs/hand/mba_net.yml")[0].SOLVER.STAGE2
+    assert lr["epochs"] == solver.MAX_EPOCHS
+    rate = MBANet.rate(None, {"new": "blocks.g.0.weight", "backbone": "image_encoder.conv1.weight"}[part], 2, solver)
+    schedule = {
+        "milestones": solver.STEPS,
+        "gamma": solver.GAMMA,
+        "warmup_factor": solver.WARMUP_FACTOR,
+        "warmup_iters": solver.WARMUP_ITERS,
+        "warmup_method": solver.WARMUP_METHOD,
+    }
+    return torch.tensor([rate.lr * multistep_factor(e, **schedule) for e in range(lr["epochs"])])
+
+
+@golden.array("metric_(cmc|map_trapezoid)")
+def metric(kind):
+    q, g = (golden.input(f"metric_{side}") for side in "qg")
+    query, gallery = (golden.input(f"metric_{side}l") for side in "qg")
+    known = torch.isin(query, gallery)
+    found = evaluate_distances(
+        -F.normalize(q[known]) @ F.normalize(g).T,
+        query[known],
+        gallery,
+        torch.zeros(int(known.sum())),
+        torch.ones(len(gallery)),
+        camera_rule="none",
+        max_rank=len(gallery),
+        average_precision="trapezoid",
+    )
+    # The published code counts a query without a match as a failure; ours names it and leaves it out.
+    share = float(known.float().mean())
+    return torch.as_tensor(found.cmc) * share if kind == "cmc" else found.mAP * share
+
+
+test_array = golden.test()
+
+
+@pytest.mark.parametrize("positions", ["value", "axial"])
+def test_positions_of_maps_that_are_not_square(positions):
+    torch.manual_seed(0)
+    module = SpatialAttention(16, (5, 3), positions)
+    torch.nn.init.ones_(module.gamma)
+    assert module(torch.randn(2, 16, 5, 3)).isfinite().all()
