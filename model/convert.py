@@ -9,7 +9,6 @@ name (``weight``, ``running_mean``), or nothing is written. EfficientNet-Lite0 o
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from model.clip.weights import read_state_dict
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
-from utils.logger import LOGGER
+from utils.logger import LOGGER, setup_console
 
 EXAMPLE = (
     "python -m model.convert --name timm/tf_efficientnet_lite0 --weights efficientnet-lite0-57934424.pth "
@@ -58,10 +57,7 @@ def convert(name: str, weights: Path, output: Path) -> None:
     import timm
     from safetensors.torch import save
 
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
+    setup_console(aside=False)
     backbone = backbone_name(name)
     if backbone is None or output.suffix != ".safetensors":
         raise ReIDError(f"--name {name} --output {output}: expected a name {PREFIX}... and a .safetensors file.")

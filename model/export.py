@@ -29,7 +29,7 @@ from model.methods.baseline import ImageReID
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
-from utils.logger import LOGGER
+from utils.logger import LOGGER, setup_console
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -149,10 +149,7 @@ def export(config_file: str, overrides: Sequence[str], output: Path, num_views: 
     Raises:
         ReIDError: another suffix, a missing package, or weights that cannot be read or do not fit.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
+    setup_console(aside=False)
     if output.suffix not in (".safetensors", ".onnx"):
         raise ReIDError(f"--output {output}: the name must end in .safetensors or .onnx.")
     cfg, notes = load_config(config_file, overrides)

@@ -29,6 +29,7 @@ from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
 from utils.interrupt import InterruptedRunError, check_interrupt, interrupt_requested
 from utils.logger import LOGGER, setup_console
 from utils.paths import ShortPaths
+from utils.terminal import show
 from utils.text_files import refuse_pipes
 
 EXAMPLE = (
@@ -207,7 +208,7 @@ def compare(
             results[job.name][job.seed] = found
             LOGGER.info("%s: mAP %.1f, Rank-1 %.1f", job, found.result["mAP"], found.result["Rank-1"])
         text = _write(output, jobs[0], results, failed)
-    sys.stdout.write(text)
+    show(text.rstrip())
     if failed:
         raise ReIDError(
             f"{len(failed)} of {len(jobs)} runs failed; the others are compared in {output}. First {failed[0]}"

@@ -25,6 +25,7 @@ from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
 from utils.paths import ShortPaths
 from utils.plots.html import escape, page, picture, table
+from utils.terminal import show
 
 EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
 
@@ -266,7 +267,7 @@ def report(folders: Sequence[Path], output: Path | None, recipe: Path | None, te
         values = None if recipe is None else _recipe(recipe)
         content = comparison_page(runs, _defaults()) if len(runs) > 1 else run_page(runs[0], _defaults(), values)
         write_text(path, content)
-    sys.stdout.write(f"{path}\n")
+    show(str(path))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

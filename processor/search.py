@@ -32,6 +32,7 @@ from utils.metrics import Features
 from utils.plots.html import escape, page, table, thumbnail
 from utils.retrieval.search import SEARCHES, require_faiss
 from utils.retrieval.verification import FEWEST_FALSE_ACCEPTS, verify
+from utils.terminal import show_results
 from utils.text_files import printable
 
 EXAMPLE = (
@@ -189,8 +190,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         text = FORMATS[arguments.format](answers)
     if arguments.output is None:
-        known = sys.stdout.encoding or "utf-8"  # file names need not be text: what is none of it is written as escapes
-        sys.stdout.write(text.encode(known, "backslashreplace").decode(known))
+        show_results(text)
     else:
         write_text(arguments.output, text)
         LOGGER.info("%d answers in %s", len(answers), arguments.output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import re
-import sys
 from collections.abc import Callable, Sequence
 
 from utils.distributed import joined_processes, leave_at_once, lost_process, may_report, note_stop, stop_noted
@@ -14,6 +13,7 @@ from utils.folder_lock import release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
 from utils.interrupt import InterruptedRunError, catch_signals, interrupt_requested, lost_worker
 from utils.logger import LOGGER, close_logger
+from utils.terminal import finish_output, show
 
 WORKER_LOST = (
     "a process that reads images has died ({}) Most often memory ran out: lower DATALOADER.NUM_WORKERS or the batch "
@@ -53,6 +53,7 @@ def run_script(script: Callable[[], None]) -> int:
         status = _run(script)
         if status:
             leave_at_once(status)  # within: torchrun sends signals to all when the first one leaves
+    finish_output()
     return status
 
 
@@ -96,7 +97,7 @@ def _report(message: str) -> None:
     if LOGGER.handlers:
         LOGGER.error("%s", message)
     else:
-        sys.stderr.write(message + "\n")
+        show(message, aside=True)
 
 
 def _without_worker_traceback(message: str) -> str:

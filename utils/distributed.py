@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import ReIDError
+from utils.terminal import finish_output
 
 T = TypeVar("T")
 
@@ -342,6 +342,5 @@ def leave_at_once(status: int) -> None:
         return
     for worker in multiprocessing.active_children():
         worker.terminate()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    finish_output()
     os._exit(status)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from utils.distributed import is_main, rank
 from utils.paths import ShortPaths
+from utils.terminal import colours_shown, is_watched, show
 from utils.text_files import printable, refuse_pipes
 
 LOGGER = logging.getLogger("clipreid")
@@ -29,7 +27,7 @@ class _Formatter(logging.Formatter):
     escapes. Further lines of a message are indented, so that a name with a line break cannot pass for an entry.
     """
 
-    def __init__(self, form: str, clock: str, shorten: ShortPaths) -> None:
+    def __init__(self, form: str, clock: str, shorten: Callable[[str], str]) -> None:
         super().__init__(form, clock)
         self.shorten = shorten
 
@@ -51,7 +49,7 @@ class _FileHandler(logging.FileHandler):
 class _TerminalHandler(logging.Handler):
     """Writes above a progress bar instead of through it; errors go to standard error, as does all if ``aside``.
 
-    Warnings and errors are coloured on a terminal, unless NO_COLOR is set (https://no-color.org).
+    Warnings and errors are coloured on a terminal.
     """
 
     def __init__(self, aside: bool = False) -> None:
@@ -59,12 +57,9 @@ class _TerminalHandler(logging.Handler):
         self.aside = aside
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if self.aside or record.levelno >= logging.ERROR else sys.stdout
+        aside = self.aside or record.levelno >= logging.ERROR
         text, colour = self.format(record), _COLOURS.get(record.levelno)
-        if colour and stream.isatty() and not os.environ.get("NO_COLOR"):
-            text = f"\033[{colour}m{text}\033[0m"
-        tqdm.write(text, file=stream)
-        stream.flush()
+        show(f"\033[{colour}m{text}\033[0m" if colour and colours_shown(aside) else text, aside)
 
 
 def setup_logger(file: Path, shorten: ShortPaths | None = None) -> None:
@@ -91,9 +86,11 @@ def setup_logger(file: Path, shorten: ShortPaths | None = None) -> None:
     _use(to_file, on_terminal)
 
 
-def setup_console() -> None:
-    """Send everything to standard error: standard output is for a command's results."""
-    _use(_TerminalHandler(aside=True))
+def setup_console(aside: bool = True) -> None:
+    """Send everything to standard error, since standard output is for a command's results; otherwise to that."""
+    on_terminal = _TerminalHandler(aside)
+    on_terminal.setFormatter(_Formatter("%(message)s", "", str))
+    _use(on_terminal)
 
 
 def _use(*handlers: logging.Handler) -> None:
@@ -115,4 +112,4 @@ def close_logger() -> None:
 
 def on_terminal() -> bool:
     """Whether a person is watching, so that progress bars make sense: those of one process."""
-    return sys.stderr.isatty() and is_main()
+    return is_watched() and is_main()

@@ -6,7 +6,6 @@ The exit status is 0, 1 where training or testing would be meaningless, 2 where 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet
+from utils.terminal import show, show_results
 
 EXAMPLE = "python -m datasets.inspect --root data/hands"
 SHEET_ROWS, SHEET_COLUMNS = 12, 8
@@ -45,7 +45,7 @@ class Report:
 
     def fact(self, text: str) -> None:
         """Something to know."""
-        sys.stdout.write(f"{text}\n")
+        show(text)
 
     def warn(self, text: str) -> None:
         """Something that may be wrong, or that weakens a result."""
@@ -87,7 +87,8 @@ def inspect(arguments: argparse.Namespace) -> int:
             f"listing: {arguments.write_listing}; train on it with DATASETS.NAMES listing, DATASETS.LISTING "
             f"{arguments.write_listing}, DATASETS.ROOT_DIR {dataset.root}"
         )
-    report.fact(number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training")
+    verdict = number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training"
+    show_results(f"{verdict}\n")  # by now everything is written: a report that nobody can read is an error
     return 1 if report.problems else 0
 
 
