@@ -34,6 +34,7 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.RUN": tuple(range(10)),
     "DATASETS.TEST_SIZE": (800, 1600, 2400),
     "DATASETS.BAD_IMAGES": ("error", "skip"),
+    "DATASETS.PROTOCOL": ("auto", "open", "closed", "all_pairs", "fvc", "pairs"),
     "DATASETS.CACHE": ("none", "ram", "disk"),
     "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from configs.mappings import mappings_as_text
 from utils.errors import ReIDError
 from utils.text_files import read_text
 
@@ -87,7 +88,7 @@ def read_written(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         seen: files that build on this one.
     """
     path = path.expanduser()
-    tree = _nested(_read_file(path), path)
+    tree = mappings_as_text(_nested(_read_file(path), path))
     here = path.resolve()
     if here in seen:
         raise ReIDError(f"{path}: {BASE_KEY} leads back to this file. Remove one of the links.")

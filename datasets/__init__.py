@@ -18,7 +18,9 @@ from datasets.make_dataloader_clipreid import Loaders, check_data, make_dataload
 from datasets.market1501 import Market1501
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
+from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import write_drawn_splits
+from datasets.pattern import PatternDataset
 from datasets.synthetic_hand.dataset import SyntheticHand
 from datasets.vehicleid import VehicleID
 from datasets.veri import VeRi
@@ -38,6 +40,7 @@ DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
     "vehicleid": lambda keys: (VehicleID, {"test_size": keys.TEST_SIZE, **_split(keys)}),
     "hand": lambda keys: (HandFolder, _rule(keys)),
     "listing": lambda keys: (Listing, {"file": keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv", **_rule(keys)}),
+    "pattern": lambda keys: (PatternDataset, _pattern(keys)),
     "hand_11k": lambda keys: (Hand11k, {"aspect": keys.ASPECT, **_hand_split(keys)}),
     "hand_hd": lambda keys: (HandHD, _hand_split(keys)),
     "hand_fkp": lambda keys: (PolyUFKP, _rule(keys)),
@@ -65,6 +68,8 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     kind, options = DATASETS[name](keys)
     if "run" in options:
         options["runs"] = cfg.TEST.RUNS
+    if "roles" in options:
+        options["roles"] = options["roles"]._replace(runs=cfg.TEST.RUNS)
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
     if len(dataset.trials) < cfg.TEST.RUNS:
         dataset.notes.append(f"TEST.RUNS = {cfg.TEST.RUNS}, but {dataset.name} has one fixed split: it is tested once")
@@ -87,6 +92,20 @@ def _split(keys: CfgNode) -> dict:
 
 def _hand_split(keys: CfgNode) -> dict:
     return {"gallery": keys.GALLERY, "part": "train" if keys.HOLD_OUT else "train_all", **_split(keys)}
+
+
+def _pattern(keys: CfgNode) -> dict:
+    roles = Roles(
+        "open" if keys.PROTOCOL == "auto" else keys.PROTOCOL,
+        train=keys.TRAIN,
+        enrol=keys.ENROL,
+        probe=keys.PROBE,
+        run=keys.RUN,
+        seed=keys.SPLIT_SEED,
+        hold_out=keys.HOLD_OUT,
+    )
+    naming = {"pattern": keys.PATTERN, "identity": keys.IDENTITY, "camera": keys.CAMERA, "keep": keys.KEEP}
+    return {**naming, "roles": roles, "pairs": keys.PAIRS, **_rule(keys)}
 
 
 def _drawing(keys: CfgNode) -> dict:

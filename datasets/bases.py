@@ -7,6 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from utils.errors import ReIDError
 
 
@@ -34,6 +36,14 @@ class Record(NamedTuple):
     pid: int
     camid: int
     viewid: int
+
+
+class Pair(NamedTuple):
+    """Two images to compare, by path, and whether they show the same identity."""
+
+    first: str
+    second: str
+    same: bool
 
 
 Image = TypeVar("Image", Photo, Record)
@@ -88,6 +98,16 @@ class ReIDDataset:
 
     attributes: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     """What is known of an image besides its identity, by path; see :mod:`datasets.hands.attributes`."""
+
+    protocol: str = ""
+    """Which comparisons count: ``open``, ``closed``, ``all_pairs``, ``fvc`` or ``pairs``; empty: nothing is declared.
+
+    With ``all_pairs`` and ``fvc`` query and gallery are the same images, in the order in which ``fvc`` takes the first
+    of each identity. An image is never to be compared with itself, whatever the protocol.
+    """
+
+    pairs: Sequence[Pair] = ()
+    """What protocol ``pairs`` compares: queries are the first images, gallery images the second."""
 
     def __init__(
         self,
@@ -248,13 +268,30 @@ class ReIDDataset:
         ]
 
     def has_positive(self) -> list[bool]:
-        """For each query, whether the gallery holds a match that the camera rule does not remove."""
+        """For each query, whether the gallery holds a match: another image, which the camera rule does not remove."""
+        if self.camera_rule == "none":
+            paths_of: dict[int, set[str]] = {}
+            for record in self.gallery:
+                paths_of.setdefault(record.pid, set()).add(record.path)
+            return [len(paths_of.get(q.pid, ())) > (q.path in paths_of.get(q.pid, ())) for q in self.query]
         cameras_of: dict[int, set[int]] = {}
         for record in self.gallery:
             cameras_of.setdefault(record.pid, set()).add(record.camid)
-        if self.camera_rule == "none":
-            return [q.pid in cameras_of for q in self.query]
         return [bool(cameras_of.get(q.pid, set()) - {q.camid}) for q in self.query]
+
+    def person(self, record: Record) -> str | None:
+        """Whose hand or finger an image shows, or None where the data set does not say."""
+        return self.attributes.get(record.path, {}).get("person")
+
+    def pair_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """:attr:`pairs` as rows of the query [P] and of the gallery [P], and whether they are of one identity [P].
+
+        Pairs of images that were left out as unreadable are not among them.
+        """
+        query, gallery = ({r.path: i for i, r in enumerate(part)} for part in (self.query, self.gallery))
+        rows = [(query[a], gallery[b], same) for a, b, same in self.pairs if a in query and b in gallery]
+        left, right, same = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+        return left, right, same.astype(bool)
 
 
 def _numbering(train: Iterable[int], test: Iterable[int]) -> dict[int, int]:

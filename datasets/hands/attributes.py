@@ -33,6 +33,7 @@ def hand_attributes(cells: Mapping[str, str]) -> dict[str, str]:
     side, _, hand = cells.get("aspectOfHand", "").partition(" ")
     age = cells.get("age", "")
     found = {
+        "person": cells.get("id", ""),
         "gender": cells.get("gender", ""),
         "skin": cells.get("skinColor", ""),
         "age": _age_group(int(age)) if age.isdecimal() else "",
@@ -43,6 +44,35 @@ def hand_attributes(cells: Mapping[str, str]) -> dict[str, str]:
         "irregularities": {"0": "without", "1": "with"}.get(cells.get("irregularities", ""), ""),
     }
     return {name: value for name, value in found.items() if value}
+
+
+_HANDS = {"l": "left", "left": "left", "lefthand": "left", "r": "right", "right": "right", "righthand": "right"}
+_SIDES = {"palm": "palmar", "palmar": "palmar", "dorsal": "dorsal", "dorsum": "dorsal", "back": "dorsal"}
+_GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female"}
+_POSITIONS = ("identity", "camera", "sample", "number")
+"""Groups that say which picture it is, not what is on it."""
+
+
+def named_attributes(groups: Mapping[str, str]) -> dict[str, str]:
+    """The attributes that named groups of a file name, or columns of a table, tell.
+
+    Left and right (``side``) become ``hand``, palmar and dorsal (``view``) become ``side``, in whatever form they are
+    written; a view of another kind stays ``view``. All else keeps its name and value.
+    """
+    found = {}
+    for name, value in groups.items():
+        if name in _POSITIONS or not value:
+            continue
+        word = "".join(filter(str.isalpha, value.lower()))
+        if name in ("side", "hand") and word in _HANDS:
+            found["hand"] = _HANDS[word]
+        elif name in ("side", "view") and word in _SIDES:
+            found["side"] = _SIDES[word]
+        elif name == "gender":
+            found["gender"] = _GENDERS.get(word, value)
+        else:
+            found[name] = value
+    return found
 
 
 def _age_group(years: int) -> str:
@@ -75,12 +105,13 @@ def class_names(cfg: CfgNode, dataset: ReIDDataset) -> Sequence[str]:
         return dataset.train_identities
     names: dict[int, str] = {}
     for record in dataset.train:
-        if record.path in dataset.attributes:
-            names.setdefault(record.pid, person_phrase(dataset.attributes[record.path]))
+        known = dataset.attributes.get(record.path, {})
+        if "gender" in known or "skin" in known:
+            names.setdefault(record.pid, person_phrase(known))
     lost = [name for pid, name in enumerate(dataset.train_identities) if pid not in names]
     if lost:
         raise ReIDError(
-            f"MODEL.COOP.NAMES = attributes: {dataset.name} tells no attributes of {len(lost)} of "
+            f"MODEL.COOP.NAMES = attributes: {dataset.name} gives neither gender nor skin of {len(lost)} of "
             f"{dataset.num_train_pids} training identities, first {lost[0]}. Set it to identity."
         )
     return [names[pid] for pid in range(dataset.num_train_pids)]

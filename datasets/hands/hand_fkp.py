@@ -93,7 +93,9 @@ def _finger(root: Path, folder: str, match: re.Match[str], notes: list[str]) -> 
         session = 1 if int(number[1]) <= LAST_OF_SESSION_1 else 2
         test = "gallery" if session == 1 else "query"
         split = "train" if int(match[1]) <= LAST_TRAIN_PERSON else test
-        rows.append(SplitRow(f"{folder}/{name}", "_".join(match.groups()), split, camera=f"session {session}"))
+        known = {"person": match[1], "hand": match[2], "finger": match[3], "session": str(session)}
+        path, identity = f"{folder}/{name}", "_".join(match.groups())
+        rows.append(SplitRow(path, identity, split, f"session {session}", attributes=tuple(known.items())))
     if foreign:
         notes.append(f"{folder}: {len(foreign)} files are not called like 01ROI.jpg: {some(foreign)}")
     return rows

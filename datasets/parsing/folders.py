@@ -89,3 +89,27 @@ def find_root(root: str | Path, marker: str, names: Sequence[str], tree: str) ->
     holds = some(sorted(name for kind in scan(root) for name in kind), 8) if root.is_dir() else ""
     found = f"it holds: {holds or 'nothing'}" if root.is_dir() else "there is no such folder"
     raise ReIDError(f"{root}: has no {marker!r} ({found}). Set DATASETS.ROOT_DIR. {tree}")
+
+
+def images_below(root: Path) -> tuple[list[str], list[str]]:
+    """Paths relative to ``root``, with forward slashes, of all images below it and of all other files, each sorted.
+
+    Links to folders are followed, but never into a folder that leads back to where they stand.
+
+    Raises:
+        ReIDError: a folder cannot be read.
+    """
+    images, others = [], []
+
+    def visit(folder: str, above: frozenset[str]) -> None:
+        content = scan(root / folder)
+        images.extend(f"{folder}{name}" for name in content.images)
+        others.extend(f"{folder}{name}" for name in content.others)
+        for name in content.folders:
+            inner = f"{folder}{name}"
+            real = os.path.realpath(root / inner)
+            if real not in above:
+                visit(f"{inner}/", above | {real})
+
+    visit("", frozenset({os.path.realpath(root)}))
+    return sorted(images), sorted(others)

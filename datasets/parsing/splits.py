@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Photo, QueryGallerySplit, Record, ReIDDataset, some
+from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, some
 from datasets.parsing.tables import Row, label_numbers, read_table
 from utils.checkpoint import write_text
 from utils.errors import ReIDError
@@ -23,13 +23,18 @@ SPLITS = ("train", "val", "query", "gallery")
 
 
 class SplitRow(NamedTuple):
-    """One image of a split; ``camera`` and ``view`` are any text, empty where the data has none."""
+    """One image in one role of a split; an image with several roles has a row for each.
+
+    ``camera`` and ``view`` are any text, empty where the data has none. ``attributes`` are pairs of name and value:
+    the person, the hand, the finger and whatever else is known (:mod:`datasets.hands.attributes`).
+    """
 
     path: str
     identity: str
     split: str
     camera: str = ""
     view: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 def pick(names: Sequence[str], *key: object) -> str:
@@ -73,6 +78,11 @@ class SplitDataset(ReIDDataset):
         runs: the splits of several random choices by number, where the set has them; ``rows`` is the first of them,
             and the others differ from it in query and gallery only.
         name, camera_rule, require_train, notes: as for :class:`ReIDDataset`.
+        protocol, pairs: see :attr:`ReIDDataset.protocol`; ``closed`` declares that identities train and are tested;
+            the paths of ``pairs`` are relative to ``root``.
+
+    Raises:
+        ReIDError: with protocol ``open``, people train and are tested.
     """
 
     prompt: ClassVar[str] = "A photo of a {} hand."
@@ -88,13 +98,18 @@ class SplitDataset(ReIDDataset):
         require_train: bool = False,
         notes: Iterable[str] = (),
         runs: Mapping[int, Sequence[SplitRow]] | None = None,
+        protocol: str = "",
+        pairs: Sequence[Pair] = (),
     ) -> None:
         self.root = Path(root)
+        self.protocol = protocol
+        self.pairs = [Pair(f"{root}/{first}", f"{root}/{second}", same) for first, second, same in pairs]
         first, *others = runs or [None]
         known = [*rows, *absent, *(row for run in others for row in runs[run])]
         cameras = label_numbers(row.camera for row in known)
         views = label_numbers(row.view for row in known)
         folder = str(self.root)
+        self.attributes = _attributes(known, folder)
 
         def photos(of: Sequence[SplitRow]) -> list[Photo]:
             return [Photo(f"{folder}/{r.path}", r.identity, cameras[r.camera], views[r.view]) for r in of]
@@ -116,12 +131,52 @@ class SplitDataset(ReIDDataset):
             run=first,
             redrawn=[QueryGallerySplit(run, of("query", run), of("gallery", run)) for run in others],
         )
-        both = sorted(set(self.train_identities) & set(self.test_identities))
-        if both:
-            self.notes.append(
-                f"{len(both)} identities are both in the train and in the test set, so the result does not "
-                f"show how well strangers are told apart: {some(both)}"
+        if protocol == "open":
+            self._refuse_trained_people()
+        self.notes += self._both_sides()
+
+    def _refuse_trained_people(self) -> None:
+        """Open protocol: nobody trains and is tested, neither with the same hand nor with the other one."""
+        trained, tested = (
+            {self.person(r) or names[r.pid] for r in records}
+            for records, names in (
+                ([*self.train, *self.val], self.val_identities),
+                (self.test_images, self.test_identities),
             )
+        )
+        both = sorted(trained & tested)
+        if both:
+            raise ReIDError(
+                f"{self.name}: DATASETS.PROTOCOL open, but {len(both)} of {len(tested)} test people train too: "
+                f"{some(both)}. Give them to one side, or set DATASETS.PROTOCOL to closed."
+            )
+
+    def _both_sides(self) -> list[str]:
+        """A note on identities that train and are tested, if there are any."""
+        both = sorted(set(self.train_identities) & set(self.test_identities))
+        if self.protocol == "closed":
+            training = {record.path for record in self.train}
+            enrolled = sum(record.path in training for record in self.gallery)
+            return [
+                f"closed protocol: {len(both)} of {len(self.test_identities)} test identities train too, and "
+                f"{enrolled} of {len(self.gallery)} gallery images are training images; unseen people are not tested"
+            ]
+        if not both:
+            return []
+        return [
+            f"{len(both)} identities are both in the train and in the test set, so the result does not show how well "
+            f"unseen people are recognised: {some(both)}"
+        ]
+
+
+def _attributes(rows: Iterable[SplitRow], folder: str) -> dict[str, dict[str, str]]:
+    """The attributes of each image by its path; images that agree in all share one mapping."""
+    shared: dict[tuple, dict[str, str]] = {}
+    return {
+        f"{folder}/{row.path}": shared.setdefault(row.attributes, dict(row.attributes))
+        for row in rows
+        if row.attributes
+    }
 
 
 def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[SplitRow]:

@@ -167,11 +167,12 @@ def note_text_results(
     """Match sentences with the first trial's images, where there are a text encoder and attributes; else say so."""
     if evaluation is None:  # in all processes but the first
         return
-    if not getattr(model, "matches_text", False) or not dataset.attributes:
-        missing = "the data set tells no attributes" if not dataset.attributes else "there is no text encoder"
+    described = {path: known for path, known in dataset.attributes.items() if known.keys() & templates.keys()}
+    if not getattr(model, "matches_text", False) or not described:
+        missing = "the data set has no attributes" if not described else "there is no text encoder"
         LOGGER.info("note: images are not matched with sentences: %s", missing)
         return
-    given = (dataset.trials[0], dataset.attributes, model.encode_sentences, sentence, templates)
+    given = (dataset.trials[0], described, model.encode_sentences, sentence, templates)
     for name, row in text_results(evaluation, *given).items():
         facts = _what_and_where(cfg, dataset, start_weights(cfg)) | {"camera_rule": "none"}
         measured = {"AP": "standard", "METRIC": "cosine", "FLIP": cfg.TEST.FLIP}

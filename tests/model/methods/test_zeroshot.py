@@ -89,5 +89,5 @@ def test_a_run_promises_no_checkpoint(tmp_path, capfd):
     assert list(metrics["results"]) == ["zero-shot"] and not list((tmp_path / "run").glob("*.pth"))
     assert metrics["results"]["zero-shot"]["protocol"]["NECK_FEAT"] == "before", "the features pass no neck"
     log = (tmp_path / "run" / "train_log.txt").read_text()
-    assert "next:" not in log and "not matched with sentences: the data set tells no attributes" in log
+    assert "next:" not in log and "not matched with sentences: the data set has no attributes" in log
     assert (tmp_path / "run" / "report.html").is_file()
