@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.COOP.POSITION": ("end", "middle"),
     "MODEL.COOP.NAMES": ("identity", "attributes"),
     "MODEL.MBA_NET.POSITIONS": ("value", "axial", "none"),
+    "MODEL.PCB.STRIPES": ("even", "overlap", "adaptive"),
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
@@ -72,6 +73,8 @@ _AT_LEAST_ONE = [
     "IMAGES_PER_ID",
     "SIZE",
     "STRIDE_SIZE",
+    "PARTS",
+    "REDUCED",
     "SIZE_TRAIN",
     "SIZE_TEST",
 ]

@@ -46,6 +46,13 @@ _C.MODEL.COOP.NAMES = "identity"  # (ours) coop: classes are called by identity 
 _C.MODEL.MBA_NET = CfgNode()
 _C.MODEL.MBA_NET.POSITIONS = "value"  # (ours) mba_net, positional term: value (released code) | axial | none
 _C.MODEL.MBA_NET.DROPOUT = 0.5  # (ours) mba_net: in front of the classifiers
+_C.MODEL.PCB = CfgNode()
+_C.MODEL.PCB.PARTS = 6  # (ours) pcb: horizontal stripes
+_C.MODEL.PCB.STRIPES = "even"  # (ours) pcb: even heights only | overlap (released code) | adaptive (torchreid) windows
+_C.MODEL.PCB.REDUCED = 256  # (ours) pcb: channels behind the shared reduction
+_C.MODEL.PCB.DROPOUT = 0.5  # (ours) pcb: in front of the reduction and of RPP's part classifier
+_C.MODEL.PCB.RPP = False  # (ours) pcb: refined part pooling; stage 1 trains PCB, stage 2 everything
+_C.MODEL.PCB.MASK_EPOCHS = 0  # (ours) pcb: first epochs of stage 2 that train RPP's part classifier alone
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

@@ -70,13 +70,15 @@ class Golden:
             made |= tensors_of(manifest | {"tensors": entries})
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in made.items()}
 
-    def only_stored_gradients(self, method, names):
+    def only_stored_gradients(self, method, names, prefix=""):
         """Let only those parameters train whose gradients are stored: the others' take most of the time.
 
         Args:
+            method: whose parameters are meant.
             names: own names by published ones.
+            prefix: of the names of the arrays.
         """
-        entries = self.index["arrays"].values()
+        entries = [e for name, e in self.index["arrays"].items() if name.startswith(prefix)]
         stored = {names[e["source"]] for e in entries if e["role"] == "gradient" and e.get("source") in names}
         for name, parameter in method.named_parameters():
             parameter.requires_grad_(name in stored)
@@ -150,6 +152,18 @@ class Golden:
     def source(self, name):
         """The published name of the parameter or buffer behind an array."""
         return self.index["arrays"][name]["source"]
+
+
+class GivenMap(torch.nn.Module):
+    """A backbone whose images are the map already."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.dims = {"map": channels, "feature": channels}
+        self.third = self.layer4 = torch.nn.Identity()
+
+    def forward(self, images):
+        return {"map": images, "feature": images.mean((2, 3))}
 
 
 def load_published(method, state):

@@ -1,0 +1,44 @@
+"""Settings that cannot work are refused before any data is read, and every recipe passes."""
+
+from pathlib import Path
+
+import pytest
+
+from configs import load_config
+from model.methods.mba_net import MBANet
+from model.methods.pcb import PCB
+from utils.errors import ReIDError
+
+ROOT = Path(__file__).resolve().parents[3]
+METHODS = {"mba_net": MBANet, "pcb": PCB}
+REFUSED = [
+    ("mba_net", {"MODEL.ID_LOSS_TYPE": "arcface"}, "MODEL.ID_LOSS_TYPE = arcface.*Set it to softmax"),
+    ("mba_net", {"MODEL.IF_WITH_CENTER": "yes"}, "MODEL.IF_WITH_CENTER = yes"),
+    ("pcb", {"INPUT.SIZE_TRAIN": [320, 128]}, "SIZE_TRAIN = .320, 128.*PARTS = 6.*multiple of 96, such as 288 or 384"),
+    ("pcb", {"INPUT.SIZE_TRAIN": [64, 64], "MODEL.PCB.STRIPES": "overlap"}, "only 4 rows.*at least 96"),
+    ("pcb", {"SOLVER.STAGES": [1, 2]}, "SOLVER.STAGES = .1, 2.*RPP = False.*to .2."),
+    ("pcb", {"SOLVER.STAGES": [1], "MODEL.PCB.RPP": True}, "SOLVER.STAGES = .1.*untrained"),
+]
+
+
+def changed(name, keys):
+    cfg = load_config(ROOT / "configs" / "person" / f"{name}.yml")[0]
+    for key, value in keys.items():
+        *groups, leaf = key.split(".")
+        node = cfg
+        for group in groups:
+            node = node[group]
+        node[leaf] = value
+    return cfg
+
+
+@pytest.mark.parametrize(("name", "keys", "message"), REFUSED)
+def test_refused(name, keys, message):
+    with pytest.raises(ReIDError, match=message):
+        METHODS[name].check(changed(name, keys))
+
+
+@pytest.mark.parametrize("path", [p for name in METHODS for p in sorted(ROOT.glob(f"configs/*/{name}*.yml"))], ids=str)
+def test_recipes_pass(path):
+    cfg = load_config(path)[0]
+    assert METHODS[cfg.MODEL.METHOD].check(cfg) is None
