@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import check_method, check_weights, make_test_model, set_execution

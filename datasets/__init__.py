@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from datasets.bases import ReIDDataset
 from datasets.dukemtmcreid import DukeMTMCreID
 from datasets.hands.folder import HandFolder

@@ -16,6 +16,7 @@ from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, PKBatchSampler, ShuffledBatches
 from utils.distributed import gather_objects, local_world_size, shard_of, world_size
 from utils.errors import ReIDError
+from utils.interrupt import ignore_signals
 from utils.logger import LOGGER
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
             persistent_workers=workers > 0 and "batch_sampler" in how,
             pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
             generator=torch.Generator(),
-            worker_init_fn=_leave_group if world_size() > 1 else None,
+            worker_init_fn=ignore_signals,
             **how,
         )
 
@@ -104,12 +105,6 @@ def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
 def num_workers(cfg: CfgNode) -> int:
     """``DATALOADER.NUM_WORKERS``, at most one for each core; processes on one machine divide its cores."""
     return min(cfg.DATALOADER.NUM_WORKERS, max((os.cpu_count() or 1) // local_world_size(), 1))
-
-
-def _leave_group(worker: int) -> None:
-    """torchrun sends signals to whole process groups; a worker that died of one would keep a run from saving."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
 
 
 def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:

@@ -1,5 +1,6 @@
 """Training stages, evaluation and reports; they are handed built objects and import only losses and helpers."""
 
+import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from processor.embedder import Embedder, load_embedder
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best

@@ -1,7 +1,7 @@
 """Run several configurations with several seeds on one data set and compare what they reach.
 
 Each run is a process of its own in its own folder, ``OUTPUT/<configuration>/seed<k>``: one that breaks leaves the
-others alone. The same command goes on with what is not finished and only reads what is. After each run the comparison
+others alone. The same command resumes what is not finished and only reads what is. After each run the comparison
 so far lies in OUTPUT as comparison.md, comparison.csv and comparison.json.
 """
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import ReIDError
 from utils.images import read_image
-from utils.interrupt import check_interrupt
+from utils.interrupt import check_interrupt, ignore_signals
 from utils.logger import LOGGER
 from utils.progress import image_bar
 
@@ -83,7 +83,7 @@ class Embedder:
         files = _Files([str(path) for path in paths], self)
         workers = self.workers if len(files) > 2 * self.batch_size else 0
         with image_bar(done + len(files), "features", done) as bar:
-            for images in DataLoader(files, self.batch_size, num_workers=workers):
+            for images in DataLoader(files, self.batch_size, num_workers=workers, worker_init_fn=ignore_signals):
                 check_interrupt("computing features")
                 yield self.compute(images).numpy()
                 bar.update(len(images))

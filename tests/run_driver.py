@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -57,6 +58,9 @@ class Events:
         kind, _, detail = self.act.partition(" ")
         if kind == "signal":
             os.kill(os.getpid(), getattr(signal, detail))
+        elif kind == "group":
+            os.killpg(0, getattr(signal, detail))
+            time.sleep(0.3)  # whoever dies of it is dead by then
         elif kind == "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, FULL_DISK))
         elif kind == "vanish":
@@ -121,6 +125,7 @@ def run(order):
         notes, said = Path(folder, "notes"), Path(folder, "said")
         pid = os.fork()
         if not pid:
+            os.setpgrp()
             descriptor = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)

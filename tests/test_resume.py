@@ -78,10 +78,21 @@ def test_killed_at_each_kind_of_moment(driver, hands, whole, tmp_path, place):
 def test_a_signal_saves_and_has_its_own_status(driver, hands, whole, tmp_path, name):
     runs = Runs(driver, hands, tmp_path / "run", CHECKPOINT_MINUTES=10.0)
     done = runs(1, f"signal {name}", "stage 2")
-    stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command goes on there"
+    stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command resumes there"
     assert done["status"] == 3 and stopped in done["said"], done
     done = runs()
     assert done["status"] == 0 and "going on at stage 2, epoch 1, 1 iterations done" in done["said"], done["said"]
+    assert_same(runs, whole)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_all_processes_saves_in_the_first_epoch(driver, hands, whole, tmp_path, name):
+    """Batch systems, ``timeout``, Ctrl-C and a closed terminal: the loader processes hear it too."""
+    runs = Runs(driver, hands, tmp_path / "run", CHECKPOINT_MINUTES=10.0, DATALOADER__NUM_WORKERS=1)
+    done = runs(1, f"group {name}", "stage 2")
+    stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command resumes there"
+    assert done["status"] == 3 and stopped in done["said"] and "Traceback" not in done["said"], done
+    assert runs()["status"] == 0
     assert_same(runs, whole)
 
 

@@ -17,12 +17,12 @@ from utils.terminal import finish_output, show
 
 WORKER_LOST = (
     "a process that reads images has died ({}) Most often memory ran out: lower DATALOADER.NUM_WORKERS or the batch "
-    "size. The same command goes on from the last saved state."
+    "size. The same command resumes from the last saved state."
 )
 
 PROCESS_LOST = (
     "another process of this run is gone ({}) What it said stands above or in the log of its machine; a process that "
-    "said nothing was most often killed for its memory. The same command goes on from the last saved state."
+    "said nothing was most often killed for its memory. The same command resumes from the last saved state."
 )
 
 
@@ -70,12 +70,12 @@ def _run(script: Callable[[], None]) -> int:
         if message is None:
             raise
         if stop_noted() or (lost_worker(error) and interrupt_requested()):
-            LOGGER.warning("stopped, and others with it; the same command goes on from the last saved state")
+            LOGGER.warning("stopped, and others with it; the same command resumes from the last saved state")
             return STOPPED_STATUS
         if may_report():
             _report(f"error: {message}")
         for worker in multiprocessing.active_children():
-            worker.terminate()  # loader processes whose batches nobody fetches any more take seconds to leave
+            worker.kill()  # loader processes whose batches nobody fetches any more take seconds to leave
         return EXIT_STATUS
     finally:
         close_logger()

@@ -341,6 +341,6 @@ def leave_at_once(status: int) -> None:
     if not _groups:
         return
     for worker in multiprocessing.active_children():
-        worker.terminate()
+        worker.kill()
     finish_output()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""One training or extraction at a time in a folder: a second one would overwrite what the first goes on from."""
+"""One training or extraction at a time in a folder: a second one would overwrite what the first resumes from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hold_folder(folder: Path) -> None:
     """
     release_folder()
     who = f"OUTPUT_DIR = {folder}: another training is running there"
-    advice = "stop it (it saves, and the same command goes on), or choose another OUTPUT_DIR."
+    advice = "stop it (it saves its state, and the same command resumes), or choose another OUTPUT_DIR."
     file = _lock(folder, who, advice)
     if file is not None:
         _held.append(file)

@@ -1,16 +1,20 @@
-"""Stopping on SIGINT and SIGTERM at the next safe point instead of in the middle of a step."""
+"""Stopping on a signal at the next safe point instead of in the middle of a step."""
 
 from __future__ import annotations
 
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 EXIT_STATUS = 3
-"""Exit status of the scripts after a signal: saved, and the same command goes on."""
+"""Exit status of the scripts after a signal: saved, and the same command resumes."""
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C; batch systems and ``timeout``; a terminal that is closed (not on Windows)."""
 
 IMPATIENCE = 3.0
 """Seconds in which further signals are taken for the first one: a batch system and torchrun may both send theirs."""
@@ -28,8 +32,8 @@ class InterruptedRunError(Exception):
     """
 
     def __init__(self, place: str, saved: bool = False) -> None:
-        before = "the same command goes on from what was saved before, or from the beginning"
-        super().__init__(f"stopped at {place}; {'saved: the same command goes on there' if saved else before}")
+        before = "the same command resumes from what was saved before, or starts from the beginning"
+        super().__init__(f"stopped at {place}; {'saved: the same command resumes there' if saved else before}")
 
 
 def lost_worker(error: BaseException) -> bool:
@@ -52,11 +56,32 @@ def check_interrupt(place: str) -> None:
         raise InterruptedRunError(place)
 
 
+def ignore_signals(worker: int = 0) -> None:
+    """In a process that reads or draws images: leave the signals to the main process, which saves and ends it.
+
+    Batch systems, ``timeout`` and Ctrl-C send them to all processes. One that dies first would keep a run from saving.
+
+    Args:
+        worker: its number, as loaders pass it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM only be noted, for :func:`interrupt_requested`; a later one acts at once."""
+    """Let the first of :data:`SIGNALS` only be noted, for :func:`interrupt_requested`; a later one acts at once.
+
+    Only the main thread of a program receives signals: in another one nothing changes. Where SIGHUP is ignored, by
+    ``nohup``, it stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _received.clear()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+    if before.get(getattr(signal, "SIGHUP", None)) is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def note(number: int, frame: FrameType | None) -> None:
         _received.append(time.monotonic())

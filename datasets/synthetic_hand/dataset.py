@@ -22,6 +22,7 @@ from datasets.parsing.folders import FolderContent, scan
 from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand
 from datasets.synthetic_hand.drawing import draw_hand
 from utils.errors import ReIDError
+from utils.interrupt import ignore_signals
 
 VERSION = 2
 """Raised whenever the drawing changes, so that pictures of two generators never mix."""
@@ -173,7 +174,7 @@ def _run(draw: partial[list[tuple[str, int]]], jobs: list[_Job]) -> Iterable[lis
         if images < _FEWEST_FOR_PROCESSES:
             yield from _counted(map(draw, jobs), progress)
             return
-        with ProcessPoolExecutor(_cores()) as pool:
+        with ProcessPoolExecutor(_cores(), initializer=ignore_signals) as pool:
             try:
                 yield from _counted(pool.map(draw, jobs), progress)
             except BaseException:

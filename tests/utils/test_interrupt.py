@@ -1,10 +1,18 @@
 """The first signal is noted, its echoes are too, and a later one acts."""
 
+import os
 import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from utils import interrupt
+from utils.command_line import run_script
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -34,3 +42,53 @@ def test_echoes_of_a_signal_do_not_act(own_handler, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is own_handler
+
+
+def test_a_program_that_trains_in_a_thread_keeps_its_signals():
+    found = []
+
+    def script():
+        interrupt.check_interrupt("here")
+        found.append(signal.getsignal(signal.SIGINT))
+
+    before, statuses = signal.getsignal(signal.SIGINT), []
+    thread = threading.Thread(target=lambda: statuses.append(run_script(script)))
+    thread.start()
+    thread.join()
+    assert statuses == [0] and found == [before]
+
+
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt.catch_signals():
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.interrupt_requested()
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with interrupt.catch_signals():
+            signal.raise_signal(signal.SIGHUP)
+            assert interrupt.interrupt_requested()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train_clipreid.py", "test_clipreid.py", "-m processor.compare", "-m datasets.inspect", "-m model.export", "-c"],
+)
+def test_ctrl_c_while_torch_is_loaded(tmp_path, command):
+    """A program that only uses the project gets Python's exception."""
+    slow = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
+    for name in ("torch", "numpy", "PIL"):
+        (tmp_path / f"{name}.py").write_text(slow)
+    done = subprocess.run(
+        [sys.executable, *command.split(), *(["import processor"] if command == "-c" else [])],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert done.returncode == -signal.SIGINT
+    assert ("KeyboardInterrupt" in done.stderr) == (command == "-c") and (done.stderr == "") == (command != "-c")
