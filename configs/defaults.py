@@ -53,6 +53,10 @@ _C.MODEL.PCB.REDUCED = 256  # (ours) pcb: channels behind the shared reduction
 _C.MODEL.PCB.DROPOUT = 0.5  # (ours) pcb: in front of the reduction and of RPP's part classifier
 _C.MODEL.PCB.RPP = False  # (ours) pcb: refined part pooling; stage 1 trains PCB, stage 2 everything
 _C.MODEL.PCB.MASK_EPOCHS = 0  # (ours) pcb: first epochs of stage 2 that train RPP's part classifier alone
+_C.MODEL.CAL = CfgNode()
+_C.MODEL.CAL.MAPS = 8  # (ours) cal: attention maps
+_C.MODEL.CAL.FEATURE = "score"  # (ours) cal, test feature: score (class logits, published) | neck (behind the BNNeck)
+_C.MODEL.CAL.SMOOTHING_CLASSES = 0  # (ours) cal: label smoothing divides by this; 0: identities; released code: 751
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

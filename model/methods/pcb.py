@@ -93,8 +93,8 @@ class PCB(Method):
         rows = -(-cfg.INPUT.SIZE_TRAIN[0] // 16)
         if rows < own.PARTS:
             raise ReIDError(
-                f"MODEL.PCB.PARTS = {own.PARTS} with INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN}: the map has only {rows} "
-                f"rows. Set the height to at least {16 * own.PARTS}."
+                f"MODEL.PCB.PARTS = {own.PARTS} with INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN}: the map has "
+                f"only {rows} rows. Set the height to at least {16 * own.PARTS}."
             )
 
     @classmethod
