@@ -40,7 +40,7 @@ DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
     "veri": lambda keys: (VeRi, _rule(keys)),
     "vehicleid": lambda keys: (VehicleID, {"test_size": keys.TEST_SIZE, **_split(keys)}),
     "hand": lambda keys: (HandFolder, _rule(keys)),
-    "listing": lambda keys: (Listing, {"file": keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv", **_rule(keys)}),
+    "listing": lambda keys: (Listing, _listing(keys)),
     "pattern": lambda keys: (PatternDataset, _pattern(keys)),
     "hand_11k": lambda keys: (Hand11k, {"aspect": keys.ASPECT, **_hand_split(keys)}),
     "hand_hd": lambda keys: (HandHD, _hand_split(keys)),
@@ -95,9 +95,20 @@ def _hand_split(keys: CfgNode) -> dict:
     return {"gallery": keys.GALLERY, "part": "train" if keys.HOLD_OUT else "train_all", **_split(keys)}
 
 
+def _listing(keys: CfgNode) -> dict:
+    file = keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv"
+    return {"file": file, "roles": _roles(keys, ""), "pairs": keys.PAIRS, **_rule(keys)}
+
+
 def _pattern(keys: CfgNode) -> dict:
-    roles = Roles(
-        "open" if keys.PROTOCOL == "auto" else keys.PROTOCOL,
+    naming = {"pattern": keys.PATTERN, "identity": keys.IDENTITY, "camera": keys.CAMERA, "keep": keys.KEEP}
+    return {**naming, "roles": _roles(keys, "open"), "pairs": keys.PAIRS, **_rule(keys)}
+
+
+def _roles(keys: CfgNode, protocol: str) -> Roles:
+    """``protocol`` is the data set's own."""
+    return Roles(
+        protocol if keys.PROTOCOL == "auto" else keys.PROTOCOL,
         train=keys.TRAIN,
         enrol=keys.ENROL,
         probe=keys.PROBE,
@@ -105,8 +116,6 @@ def _pattern(keys: CfgNode) -> dict:
         seed=keys.SPLIT_SEED,
         hold_out=keys.HOLD_OUT,
     )
-    naming = {"pattern": keys.PATTERN, "identity": keys.IDENTITY, "camera": keys.CAMERA, "keep": keys.KEEP}
-    return {**naming, "roles": roles, "pairs": keys.PAIRS, **_rule(keys)}
 
 
 def _drawing(keys: CfgNode) -> dict:

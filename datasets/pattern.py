@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.bases import number_of, require_folder, some
-from datasets.hands.attributes import named_attributes
+from datasets.parsing.attributes import named_attributes
 from datasets.parsing.conditions import matcher, read_conditions
 from datasets.parsing.expressions import Rule
 from datasets.parsing.folders import images_below, note_others
-from datasets.parsing.pairs import pair_rows, read_pairs
-from datasets.parsing.protocols import NamedImage, Roles, assign
+from datasets.parsing.pairs import pair_rows, read_pairs, refuse_roles
+from datasets.parsing.protocols import NamedImage, Roles, assign, training_images
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run
 from utils.errors import ReIDError
 
@@ -82,9 +82,12 @@ class PatternDataset(SplitDataset):
             found, named = len(named), [image for image in named if fits(image.groups)]
             notes.append(f"DATASETS.KEEP {keep} keeps {len(named)} of {found} images")
         notes.append(_counts(named))
-        compared = read_pairs(root / pairs) if roles.protocol == "pairs" else []
-        if compared:
-            splits, more = pair_rows(compared, named, roles, groups, require_train)
+        compared = []
+        if roles.protocol == "pairs":
+            refuse_roles(roles)
+            compared = read_pairs(root / pairs)
+            rows, more = pair_rows(compared, named, training_images(named, roles, groups))
+            splits: dict[int | None, list[SplitRow]] = {None: rows}
         else:
             splits, more = assign(named, roles, groups, require_train)
         drawn = {run: rows for run, rows in splits.items() if run is not None}

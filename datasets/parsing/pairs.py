@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import Pair, some
-from datasets.parsing.conditions import matcher, read_conditions
-from datasets.parsing.protocols import NONE, NamedImage, Roles
+from datasets.parsing.protocols import NamedImage, Roles
 from datasets.parsing.splits import SplitRow, inside
 from utils.errors import ReIDError
 from utils.text_files import read_text
@@ -51,6 +50,13 @@ def read_pairs(file: Path) -> list[Pair]:
     return list(pairs.values())
 
 
+def refuse_roles(roles: Roles) -> None:
+    """The file says who is enrolled and who probes: raise :class:`ReIDError` where conditions say so too."""
+    for key, text in (("ENROL", roles.enrol), ("PROBE", roles.probe)):
+        if text:
+            raise ReIDError(f"DATASETS.{key} with DATASETS.PROTOCOL pairs, which compares what DATASETS.PAIRS names.")
+
+
 def _cells(line: str) -> list[str]:
     """Cells between commas or, where there is none, between blanks; paths with blanks need commas."""
     line = line.strip().lstrip("\ufeff")
@@ -68,56 +74,42 @@ def _pair(cells: Sequence[str], columns: tuple[int, int, int]) -> Pair | None:
 
 
 def pair_rows(
-    pairs: Sequence[Pair], images: Sequence[NamedImage], roles: Roles, groups: Collection[str], require_train: bool
-) -> tuple[dict[None, list[SplitRow]], list[str]]:
+    pairs: Sequence[Pair], images: Sequence[NamedImage], train: Sequence[NamedImage] | None
+) -> tuple[list[SplitRow], list[str]]:
     """Rows of a split whose queries are the first images of the pairs and whose gallery are the second, and notes.
 
-    ``roles.train`` says who trains; by default all people who are in no pair.
+    Args:
+        pairs: with paths as ``images`` have them.
+        images: all images of the data set.
+        train: those that train; None for all images of people who are in no pair.
 
     Raises:
-        ReIDError: an image of a pair is not there, a label contradicts the identities, people train and are tested, or
-            nobody trains.
+        ReIDError: an image of a pair is not there, a label contradicts the identities, or people train and are tested.
     """
-    for key, text in (("ENROL", roles.enrol), ("PROBE", roles.probe)):
-        if text:
-            raise ReIDError(f"DATASETS.{key} with DATASETS.PROTOCOL pairs, which compares what DATASETS.PAIRS names.")
     known = {image.row.path: image for image in images}
     missing = sorted({path for pair in pairs for path in pair[:2]} - known.keys())
     if missing:
         raise ReIDError(
-            f"DATASETS.PAIRS names {len(missing)} images that are not there or do not match DATASETS.PATTERN and "
-            f"DATASETS.KEEP: {some(missing)}."
+            f"DATASETS.PAIRS names {len(missing)} images that are not there or are left out: {some(missing)}. "
+            "Paths start from DATASETS.ROOT_DIR."
         )
     wrong = [pair for pair in pairs if (known[pair.first].row.identity == known[pair.second].row.identity) != pair.same]
     if wrong:
         raise ReIDError(
-            f"DATASETS.PAIRS: the label of {len(wrong)} of {len(pairs)} pairs contradicts the identities of "
-            f"DATASETS.PATTERN, first {wrong[0].first} and {wrong[0].second}. Correct DATASETS.IDENTITY or the labels."
+            f"DATASETS.PAIRS: the label of {len(wrong)} of {len(pairs)} pairs contradicts the identities, first "
+            f"{wrong[0].first} and {wrong[0].second}. Correct the rule of identity (DATASETS.IDENTITY) or the labels."
         )
     tested = {known[path].person for pair in pairs for path in pair[:2]}
-    train = _training(images, roles, groups, tested)
+    if train is None:
+        train = [image for image in images if image.person not in tested]
     both = {image.person for image in train} & tested
     if both:
         raise ReIDError(
             f"DATASETS.PROTOCOL pairs: {len(both)} of {len(tested)} people of DATASETS.PAIRS train too: "
-            f"{some(sorted(both))}. Leave DATASETS.TRAIN empty for all people who are in no pair."
+            f"{some(sorted(both))}. People who are compared must not train."
         )
-    if require_train and not train:
-        raise ReIDError(f"DATASETS.PROTOCOL pairs: all {len(tested)} people are in DATASETS.PAIRS, so nobody trains.")
     rows = [image.row._replace(split="train") for image in train]
     for split, column in (("query", 0), ("gallery", 1)):
         rows += [known[path].row._replace(split=split) for path in dict.fromkeys(pair[column] for pair in pairs)]
     genuine = sum(pair.same for pair in pairs)
-    return {None: rows}, [f"DATASETS.PAIRS: {genuine} genuine and {len(pairs) - genuine} impostor pairs"]
-
-
-def _training(
-    images: Sequence[NamedImage], roles: Roles, groups: Collection[str], tested: Collection[str]
-) -> list[NamedImage]:
-    if roles.train.strip() == NONE:
-        return []
-    conditions = read_conditions("DATASETS.TRAIN", roles.train, groups)
-    if not conditions:
-        return [image for image in images if image.person not in tested]
-    fits = matcher("DATASETS.TRAIN", conditions, [image.groups for image in images], roles.seed)
-    return [image for image in images if fits(image.groups)]
+    return rows, [f"DATASETS.PAIRS: {genuine} genuine and {len(pairs) - genuine} impostor pairs"]

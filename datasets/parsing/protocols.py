@@ -97,6 +97,14 @@ def assign(
     return {None: rows}, notes
 
 
+def training_images(images: Images, roles: Roles, groups: Collection[str]) -> list[NamedImage] | None:
+    """Those that ``roles.train`` names, or None where it names none."""
+    if roles.train.strip() == NONE:
+        return []
+    conditions = read_conditions("DATASETS.TRAIN", roles.train, groups)
+    return _matched("TRAIN", conditions, images, roles.seed) if conditions else None
+
+
 def _open(
     images: Images, roles: Roles, conditions: Mapping[str, Sequence[Condition]]
 ) -> tuple[Images, Images | None, Images, list[str]]:

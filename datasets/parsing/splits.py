@@ -1,7 +1,8 @@
 """Splits as data: seeded choices, a data set made of a split, and the text file that lets others repeat it.
 
-The file is a table ``path,identity,split,camera,view`` with ``split`` one of :data:`SPLITS`; the data set
-``listing`` reads the same format. Paths are relative to the data set's folder, with forward slashes.
+The file is a table ``path,identity,split,camera,view`` with ``split`` one of :data:`SPLITS`, or two of them with ``+``
+between them, and columns for attributes; the data set ``listing`` reads the same format. Paths are relative to the
+data set's folder, with forward slashes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, some
+from datasets.parsing.attributes import named_attributes
 from datasets.parsing.tables import Row, label_numbers, read_table
 from utils.checkpoint import write_text
 from utils.errors import ReIDError
 
 SPLITS = ("train", "val", "query", "gallery")
 """``val`` holds images of training people that are kept out of training."""
+COLUMNS = ("path", "identity", "split", "camera", "view")
+TWO_ROLES = frozenset({("train", "gallery"), ("val", "gallery"), ("query", "gallery")})
+"""Splits that one image may belong to: a query that trains would measure memory."""
+NO_ATTRIBUTES = frozenset({*COLUMNS, "x", "y", "w", "h"})
+"""Columns that say where an image is and what becomes of it, not what it shows."""
 
 
 class SplitRow(NamedTuple):
@@ -170,18 +177,22 @@ class SplitDataset(ReIDDataset):
 
 
 def _attributes(rows: Iterable[SplitRow], folder: str) -> dict[str, dict[str, str]]:
-    """The attributes of each image by its path; images that agree in all share one mapping."""
+    """The attributes of each image by its path, its view's name among them; images that agree share one mapping."""
     shared: dict[tuple, dict[str, str]] = {}
-    return {
-        f"{folder}/{row.path}": shared.setdefault(row.attributes, dict(row.attributes))
-        for row in rows
-        if row.attributes
-    }
+    found = {}
+    for row in rows:
+        named = (row.attributes, "" if row.view.isdecimal() else row.view)
+        if named not in shared:
+            shared[named] = {**named_attributes({"view": named[1]}), **dict(row.attributes)}
+        if shared[named]:
+            found[f"{folder}/{row.path}"] = shared[named]
+    return found
 
 
 def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[SplitRow]:
-    """The split that ``dataset`` stands for, with paths relative to ``root``; cameras and views are its
-    numbers. ``trial`` tells which of its query and gallery sets.
+    """The split of ``dataset``, with paths relative to ``root``; cameras and views are its numbers.
+
+    ``trial`` is the number of one of its query and gallery sets.
 
     Reading it back as a listing gives the same records.
 
@@ -192,7 +203,15 @@ def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[Spl
 
     def rows(split: str, records: Sequence[Record], identities: Sequence[str]) -> list[SplitRow]:
         return [
-            SplitRow(_relative(r.path, root), identities[r.pid], split, str(r.camid), str(r.viewid)) for r in records
+            SplitRow(
+                _relative(r.path, root),
+                identities[r.pid],
+                split,
+                str(r.camid),
+                str(r.viewid),
+                tuple(dataset.attributes.get(r.path, {}).items()),
+            )
+            for r in records
         ]
 
     return [
@@ -217,55 +236,83 @@ def write_drawn_splits(dataset: ReIDDataset, folder: str | Path) -> list[Path]:
 
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
-    """Write a split as CSV; the file appears complete or not at all."""
+    """Write a split as CSV, each image once; the file appears complete or not at all."""
+    images: dict[SplitRow, list[str]] = {}
+    for row in rows:
+        images.setdefault(row._replace(split=""), []).append(row.split)
+    names = sorted({name for row in images for name, _ in row.attributes} - NO_ATTRIBUTES)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SplitRow._fields)
-    writer.writerows(rows)
+    writer.writerow((*COLUMNS, *names))
+    for row, splits in images.items():
+        known = dict(row.attributes)
+        roles = "+".join(sorted(splits, key=SPLITS.index))
+        cells = (row.path, row.identity, roles, row.camera, row.view)
+        writer.writerow((*cells, *(known.get(name, "") for name in names)))
     write_text(Path(path), text.getvalue())
 
 
 def read_split(path: str | Path) -> list[SplitRow]:
     """Read and check a split file, CSV or JSON (a list of objects with the same names).
 
-    Identities, cameras and views are text; split names may be in any case; other columns are left alone.
+    Identities, cameras and views are text; split names may be in any case. An image with two splits has a row for each.
+    Other columns are attributes, those of a box (``x y w h``) excepted.
 
     Raises:
-        ReIDError: naming file, line and column: a missing column, an empty cell, an unknown split, a path
-            that is absolute or leaves the folder, a path that comes twice.
+        ReIDError: naming file, line and column: a missing column, an empty cell, an unknown split, two splits that one
+            image cannot have, a path that is absolute or leaves the folder, a path that comes twice.
     """
     table = read_table(path, ("path", "identity", "split"))
     filled = [c for c in ("camera", "view") if any(row.cells.get(c) for row in table.rows)]
+    others = [c for c in table.columns if c not in NO_ATTRIBUTES]
     rows: list[SplitRow] = []
     place_of: dict[str, str] = {}
     for row in table.rows:
-        parsed = _parse(path, row, filled)
-        if parsed.path in place_of:
+        parsed = _parse(path, row, filled, others)
+        image = parsed[0].path
+        if image in place_of:
             raise ReIDError(
-                f"{path}: {row.place}, column 'path': {parsed.path!r} was already given at "
-                f"{place_of[parsed.path]}. An image belongs to one split only; remove one of the two."
+                f"{path}: {row.place}, column 'path': {image!r} was already given at {place_of[image]}. Remove one of "
+                "the two rows; an image that is enrolled and also a query or a training image is written once, with "
+                "query+gallery or train+gallery as its split."
             )
-        place_of[parsed.path] = row.place
-        rows.append(parsed)
+        place_of[image] = row.place
+        rows += parsed
     return rows
 
 
-def _parse(path: str | Path, row: Row, filled: Sequence[str]) -> SplitRow:
-    """One row, checked; ``filled`` names the optional columns that some row, and so every row, fills."""
+def _parse(path: str | Path, row: Row, filled: Sequence[str], others: Sequence[str]) -> list[SplitRow]:
+    """One row, checked, in each of its splits.
+
+    Args:
+        filled: the optional columns that some row, and so every row, fills.
+        others: columns of attributes.
+    """
     cells = row.cells
     for column in ("path", "identity", "split", *filled):
         if not cells[column]:
             raise ReIDError(f"{path}: {row.place}, column {column!r} is empty.")
-    split = cells["split"].lower()
-    if split not in SPLITS:
+    splits = tuple(sorted((part.strip() for part in cells["split"].lower().split("+")), key=_split_order))
+    if not set(splits) <= set(SPLITS):
         raise ReIDError(f"{path}: {row.place}, column 'split': {cells['split']!r} is none of {', '.join(SPLITS)}.")
+    if len(splits) > 1 and splits not in TWO_ROLES:
+        raise ReIDError(
+            f"{path}: {row.place}, column 'split': {cells['split']!r}: an image can be "
+            f"{', '.join(sorted('+'.join(two) for two in TWO_ROLES))}, and nothing else besides one split."
+        )
     image = inside(cells["path"])
     if image is None:
         raise ReIDError(
             f"{path}: {row.place}, column 'path': {cells['path']!r} leaves the data set's folder. "
             "Give paths relative to that folder, without '..'."
         )
-    return SplitRow(image, cells["identity"], split, cells.get("camera", ""), cells.get("view", ""))
+    known = named_attributes({name: cells.get(name, "") for name in others})
+    first = SplitRow(image, cells["identity"], "", cells.get("camera", ""), cells.get("view", ""), tuple(known.items()))
+    return [first._replace(split=split) for split in splits]
+
+
+def _split_order(split: str) -> int:
+    return SPLITS.index(split) if split in SPLITS else -1
 
 
 def inside(path: str) -> str | None:

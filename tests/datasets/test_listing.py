@@ -9,6 +9,7 @@ from datasets.bases import Photo, ReIDDataset
 from datasets.hands.folder import HandFolder
 from datasets.hands.hand_fkp import PolyUFKP
 from datasets.listing import Listing
+from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import SplitRow, pick, read_split, split_of, take_one_each, write_split
 from datasets.parsing.tables import label_numbers
 from tests.datasets.hand_trees import message, names, plant
@@ -255,3 +256,65 @@ def test_folder_trees_round_trip_with_views(tmp_path):
     write_split(tmp_path / "split.csv", split_of(data, root))
     again = Listing(tmp_path / "split.csv", root)
     assert (again.train, again.query, again.gallery) == (data.train, data.query, data.gallery)
+
+
+ROLES = """path,identity,split,person,side,note
+a1.png,ann left,train+gallery,ann,L,x
+a2.png,ann left,query,ann,L,
+b1.png,ben left,Train + Gallery,ben,left,x
+b2.png,ben left,query,ben,left,
+"""
+
+
+def test_several_roles_and_attributes(tmp_path):
+    plant(tmp_path, "a1.png", "a2.png", "b1.png", "b2.png")
+    (tmp_path / "listing.csv").write_text(ROLES)
+    data = Listing(tmp_path / "listing.csv")
+    assert [len(part) for part in (data.train, data.query, data.gallery)] == [2, 2, 2]
+    assert data.protocol == "closed" and "2 of 2 gallery images are training images" in " ".join(data.notes)
+    assert data.attributes[data.gallery[0].path] == {"person": "ann", "hand": "left", "note": "x"}
+    write_split(tmp_path / "again.csv", split_of(data, tmp_path))
+    again = Listing(tmp_path / "again.csv")
+    assert (again.train, again.query, again.gallery) == (data.train, data.query, data.gallery)
+    assert again.attributes == data.attributes
+
+
+@pytest.mark.parametrize("split", ["train+query", "train+val", "query+query", "train+query+gallery", "query+", "+"])
+def test_roles_that_one_image_cannot_have(tmp_path, split):
+    plant(tmp_path, "a1.png", "a2.png", "b1.png", "b2.png")
+    (tmp_path / "listing.csv").write_text(ROLES.replace("a2.png,ann left,query", f"a2.png,ann left,{split}"))
+    assert "line 3, column 'split'" in message(Listing, tmp_path / "listing.csv")
+
+
+def test_an_image_that_is_query_and_enrolled(tmp_path):
+    plant(tmp_path, "a1.png", "a2.png", "b1.png")
+    rows = "a1.png,ann,query+gallery\na2.png,ann,query+gallery\nb1.png,ben,query+gallery\n"
+    (tmp_path / "listing.csv").write_text(f"path,identity,split\n{rows}")
+    data = Listing(tmp_path / "listing.csv", require_train=False)
+    assert data.query == data.gallery and data.has_positive() == [True, True, False]
+    assert "1 of 3 queries have no match" in " ".join(data.notes)
+
+
+def test_people_of_an_open_protocol(tmp_path):
+    plant(tmp_path, "a1.png", "a2.png", "b1.png", "b2.png")
+    rows = (
+        "a1.png,ann left,train,ann",
+        "b1.png,b,train,ben",
+        "a2.png,ann right,query,ann",
+        "b2.png,ann right,gallery,ann",
+    )
+    (tmp_path / "listing.csv").write_text("\n".join(("path,identity,split,person", *rows)))
+    assert Listing(tmp_path / "listing.csv").protocol == ""
+    said = message(Listing, tmp_path / "listing.csv", roles=Roles("open"))
+    assert "DATASETS.PROTOCOL open, but 1 of 1 test people train too: ann" in said
+
+
+def test_all_pairs_of_a_listing(tmp_path):
+    plant(tmp_path, *(f"{n}.png" for n in "abcdef"))
+    rows = "a.png,ann,train\nb.png,ben,train\nc.png,cem,query\nd.png,dee,gallery\ne.png,cem,gallery\nf.png,dee,query\n"
+    (tmp_path / "listing.csv").write_text(f"path,identity,split\n{rows}")
+    data = Listing(tmp_path / "listing.csv", roles=Roles("all_pairs"))
+    assert data.query == data.gallery and [r.path[-5] for r in data.query] == ["c", "e", "d", "f"]
+    (tmp_path / "pairs.txt").write_text("c.png e.png 1\nc.png d.png 0\n")
+    pairs = Listing(tmp_path / "listing.csv", roles=Roles("pairs"), pairs="pairs.txt")
+    assert len(pairs.train) == 2 and [list(part) for part in pairs.pair_rows()] == [[0, 0], [0, 1], [True, False]]

@@ -165,7 +165,7 @@ def test_another_root_is_proposed(root):
         ("deep/er/003_l_1_1.png deep/er/003_l_2_1.png", "line 1"),
         ("a.png /b.png 1", "is no pair"),
         ("a.png b.png 2", "is no pair"),
-        ("deep/er/003_l_1_1.png z.png 1", "names 1 images that are not there or do not match"),
+        ("deep/er/003_l_1_1.png z.png 1", "names 1 images that are not there or are left out"),
         ("deep/er/003_l_1_1.png deep/er/003_r_1_1.png 1", "label of 1 of 1 pairs contradicts the identities"),
         ("deep/er/003_l_1_1.png deep/er/003_l_2_1.png 1\ndeep/er/003_l_1_1.png deep/er/003_l_2_1.png 0", "other label"),
     ],
