@@ -1,4 +1,4 @@
-"""Where CLIP's pre-trained weights come from: a file of the user, the cache, or OpenAI's server."""
+"""Where CLIP's pre-trained weights come from: a file of the user, a hub, the cache, or OpenAI's server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
+from model.clip.hub import SCHEME, hub_file
+from model.clip.shapes import named_shape
 from model.clip.weight_files import missing
 from utils.errors import ReIDError
 
@@ -57,12 +59,14 @@ def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None 
 
     Args:
         name: ``MODEL.NAME``, e.g. ``ViT-B-16`` or ``ViT-B/16``.
-        path: ``MODEL.PRETRAIN_PATH``, a file of the user's; it is not checked here.
+        path: ``MODEL.PRETRAIN_PATH``, a file of the user's, which is not checked here, or ``hf://owner/name``.
         cache_dir: folder of the cache; by default ``$CLIP_CACHE`` or ``~/.cache/clip``.
 
     Raises:
         ReIDError: ``path`` is no file, nothing is published under ``name``, or the download failed.
     """
+    if str(path).startswith(SCHEME):
+        return hub_file(str(path))
     if path:
         own = Path(path).expanduser()
         if not own.is_file():
@@ -71,11 +75,12 @@ def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None 
                 f"say where weights come from; left empty, those of {name} are downloaded."
             )
         return own
+    named_shape(name)  # an unknown name has a message of its own
     weights = PRETRAINED.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))
     if weights is None:
         raise ReIDError(
-            f"MODEL.NAME = {name!r}: no weights are published for it, only for {', '.join(PRETRAINED)}. "
-            "Name a file in MODEL.PRETRAIN_PATH, or start at random with MODEL.PRETRAIN_CHOICE 'random'."
+            f"MODEL.NAME = {name!r}: OpenAI published no weights for it, only for {', '.join(PRETRAINED)}. Name a file "
+            "or hf://owner/name in MODEL.PRETRAIN_PATH, or start at random with MODEL.PRETRAIN_CHOICE 'random'."
         )
     folder = Path(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/clip").expanduser()
     target = folder / weights.url.rpartition("/")[2]

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from model.clip.hub import CONFIGURATIONS
 from model.clip.shapes import HEAD_WIDTH, PUBLISHED_WIDTHS, WIDER_HEADS
 from utils.errors import ReIDError
 from utils.text_files import read_text
@@ -20,8 +21,6 @@ HUGGING_FACE = {
 """A tensor of each tower of a ``CLIPModel`` whose length is the tower's width."""
 OPENAI = {"vision": "visual.class_embedding", "text": "ln_final.weight"}
 """The same under OpenAI's names; open_clip may put ``text.`` before them."""
-CONFIGURATIONS = ("config.json", "open_clip_config.json")
-"""Files that Hugging Face and open_clip write beside the weights."""
 LARGEST = 1 << 20
 """Bytes of such a file that are read; published ones have a few thousand."""
 

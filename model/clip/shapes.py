@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,8 +115,36 @@ def named_shape(name: str) -> CLIPShape:
     """
     shape = ARCHITECTURES.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))
     if shape is None:
-        raise ReIDError(f"MODEL.NAME = {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
+        raise ReIDError(
+            f"MODEL.NAME = {name!r}: choose one of {', '.join(ARCHITECTURES)}, or timm/<a backbone of timm>."
+            f"{_hint(name)}"
+        )
     return shape
+
+
+def _hint(name: str) -> str:
+    """What an unknown name may mean: a repository of weights, timm's name for a network, a slip of the pen."""
+    owner, slash, repository = name.rpartition("/")
+    network = _plain(repository)
+    meant = next((known for known in ARCHITECTURES if _plain(known) in network), "")
+    if slash and owner != "timm":
+        return (
+            f" A repository of weights goes into MODEL.PRETRAIN_PATH hf://{name}; MODEL.NAME is its architecture"
+            f"{f', {meant}' if meant else ''}."
+        )
+    if re.fullmatch(r"resnet(50|101)", name, re.IGNORECASE):
+        return f" CLIP's ResNet is RN{name[6:]}; ImageNet's is timm/{name.lower()}."
+    near = difflib.get_close_matches(name.upper(), [known.upper() for known in ARCHITECTURES], n=1, cutoff=0.6)
+    meant = meant or next((known for known in ARCHITECTURES if [known.upper()] == near), "")
+    return f" Did you mean {meant}?" if meant else ""
+
+
+def _plain(name: str) -> str:
+    """A name of a network without what its writers spell in different ways: vit_base_patch16, ViT-B/16, vit-b-16."""
+    name = re.sub(r"resnet", "rn", re.sub(r"patch|clip", "", name.lower()))
+    for letter, word in (("b", "base"), ("l", "large"), ("h", "huge")):
+        name = name.replace(word, letter)
+    return re.sub(r"[^a-z0-9]", "", name)
 
 
 def names_of(image: ViTShape | ResNetShape) -> list[str]:
