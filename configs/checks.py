@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
+    "INPUT.FIT_TEST": ("stretch", "crop"),
     "DATASETS.CAMERA_RULE": ("auto", "market", "none"),
     "DATASETS.ASPECT": ("dorsal right", "dorsal left", "palmar right", "palmar left", "all"),
     "DATASETS.GALLERY": ("all", "aspect"),

@@ -73,6 +73,7 @@ _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # per channel, subtracted from the 
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # per channel, the image is divided by it
 _C.INPUT.INTERPOLATION_TRAIN = "bicubic"  # (ours) nearest | bilinear | bicubic | lanczos
 _C.INPUT.INTERPOLATION_TEST = "bilinear"  # (ours) likewise; used for stage 1's features too
+_C.INPUT.FIT_TEST = "stretch"  # (ours) stretch | crop: scale to cover SIZE_TEST and cut out the centre, as CLIP does
 _C.INPUT.EXIF = False  # (ours) turn photos upright as their EXIF orientation says (phones write it)
 _C.INPUT.JPEG_DRAFT = False  # (ours) decode JPEGs at 1/2, 1/4 or 1/8 before resizing: faster, but not bit-exact
 

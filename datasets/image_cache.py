@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import PIL
 from PIL import Image
-from torchvision.transforms import InterpolationMode, Resize
 
+from datasets.preprocessing import fitting
 from utils.errors import ReIDError
 from utils.images import read_image
 from utils.logger import LOGGER
@@ -48,12 +48,14 @@ class Reader:
         interpolation: name of a Pillow filter.
         exif: turn photos upright.
         draft: let JPEG decode at a reduced size; see :func:`utils.images.decode`.
+        fit: how a picture gets its size; see :func:`datasets.preprocessing.fitting`.
     """
 
     size: tuple[int, int]
     interpolation: str
     exif: bool = False
     draft: bool = False
+    fit: str = "stretch"
 
     def read(self, path: str) -> Image.Image:
         """The picture in RGB and of :attr:`size`.
@@ -62,7 +64,7 @@ class Reader:
             ReIDError: ``path`` is missing or no readable image.
         """
         image = read_image(path, self.exif, max(self.size) if self.draft else None)
-        return Resize(self.size, InterpolationMode(self.interpolation))(image)
+        return fitting(self.size, self.interpolation, self.fit)(image)
 
 
 class ImageCache:
@@ -155,7 +157,7 @@ def make_readers(cfg: CfgNode, dataset: ReIDDataset) -> Readers:
     """
     size, exif, draft = resized_size(cfg), cfg.INPUT.EXIF, cfg.INPUT.JPEG_DRAFT
     augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, exif, draft)
-    plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, exif, draft)
+    plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, exif, draft, cfg.INPUT.FIT_TEST)
     train = [record.path for record in dataset.train] if dataset.require_train else []
     validation = dataset.validation
     test = [record.path for record in (*dataset.test_images, *(validation.images if validation else ()))]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from datasets.bases import Record, ReIDDataset, number_of, some
 from datasets.image_cache import Read, make_readers, resized_size
 from datasets.images import ImageDataset, find_unreadable
+from datasets.mirroring import mirroring_notes
 from datasets.preprocessing import test_transform, train_transform
 from datasets.sampler import EpochBatches, PKBatchSampler, ShuffledBatches
 from utils.distributed import gather_objects, local_world_size, shard_of, world_size
@@ -48,7 +49,8 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
     They draw from generators of their own, so reading images leaves the process's random numbers alone.
     """
     size, mean, std = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    plain = test_transform(cfg.INPUT.SIZE_TEST, mean, std, interpolation=cfg.INPUT.INTERPOLATION_TEST)
+    how = {"interpolation": cfg.INPUT.INTERPOLATION_TEST, "fit": cfg.INPUT.FIT_TEST}
+    plain = test_transform(cfg.INPUT.SIZE_TEST, mean, std, **how)
     workers = num_workers(cfg)
 
     def loader(images: ImageDataset, **how: object) -> DataLoader:
@@ -124,7 +126,7 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
     if len(dataset.gallery) < 50:
         images = number_of(len(dataset.gallery), "image")
         dataset.notes.append(f"the gallery has {images}: CMC keeps its last value up to rank 50")
-    dataset.notes += dataset.trivial()
+    dataset.notes += [*dataset.trivial(), *mirroring_notes(cfg, dataset)]
     trained = number_of(len(dataset.train), "training image")
     people = number_of(dataset.num_train_pids, "identity", "identities")
     queries, gallery = len(dataset.query), number_of(len(dataset.gallery), "gallery image")

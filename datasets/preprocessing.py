@@ -8,9 +8,41 @@ from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms.functional import center_crop, resize
 
 Transform = Callable[[Image.Image], Tensor]
 """An RGB picture to a normalised tensor [3, H, W]."""
+
+
+class CoverCrop:
+    """Scale a picture until it covers ``size``, then cut out its centre; the longer side loses its ends.
+
+    For a square this is CLIP's own preprocessing, ``Resize(side)`` and ``CenterCrop(side)``.
+
+    Args:
+        size: height and width in pixels.
+        interpolation: name of a Pillow filter.
+    """
+
+    def __init__(self, size: Sequence[int], interpolation: str) -> None:
+        self.size = (size[0], size[1])
+        self.interpolation = transforms.InterpolationMode(interpolation)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The part of ``image`` that is kept, of :attr:`size`."""
+        (height, width), (columns, rows) = self.size, image.size
+        if height * columns >= width * rows:  # wider than wanted: the height decides
+            scaled = (height, height * columns // rows)
+        else:
+            scaled = (width * rows // columns, width)
+        return center_crop(resize(image, list(scaled), self.interpolation), list(self.size))
+
+
+def fitting(size: Sequence[int], interpolation: str, fit: str = "stretch") -> Callable[[Image.Image], Image.Image]:
+    """From a picture of any size to one of ``size``: ``stretch`` it, or ``crop`` its centre (``INPUT.FIT_TEST``)."""
+    if fit == "crop":
+        return CoverCrop(size, interpolation)
+    return transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation))
 
 
 def train_transform(
@@ -59,15 +91,16 @@ def train_transform(
 
 
 def test_transform(
-    size: Sequence[int], mean: Sequence[float], std: Sequence[float], *, interpolation: str = "bilinear"
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    interpolation: str = "bilinear",
+    fit: str = "stretch",
 ) -> Transform:
-    """Resize and normalise; stage 1 takes its image features from these too."""
+    """Resize or crop (:func:`fitting`) and normalise; stage 1 takes its image features from these too."""
     return transforms.Compose(
-        [
-            transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
+        [fitting(size, interpolation, fit), transforms.ToTensor(), transforms.Normalize(mean, std)]
     )
 
 

@@ -109,9 +109,8 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
 
     cfg, _ = load_config(config_file, [*overrides, "TEST.WEIGHT", str(weight)])
     inputs = cfg.INPUT
-    transform = test_transform(
-        inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, interpolation=inputs.INTERPOLATION_TEST
-    )
+    how = {"interpolation": inputs.INTERPOLATION_TEST, "fit": inputs.FIT_TEST}
+    transform = test_transform(inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, **how)
     compute = _onnx_network(cfg) if Path(weight).suffix == ".onnx" else _torch_network(cfg)
     at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
     return Embedder(compute, transform, inputs.EXIF, cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least)

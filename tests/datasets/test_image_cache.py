@@ -116,7 +116,13 @@ def test_a_changed_file_is_read_again(paths, folder, decoded, touch):
 
 
 @pytest.mark.parametrize(
-    "other", [Reader((12, 10), "bilinear"), Reader((10, 12), "bicubic"), Reader((12, 10), "bicubic", True)]
+    "other",
+    [
+        Reader((12, 10), "bilinear"),
+        Reader((10, 12), "bicubic"),
+        Reader((12, 10), "bicubic", True),
+        Reader((12, 10), "bicubic", fit="crop"),
+    ],
 )
 def test_another_way_of_reading_shares_nothing(paths, tmp_path, decoded, other):
     ImageCache(READER, paths, 10**6, tmp_path / "cache").read(paths[0])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
+from datasets.preprocessing import fitting, train_transform
 from datasets.preprocessing import test_transform as plain_transform
-from datasets.preprocessing import train_transform
 from tests.datasets.pictures import pixels
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
@@ -192,3 +193,31 @@ def test_colours_change_by_no_more_than_the_share_asked_for():
     shares = found[:, 0, 0, 0] / 100
     assert 0.79 < shares.min() < 0.82 and 1.18 < shares.max() < 1.21
     assert np.ptp(varied(jitter=0.2), axis=0).max() > 0.1 and not np.ptp(varied(), axis=0).any()
+
+
+@pytest.mark.parametrize("shape", [(64, 90), (91, 64), (50, 50), (33, 47), (224, 301)])
+@pytest.mark.parametrize("side", [32, 224])
+def test_cropping_is_clips_own_preprocessing(shape, side):
+    """Resize of the shorter side and a centre crop, as OpenAI's code states them."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(side, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(side),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    ours = plain_transform((side, side), MEAN, STD, interpolation="bicubic", fit="crop")
+    assert torch.equal(ours(picture), theirs(picture))
+    cropped = fitting((side, side), "bicubic", "crop")(picture)
+    assert torch.equal(ours(cropped), ours(picture)), "a cropped picture from the cache stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept"), [((20, 40), (0, 10, 20, 30)), ((80, 10), (30, 0, 50, 10)), ((9, 9), (0, 0, 9, 9))]
+)
+def test_cropping_keeps_the_middle_of_the_longer_side(shape, kept):
+    ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])).astype(np.uint8)[..., None].repeat(3, 2)
+    found = fitting((kept[2] - kept[0], kept[3] - kept[1]), "bilinear", "crop")(Image.fromarray(ramp))
+    assert np.array_equal(np.asarray(found), ramp[kept[0] : kept[2], kept[1] : kept[3]])
