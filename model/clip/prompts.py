@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 
-from model.clip.simple_tokenizer import tokenize
+from model.clip.simple_tokenizer import encode, refuse_marks, tokenize
 from utils.errors import ReIDError
+
+LEARNABLE = re.compile(r"(?<![^\W_])X(?:\s+X)*(?![^\W_])")
+"""X side by side, each a word of its own; punctuation may touch them."""
+COMPOUND = re.compile(r"X-[^\W_]{2}")
+"""How a word such as X-ray begins."""
 
 
 def context_tokens(sentence: str) -> tuple[str, int]:
-    """The words before the free tokens of a ``MODEL.PROMPT``, and how many free tokens there are.
+    """The text before the learnable tokens of a ``MODEL.PROMPT``, and how many learnable tokens there are.
 
     Raises:
-        ReIDError: there are none, too many, or they do not stand together.
+        ReIDError: there are none, too many, or they do not stand together; or the sentence holds a mark of the
+            tokenizer.
     """
-    words = sentence.split()
-    free = [i for i, word in enumerate(words) if word == "X"]
-    if not (1 <= len(free) <= 60 and free[-1] - free[0] == len(free) - 1):
+    runs = list(LEARNABLE.finditer(sentence))
+    if len(runs) > 1:
+        runs = [run for run in runs if run[0] != "X" or not COMPOUND.match(sentence, run.start())]
+    count = len(runs[0][0].split()) if len(runs) == 1 else 0
+    if not 1 <= count <= 60:
         raise ReIDError(
             f"MODEL.PROMPT = {sentence!r}: expected one X for each learnable token, 1 to 60 side by side, "
             "for example 'A photo of a X X X X hand.'"
         )
-    return " ".join(words[: free[0]]), len(free)
+    refuse_marks([sentence], "MODEL.PROMPT")
+    before, after = sentence[: runs[0].start()], sentence[runs[0].end() :]
+    if encode(sentence) != [*encode(before), *encode("X") * count, *encode(after)]:
+        raise ReIDError(
+            f"MODEL.PROMPT = {sentence!r}: an X joins what stands beside it to one token. Put blanks around each X."
+        )
+    return before, count
 
 
 class Template(nn.Module):

@@ -117,6 +117,24 @@ def encode(text: str) -> list[int]:
     return [token for word in _WORD.findall(clean(text)) for token in _encode_word(word)]
 
 
+def refuse_marks(texts: Iterable[str], what: str) -> None:
+    """Refuse texts that hold the tokenizer's marks of start or end: a sentence is read up to its first end mark.
+
+    Args:
+        texts: sentences, names or parts of them.
+        what: they are, for the message.
+
+    Raises:
+        ReIDError: naming the text.
+    """
+    for text in texts:
+        if not {START_OF_TEXT, END_OF_TEXT}.isdisjoint(encode(text)):
+            raise ReIDError(
+                f"{what} = {_shortened(text)!r}: {' and '.join(_SPECIAL)} mark where a sentence starts and ends and "
+                "cannot stand inside one. Take them out."
+            )
+
+
 def decode(tokens: Iterable[int] | Tensor) -> str:
     """Text of ``tokens``, in lower case, a space after each word; bytes that are no UTF-8 become U+FFFD.
 
