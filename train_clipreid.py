@@ -79,6 +79,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     finish_run(cfg, run, dataset, name, outcome, model, loaders.test)
     if is_main():
         write_report(run.output_dir, recipe=config_file)
+    run.finish()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -205,6 +205,23 @@ def _check_model(cfg: CfgNode) -> None:
         )
 
 
+def schedule_notes(cfg: CfgNode) -> list[str]:
+    """What in the schedules of the stages that run has no effect in so few epochs."""
+    notes = []
+    for number in cfg.SOLVER.STAGES:
+        name, stage = f"SOLVER.STAGE{number}", cfg.SOLVER[f"STAGE{number}"]
+        epochs = f"{name}.MAX_EPOCHS = {stage.MAX_EPOCHS}"
+        warmup = "WARMUP_EPOCHS" if stage.SCHEDULER == "cosine" else "WARMUP_ITERS"
+        if stage[warmup] > stage.MAX_EPOCHS:
+            notes.append(
+                f"{name}.{warmup} = {stage[warmup]} is more than {epochs}: the learning rate does not reach BASE_LR"
+            )
+        late = [step for step in stage.STEPS if step > stage.MAX_EPOCHS]
+        if stage.SCHEDULER == "multistep" and late:
+            notes.append(f"{name}.STEPS {', '.join(map(str, late))} come after {epochs}: they lower no learning rate")
+    return notes
+
+
 def _check_test(cfg: CfgNode) -> None:
     if cfg.TEST.RERANK_K2 > cfg.TEST.RERANK_K1:
         raise ReIDError(

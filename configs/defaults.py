@@ -189,6 +189,6 @@ _C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the m
 _C.TEST.PICTURES = True  # (ours) write ranking.png and pictures/, which show people; curves.png is always written
 
 _C.OUTPUT_DIR = "output/run"  # folder of everything a run writes
-_C.RESUME = "auto"  # (ours) auto: go on where OUTPUT_DIR was interrupted | never: start over | another run's folder
+_C.RESUME = "auto"  # (ours) auto: resume what was interrupted in OUTPUT_DIR | never: start over | another run's folder
 _C.CHECKPOINT_MINUTES = 10.0  # (ours) save the state to resume from at each epoch's end and every so many minutes
 _C.CHECKPOINTS_KEPT = 2  # (ours) how many of these states stay: the newest, and others in case it is damaged

@@ -18,9 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs import load_config, read_tree
+from model import check_method
 from processor.reports.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
 from processor.runs.folder import RunFolder, flatten, kind, read_run
-from processor.runs.run import free_to_change
+from processor.runs.run import differing_keys, free_to_change
 from utils.checkpoint import save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -59,10 +61,6 @@ def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: S
     Raises:
         ReIDError: a configuration is wrong, which is named, two have one name, or they differ in data or test protocol.
     """
-    # A command stands on top of everything; see processor/html_report.py.
-    from configs import load_config
-    from model import check_method
-
     names = [file.stem for file in files]
     twice = [name for name in names if names.count(name) > 1]
     if twice or len(set(seeds)) < len(seeds):
@@ -110,8 +108,6 @@ def check_comparable(jobs: Sequence[Job]) -> None:
 
 def finished(job: Job) -> RunFolder | None:
     """What the run left, if it is finished and was that of the same configuration."""
-    from configs import read_tree
-
     config, metrics = job.folder / "config.yml", job.folder / "metrics.json"
     try:
         # A run writes its configuration first and its numbers last; later ones belong to a run that did not end.
@@ -120,7 +116,7 @@ def finished(job: Job) -> RunFolder | None:
         run, before = read_run(job.folder), flatten(read_tree(config))
     except (OSError, ReIDError):
         return None
-    same = all(before.get(key) == value for key, value in job.settings.items() if _matters(key))
+    same = not any(_matters(key) for key in differing_keys(before, job.settings))
     # A test there may have written the numbers after the configuration: the row says itself how it was measured.
     measured = {f"TEST.{key}": value for key, value in run.result.get("protocol", {}).items()}
     same = same and all(job.settings.get(key) == value for key, value in measured.items() if key not in METHODS_OWN)
@@ -159,7 +155,7 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
         console.unlink()  # the run's own log says the same, without the paths of this machine
         return ""
     lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"status {process.returncode}: {lines[-1][:500] if lines else 'it said nothing'} ({console})"
+    return f"status {process.returncode}: {lines[-1][:500] if lines else 'no output'} ({console})"
 
 
 def _wait_for(folder: Path) -> None:

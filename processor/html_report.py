@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import get_defaults, load_config
 from processor.reports.comparison import same_queries, seeds_of_one, set_apart_by
 from processor.runs.folder import COUNTS, MEASURES, RunFolder, flatten, read_run
 from utils.bootstrap import paired_bootstrap
@@ -241,17 +242,11 @@ def write_report(folder: Path, test: bool = False, recipe: str | Path | None = N
     return path
 
 
-# This is a command, which wires everything: it may import configs. The scripts import it from here; were the imports
-# not inside these functions, `import processor` would pull in what stands above it.
 def _defaults() -> dict[str, Any]:
-    from configs import get_defaults
-
     return flatten(get_defaults())
 
 
 def _recipe(file: str | Path) -> dict[str, Any]:
-    from configs import load_config
-
     values = flatten(load_config(file)[0])
     return ShortPaths(value for value in values.values() if isinstance(value, str)).everywhere(values)
 

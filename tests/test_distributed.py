@@ -280,14 +280,14 @@ def test_killed_stopped_and_gone_on_with(alone, hands, tmp_path):
     assert_no_traceback_of_ours(said)
 
     status, said, _ = launch(tmp_path / "stop", "script", argv=argv, at=4, act="SIGTERM torchrun")
-    assert said.count("going on at stage 1, epoch 1, complete") == 1, said
+    assert said.count("resuming at stage 1, epoch 1, complete") == 1, said
     assert status and said.count("stopped at stage 2 epoch 1/2, iteration 2") == 1, said
     assert_no_traceback_of_ours(said)
 
     train_clipreid.train(file, argv[2:])
     close_logger()
     log = (root / "vit/train_log.txt").read_text()
-    assert log.count("going on at stage 2, epoch 1, 2 iterations done") == 1
+    assert log.count("resuming at stage 2, epoch 1, 2 iterations done") == 1
     one, two = read(alone, "vit"), read(root, "vit")
     for entry, expected in zip(two["history"], one["history"], strict=True):
         assert entry["loss"] == pytest.approx(expected["loss"], rel=1e-5)

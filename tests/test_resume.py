@@ -81,7 +81,7 @@ def test_a_signal_saves_and_has_its_own_status(driver, hands, whole, tmp_path, n
     stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command resumes there"
     assert done["status"] == 3 and stopped in done["said"], done
     done = runs()
-    assert done["status"] == 0 and "going on at stage 2, epoch 1, 1 iterations done" in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming at stage 2, epoch 1, 1 iterations done" in done["said"], done["said"]
     assert_same(runs, whole)
 
 
@@ -138,7 +138,7 @@ def test_a_read_only_folder_leaves_the_last_state(driver, hands, whole, tmp_path
         for folder in (runs.folder, *runs.folder.glob("*/")):
             folder.chmod(0o755)
     done = runs()
-    assert done["status"] == 0 and "going on at stage 2" in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming at stage 2" in done["said"], done["said"]
     assert_same(runs, whole)
 
 
@@ -156,7 +156,7 @@ def test_a_vanished_image_stops_the_run_and_its_return_lets_it_go_on(driver, han
         assert done["status"] == 2 and "23 training images found now. Bring the old ones back" in done["said"], done
         victim.write_bytes(content)
     done = runs()
-    assert done["status"] == 0 and "going on at stage 2" in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming at stage 2" in done["said"], done["said"]
     assert_same(runs, whole)
 
 
@@ -166,7 +166,7 @@ def test_a_killed_loader_process_stops_the_run_which_goes_on(driver, hands, whol
     assert done["status"] == 2 and "a process that reads images has died" in done["said"], done["said"]
     assert "DATALOADER.NUM_WORKERS" in done["said"] and "Traceback" not in done["said"], done["said"]
     done = runs()
-    assert done["status"] == 0 and "going on at stage 2, epoch 2" in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming at stage 2, epoch 2" in done["said"], done["said"]
     assert_same(runs, whole)
 
 
@@ -223,7 +223,7 @@ def test_where_to_go_on_from_is_a_choice(driver, hands, whole, tmp_path):
     done = second(RESUME=tmp_path / "third")
     assert done["status"] == 2 and "no saved state in" in done["said"] and "Name a run's OUTPUT_DIR" in done["said"]
     done = second(RESUME=first.folder)
-    assert done["status"] == 0 and "going on at stage 2" in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming at stage 2" in done["said"], done["said"]
     assert second.numbers() == whole.numbers()
     expected = whole.weights()
     for name, state in second.weights().items():
@@ -231,6 +231,6 @@ def test_where_to_go_on_from_is_a_choice(driver, hands, whole, tmp_path):
     assert before == {path.name: path.read_bytes() for path in first.folder.rglob("*.*")}
     (first.folder / "metrics.json").write_text("of the run before")
     done = first(RESUME="never")
-    assert done["status"] == 0 and "going on" not in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming" not in done["said"], done["said"]
     assert (first.folder / "metrics_before.json").read_text() == "of the run before"
     assert_same(first, whole)

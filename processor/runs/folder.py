@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs import read_tree
 from utils.errors import ReIDError
 from utils.paths import ShortPaths
 from utils.text_files import read_text
@@ -116,9 +117,6 @@ def read_run(folder: Path, test: bool = False) -> RunFolder:
     Raises:
         ReIDError: it is no finished run.
     """
-    # The caller is a command, on top of everything; see processor/html_report.py.
-    from configs import read_tree
-
     try:
         metrics = read_metrics(folder / "metrics.json")
         trained, tests = ([row for row in metrics["results"] if kind(row) in kinds] for kinds in (TRAINED, ("test",)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import os
 import platform
 import shutil
 import time
@@ -15,6 +17,8 @@ import torch
 import torchvision
 from torch import nn
 
+from configs import get_defaults
+from configs.checks import schedule_notes
 from processor.runs.folder import back_up, flatten, holds_training
 from processor.runs.states import TrainingStates
 from utils.checkpoint import model_file, remove_unfinished, write_atomically
@@ -50,7 +54,7 @@ FREE_TO_CHANGE = (
     ".LOG_PERIOD",
     ".EVAL_PERIOD",
 )
-"""Keys, or their beginnings or ends, that may change when a run goes on: no training step sees them."""
+"""Keys, or their beginnings or ends, that may change when a run resumes: no training step sees them."""
 
 VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "NECK_FEAT"))
 """What chooses the best epoch where images are held out: there they may not change."""
@@ -88,6 +92,7 @@ class Run:
         best: epoch and mAP of the best validation so far, empty before the first.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
+        parts_saved: names of the parts in the newest state.
         trained: parameters that a stage has trained, with their sizes.
         data: fingerprint of the training images.
         seconds_before: spent by earlier, interrupted runs.
@@ -106,6 +111,7 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     position: TrainingProgress = field(default_factory=TrainingProgress)
     unclaimed: dict[str, dict] = field(default_factory=dict)
+    parts_saved: list[str] = field(default_factory=list)
     trained: dict[str, int] = field(default_factory=dict)
     data: str = ""
     seconds_before: float = 0.0
@@ -142,6 +148,7 @@ class Run:
         """
         _check_finite(parts["model"].state_dict(), position)
         self.position = position
+        self.parts_saved = list(parts)
         if not is_main():
             return
         self.states.save(
@@ -158,14 +165,14 @@ class Run:
         )
 
     def resume(self, source: str) -> None:
-        """Find the state to go on from; ``source`` is ``auto``, ``never`` or another run's folder.
+        """Find the state to resume from; ``source`` is ``auto``, ``never`` or another run's folder.
 
-        This run's own states come first, so that a run that started from another's goes on with its own. All processes
-        go on from what the first one finds, however many there were before. A training that does not go on from its own
-        sets aside the numbers of the one before.
+        This run's own states come first, so that a run that started from another's resumes its own. All processes
+        resume from what the first one finds, however many there were before. A training that does not resume its own
+        states keeps the numbers of the one before as a backup.
 
         Raises:
-            ReIDError: the state belongs to another configuration, or ``source`` names a folder without one.
+            ReIDError: the state belongs to another configuration, or ``source`` is no word and no folder with a state.
         """
         state, folder = from_main(partial(self._find_state, source))
         if state is not None:
@@ -182,12 +189,13 @@ class Run:
         self.best = state["best"]
         self.data, self.seconds_before = state["data"], state["seconds"]
         self.unclaimed = state["parts"]
+        self.parts_saved = list(state["parts"])
         stage, epoch, steps, ended = self.position
         done = "complete" if ended else f"{steps} iterations done"
-        LOGGER.info("going on at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
+        LOGGER.info("resuming at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
 
     def _find_state(self, source: str) -> tuple[dict[str, Any] | None, Path]:
-        """The state that ``source`` asks for, and the folder it lies in."""
+        """The state that ``source`` names, and the folder it lies in."""
         states = self.states
         for folder in (self.output_dir, states.folder):
             remove_unfinished(folder)
@@ -195,11 +203,16 @@ class Run:
             states.clear()
             return None, states.folder
         state = states.load()
-        if state is None and source != "auto":
-            states = TrainingStates(Path(source) / "resume")
-            state = states.load()
-            if state is None:
-                raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
+        if source == "auto" or _started_from(state) == source:
+            return state, states.folder
+        _check_source(source)
+        if state is not None:
+            LOGGER.warning("RESUME = %s is not used: %s has states of its own", source, self.output_dir)
+            return state, states.folder
+        states = TrainingStates(Path(source) / "resume")
+        state = states.load()
+        if state is None:
+            raise ReIDError(f"RESUME = {source!r}: no saved state in {states.folder}. Name a run's OUTPUT_DIR.")
         return state, states.folder
 
     def _bring_best(self, folder: Path) -> None:
@@ -212,8 +225,8 @@ class Run:
         source = folder / own.name
         if not source.is_file():
             raise ReIDError(
-                f"{source}: the run to go on had its best epoch there, and the file is gone. Bring it back, set RESUME "
-                "to never to start over, or choose another OUTPUT_DIR."
+                f"{source}: the run to resume had its best epoch there, and the file is gone. Bring it back, set "
+                "RESUME to never to start over, or choose another OUTPUT_DIR."
             )
         if folder.resolve() != self.output_dir.resolve():
             with source.open("rb") as file:
@@ -229,12 +242,12 @@ class Run:
         """Note which images this run trains on; where they lie does not matter, their names and labels do.
 
         Raises:
-            ReIDError: the run that is to go on was trained on others.
+            ReIDError: the run to resume was trained on others.
         """
         data = fingerprint(records)
         if self.position.stage and self.data != data:
             raise ReIDError(
-                f"{self.output_dir}: the run to go on was trained on other images or labels than the {len(records)} "
+                f"{self.output_dir}: the run to resume was trained on other images or labels than the {len(records)} "
                 "training images found now. Bring the old ones back, set RESUME to never to start over, or choose "
                 "another OUTPUT_DIR."
             )
@@ -243,6 +256,17 @@ class Run:
     def note_trained(self, model: nn.Module) -> None:
         """Note which parameters the stage that begins trains: those that require gradients."""
         self.trained |= {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+
+    def finish(self) -> None:
+        """Keep of the states only what a finished run is tested again with: the last model, without its optimizers."""
+        if not is_main() or not self.position.ended or set(self.parts_saved) <= {"model"}:
+            return
+        state = self.states.load()
+        if state is None:
+            return
+        state["parts"] = {"model": state["parts"]["model"]}
+        TrainingStates(self.states.folder, kept=1).save(state)
+        self.parts_saved = ["model"]
 
     def restore(self, parts: Mapping[str, Stateful]) -> None:
         """Give each of ``parts`` the state that was saved under its name, if there is one.
@@ -268,7 +292,7 @@ def fingerprint(*splits: Sequence[Record]) -> str:
 
 
 def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Run:
-    """Choose the device, seed everything, open the log, find where to go on, keep the configuration in ``OUTPUT_DIR``.
+    """Choose the device, seed everything, open the log, find what to resume, keep the configuration in ``OUTPUT_DIR``.
 
     Args:
         cfg: the configuration.
@@ -277,7 +301,7 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
 
     Raises:
         ReIDError: there is no such device, ``OUTPUT_DIR`` cannot be written to or another training is running in
-            it, or the run in it may not go on.
+            it, or the run in it may not be resumed.
     """
     if cfg.TEST.SEARCH == "faiss":
         require_faiss()
@@ -298,11 +322,12 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)  # all processes alike: they start as one model
     LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
     on_bits = reproducibility_note(run.device, cfg.SOLVER.DETERMINISTIC)
-    for note in (*notes, *([on_bits] if on_bits else [])):
+    schedules = [] if test else schedule_notes(cfg)
+    for note in (*notes, *schedules, *([on_bits] if on_bits else [])):
         LOGGER.info("note: %s", note)
     if not test:
         run.resume(cfg.RESUME)
-    # Last: a run that may not go on here leaves the configuration of the one before.
+    # Last: a run that may not resume here leaves the configuration of the one before.
     write_atomically(run.output_dir / f"config{run.suffix}.yml", lambda file: file.write(cfg.dump().encode()))
     return run
 
@@ -315,7 +340,7 @@ def _check_finite(tensors: Mapping[str, torch.Tensor], position: TrainingProgres
         raise ReIDError(
             f"stage {position.stage} epoch {position.epoch}, iteration {position.steps}: the model has diverged, "
             f"{len(broken)} of {len(numbers)} tensors hold NaN or infinity, first {broken[0]}. The state is not saved. "
-            "Lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32, and start anew with RESUME never "
+            "Lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to fp32, and start over with RESUME never "
             "or another OUTPUT_DIR."
         )
 
@@ -333,19 +358,60 @@ def _check_shape(state: object, folder: Path) -> None:
         raise ReIDError(f"{folder}: its newest state is not one of a run. Set RESUME to never to start over.")
 
 
+def _started_from(state: object) -> object:
+    """``RESUME`` of the run that saved ``state``, which anybody may have written."""
+    settings = state.get("settings") if isinstance(state, dict) else None
+    return settings.get("RESUME") if isinstance(settings, dict) else None
+
+
+def _check_source(source: str) -> None:
+    """Refuse a misspelt word: where there are states, taking it for ``auto`` would resume the run in them."""
+    words = ("auto", "never")
+    if source in words or Path(source).is_dir():
+        return
+    near = difflib.get_close_matches(source.strip().lower(), words, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ReIDError(f"RESUME = {source!r}: expected auto, never or the OUTPUT_DIR of another run.{hint}")
+
+
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with a configuration that computes something else."""
+    """Refuse to resume with a configuration that computes something else."""
     held_out = now.get("DATASETS.HOLD_OUT")
     differing = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and (not free_to_change(key) or (held_out and key in VALIDATED_WITH))
+        key for key in differing_keys(before, now) if not free_to_change(key) or (held_out and key in VALIDATED_WITH)
     ]
-    if differing:
-        raise ReIDError(
-            f"{folder} holds the state of a run with another configuration ({'; '.join(differing)}). Take the old "
-            "values to go on, set RESUME to never to start over, or choose another OUTPUT_DIR."
-        )
+    if not differing:
+        return
+    gone = [key for key in differing if key not in now]
+    shown = [f"{key}: {before[key]!r}, a key of another version" for key in gone]
+    shown += [f"{key}: {before.get(key, _default(key))!r} -> {now[key]!r}" for key in differing if key in now]
+    advice = "Resume with the version that wrote it" if gone else "Take the old values to resume"
+    longer = ""
+    if any(key.endswith(".MAX_EPOCHS") for key in differing):
+        longer = " To train on from its weights, choose another OUTPUT_DIR and name its checkpoint in "
+        longer += "MODEL.PRETRAIN_PATH: the schedule begins again."
+    raise ReIDError(
+        f"{folder} holds the state of a run with another configuration ({'; '.join(shown)}). {advice}, set RESUME to "
+        f"never to start over, or choose another OUTPUT_DIR.{longer}"
+    )
+
+
+def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys whose value ``now`` is another one than ``before``, when a key may not have existed yet.
+
+    A key that ``before`` lacks had the effect of today's default. A key that is gone differs.
+    """
+    # Earlier versions kept ``~`` as it was written.
+    old = {k: os.path.expanduser(v) if isinstance(v, str) else v for k, v in before.items()}  # noqa: PTH111
+    return [
+        key
+        for key in sorted({*before, *now})
+        if key not in now or (old[key] if key in old else _default(key)) != now[key]
+    ]
+
+
+def _default(key: str) -> Any:
+    return flatten(get_defaults()).get(key)
 
 
 def free_to_change(key: str) -> bool:
