@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.MBA_NET.POSITIONS": ("value", "axial", "none"),
     "MODEL.PCB.STRIPES": ("even", "overlap", "adaptive"),
     "MODEL.CAL.FEATURE": ("score", "neck"),
+    "MODEL.MGN.CE_DIM": (256, 2048),
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,

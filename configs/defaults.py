@@ -57,6 +57,12 @@ _C.MODEL.CAL = CfgNode()
 _C.MODEL.CAL.MAPS = 8  # (ours) cal: attention maps
 _C.MODEL.CAL.FEATURE = "score"  # (ours) cal, test feature: score (class logits, published) | neck (behind the BNNeck)
 _C.MODEL.CAL.SMOOTHING_CLASSES = 0  # (ours) cal: label smoothing divides by this; 0: identities; released code: 751
+_C.MODEL.MGN = CfgNode()
+_C.MODEL.MGN.REDUCED = 256  # (ours) mgn: channels behind the reductions
+_C.MODEL.MGN.SHARED_REDUCTION = False  # (ours) mgn: one reduction for all eight vectors in place of one each
+_C.MODEL.MGN.CE_DIM = (
+    256  # (ours) mgn: classifiers of whole maps read 256 (reduced, public code) | 2048 (pooled, paper)
+)
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

@@ -7,16 +7,19 @@ import pytest
 from configs import load_config
 from model.methods.cal import CAL
 from model.methods.mba_net import MBANet
+from model.methods.mgn import MGN
 from model.methods.pcb import PCB
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-METHODS = {"cal": CAL, "mba_net": MBANet, "pcb": PCB}
+METHODS = {"cal": CAL, "mba_net": MBANet, "mgn": MGN, "pcb": PCB}
 REFUSED = [
     ("cal", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*cal.*softmax_triplet"),
     ("cal", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
     ("mba_net", {"MODEL.ID_LOSS_TYPE": "arcface"}, "MODEL.ID_LOSS_TYPE = arcface.*Set it to softmax"),
     ("mba_net", {"MODEL.IF_WITH_CENTER": "yes"}, "MODEL.IF_WITH_CENTER = yes"),
+    ("mgn", {"INPUT.SIZE_TRAIN": [256, 128]}, "SIZE_TRAIN = .256, 128.*2 and into 3.*such as 192 or 288"),
+    ("mgn", {"DATALOADER.SAMPLER": "triplet"}, "DATALOADER.SAMPLER = triplet.*softmax_triplet"),
     ("pcb", {"INPUT.SIZE_TRAIN": [320, 128]}, "SIZE_TRAIN = .320, 128.*PARTS = 6.*multiple of 96, such as 288 or 384"),
     ("pcb", {"INPUT.SIZE_TRAIN": [64, 64], "MODEL.PCB.STRIPES": "overlap"}, "only 4 rows.*at least 96"),
     ("pcb", {"SOLVER.STAGES": [1, 2]}, "SOLVER.STAGES = .1, 2.*RPP = False.*to .2."),
