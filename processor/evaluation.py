@@ -21,7 +21,8 @@ from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.progress import counted
 from utils.reranking import k_reciprocal
-from utils.retrieval.search import SEARCHES, Nearest
+from utils.retrieval.identities import IdentityPairs
+from utils.retrieval.search import SEARCHES, Nearest, smallest
 from utils.retrieval.verification import VerificationMetrics, verify
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from model.methods.baseline import ImageReID
 
 
-NOTED = 100
-"""How much of a ranking is kept for pictures; more than is shown, since the camera rule takes images out."""
+NOTED = 10
+"""How much of a ranking is kept for pictures."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Evaluation:
         seconds: of extraction and ranking together.
         metric: ``euclidean`` or ``cosine``.
         search: how :meth:`find_nearest` searches, a name in :data:`utils.retrieval.search.SEARCHES`.
-        nearest: the beginning of each ranking if it came from more than the features (re-ranking) or from an
-            approximate search, else None.
+        nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
+        camera_rule: which gallery images count for a query, ``market`` or ``none``.
         verification: error rates of the same features at a threshold, None where they were not asked for.
         neck_feat: whether the features are from ``before`` or ``after`` the BNNeck, as the model says.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
@@ -60,20 +61,34 @@ class Evaluation:
     metric: str = "euclidean"
     search: str = "exact"
     nearest: Nearest | None = None
+    camera_rule: str = "none"
     verification: VerificationMetrics | None = None
     neck_feat: str = ""
     runs: tuple[dict[str, float], ...] = ()
     precisions: tuple[np.ndarray, ...] = ()
 
     def find_nearest(self, queries: Sequence[int]) -> Nearest:
-        """Distances and gallery indices [q, k] of the nearest images of some queries, as the evaluation ranked them."""
+        """The first :data:`NOTED` gallery images of some queries in the order in which they were scored.
+
+        Images that do not count for a query (camera rule, junk) are left out; where too few are left, the rest of the
+        indices is -1.
+        """
         chosen = torch.as_tensor(queries)
         if self.nearest is not None:
             return Nearest(self.nearest.distances[chosen], self.nearest.index[chosen], self.nearest.recall)
-        found = SEARCHES[self.search](self.query.features[chosen], self.gallery.features, NOTED, metric=self.metric)
+        query, gallery = self.query, self.gallery
+        pairs = IdentityPairs(query.pids[chosen], gallery.pids, query.camids[chosen], gallery.camids, self.camera_rule)
+        ignored = torch.zeros(len(chosen), len(gallery), dtype=torch.bool)
+        ignored[pairs.ignored(0, len(chosen))] = True
+        wanted = NOTED + int(ignored.sum(1).max())
+        found = SEARCHES[self.search](query.features[chosen], gallery.features, wanted, metric=self.metric)
         if self.search != "exact":
             LOGGER.info("TEST.SEARCH %s: recall %.3f, in pictures only", self.search, found.recall)
-        return found
+        index = found.index.cpu()
+        left_out = (index < 0) | ignored.gather(1, index.clamp(min=0))
+        order = left_out.to(torch.uint8).sort(dim=1, stable=True)[1]
+        index = index.masked_fill(left_out, -1).gather(1, order)[:, :NOTED]
+        return Nearest(found.distances.cpu().gather(1, order)[:, :NOTED], index, found.recall)
 
     def summary(self) -> dict[str, float]:
         """The published numbers in percent, means over the runs."""
@@ -133,7 +148,8 @@ def extract_features(
         feature = model.embed(images, *labels)
         if flip:
             feature = feature + model.embed(images.flip(-1), *labels)
-        batches.append((feature.cpu(), batch_pids, batch_camids))
+        # Copies: what worker processes hand over is shared memory, which keeps two files open as long as it lives.
+        batches.append((feature.cpu(), batch_pids.clone(), batch_camids.clone()))
     gathered = [batch for share in gather_on_main(batches) for batch in share]
     return Features(*map(torch.cat, zip(*gathered, strict=True))) if is_main() else None
 
@@ -235,36 +251,39 @@ def _verification_record(found: VerificationMetrics) -> dict[str, Any]:
 
 
 def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, run: Run, suffix: str) -> Evaluation:
+    """Compare and rank one trial, and write its distances where ``TEST.DIST_MAT`` names a file."""
     rules = {"camera_rule": camera_rule, "average_precision": cfg.TEST.AP}
-    if cfg.TEST.RE_RANKING or cfg.TEST.DIST_MAT:
+    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    path = run.output_dir / cfg.TEST.DIST_MAT if cfg.TEST.DIST_MAT else None
+    path = path and path.with_stem(f"{path.stem}{suffix}")
+    found, shape = None, (len(query), len(gallery))
+    if cfg.TEST.RE_RANKING:
         nearest: list[Nearest] = []
-        distances = _noting_nearest(_distances(cfg, query, gallery), nearest)
-        if cfg.TEST.DIST_MAT:
-            path = run.output_dir / cfg.TEST.DIST_MAT
-            path = path.with_stem(f"{path.stem}{suffix}")
-            path = save_distances(path, distances, (len(query), len(gallery)))
-            distances = np.load(path, mmap_mode="r")
-        metrics = evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids, **rules)
+        k1, k2, share = cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
+        distances = k_reciprocal(query.features, gallery.features, k1, k2, share)
+        distances = _noting_nearest(distances, IdentityPairs(*labels, camera_rule), nearest)
+        if path:
+            distances = np.load(save_distances(path, distances, shape), mmap_mode="r")
+        metrics = evaluate_distances(distances, *labels, **rules)
         found = Nearest(torch.cat([n.distances for n in nearest]), torch.cat([n.index for n in nearest]), 1.0)
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
-        found = None
-    return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, cfg.TEST.SEARCH, found)
+        if path:
+            save_distances(path, distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC), shape)
+    return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, cfg.TEST.SEARCH, found, camera_rule)
 
 
-def _distances(cfg: CfgNode, query: Features, gallery: Features) -> Iterator[Tensor]:
-    """Blocks [q, G] of distances, re-ranked if the configuration asks for it."""
-    if not cfg.TEST.RE_RANKING:
-        return distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC)
-    k1, k2, share = cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
-    return k_reciprocal(query.features, gallery.features, k1, k2, share)
-
-
-def _noting_nearest(blocks: Iterable[Tensor], noted: list[Nearest]) -> Iterator[Tensor]:
-    """Pass ``blocks`` on and add the beginning of each row's ranking to ``noted``."""
+def _noting_nearest(blocks: Iterable[Tensor], pairs: IdentityPairs, noted: list[Nearest]) -> Iterator[Tensor]:
+    """Pass ``blocks`` on and add the beginning of each row's ranking, as it is scored, to ``noted``."""
+    start = 0
     for block in blocks:
-        best = block.topk(min(NOTED, block.shape[1]), dim=1, largest=False)
-        noted.append(Nearest(best.values.cpu(), best.indices.cpu(), 1.0))
+        ignored = tuple(index.to(block.device) for index in pairs.ignored(start, start + len(block)))
+        kept = block[ignored]
+        block[ignored] = torch.inf
+        value, index = smallest(block, min(NOTED, block.shape[1]))
+        block[ignored] = kept
+        noted.append(Nearest(value.cpu(), index.masked_fill(value == torch.inf, -1).cpu(), 1.0))
+        start += len(block)
         yield block
 
 

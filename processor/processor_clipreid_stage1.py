@@ -113,7 +113,7 @@ def collect_image_features(
         check_interrupt("the features of the training images")
         with run.precision.autocast():
             inputs = (part.to(run.device) for part in (images, camids, viewids))
-            batches.append((encode(*inputs).float().cpu(), pids))
+            batches.append((encode(*inputs).float().cpu(), pids.clone()))  # a copy: a worker's tensors keep files open
     gathered = [batch for share in gather_objects(batches) for batch in share]
     features, labels = (torch.cat(part).to(run.device) for part in zip(*gathered, strict=True))
     return features, labels

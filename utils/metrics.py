@@ -2,8 +2,10 @@
 
 A query's matches are few and the gallery is large, so nothing is sorted but the matches. For each query the
 float32 distances of all gallery items are dropped into the gaps between the distances of its matches; the few
-items closer to a match than float32 can tell are settled in float64. Equal distances rank by gallery index. The
-result is that of a full float64 sort, on every device.
+items closer to a match than float32 can tell are settled in float64. The result is that of a full sort, on every
+device, of float64 distances rounded to 2^-40 of the query's largest one in coordinates around the gallery's middle:
+distances that are equal or closer than that rank by gallery index. The rounding makes ties independent of the order in
+which a device adds.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class RankingMetrics:
         num_queries: queries with at least one match in the gallery.
         num_skipped: queries without one, which count nowhere.
         average_precision: [Q], NaN where skipped.
+        first_match: [Q] rank of the first right item, from 1; 0 where skipped.
     """
 
     cmc: np.ndarray
@@ -62,6 +65,7 @@ class RankingMetrics:
     num_queries: int
     num_skipped: int
     average_precision: np.ndarray
+    first_match: np.ndarray
 
     def rank(self, k: int) -> float:
         """CMC at rank ``k`` = 1, 2, ...; beyond max_rank its last value."""
@@ -223,4 +227,5 @@ class RankingEvaluator:
             num_queries=int(valid.sum()),
             num_skipped=int((~valid).sum()),
             average_precision=self.precision,
+            first_match=self.first_rank + 1,
         )

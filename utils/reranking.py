@@ -7,7 +7,6 @@ encodings are sparse, and the result is made a few queries at a time. Nothing of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,32 +15,46 @@ from torch import Tensor
 
 from utils.errors import ReIDError
 from utils.retrieval.distances import (
+    Coordinates,
+    Placed,
     check_metric,
     check_widths,
     device_of,
-    from_products,
     product_error,
-    rows,
-    squared_norms,
+    squared_distances,
+    wide_device,
 )
+from utils.retrieval.search import smallest
 
 _SEARCH_ELEMENTS = 2**26
 _SCRATCH_ELEMENTS = 2**23
 _OVERLAP_ELEMENTS = {"cpu": 2**17, "other": 2**24}
 
 
-@dataclass(frozen=True)
 class _Items:
-    """All items, queries first: features [N, D], squared norms [N], and the relative error of their products."""
+    """All items, queries first, in :class:`Coordinates` around the gallery.
 
-    features: Tensor
-    norms: Tensor
-    error: float
+    Attributes:
+        features: [N, D] in float32.
+        norms: squared lengths [N].
+        error: of float32 products, relative.
+    """
+
+    def __init__(
+        self, query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, metric: str, device: torch.device
+    ) -> None:
+        place = Coordinates(gallery, metric)
+        self.parts = tuple(Placed(part, place, device) for part in (query, gallery))
+        self.norms = torch.cat([part.norms for part in self.parts])
+        self.features = torch.empty(len(self.norms), query.shape[1], device=device)
+        self.features[: len(query)] = self.parts[0].rows(slice(None))
+        self.features[len(query) :] = self.parts[1].rows(slice(None))
+        self.error = product_error(device, query.shape[1])
 
     def distances(self, mine: slice, others: slice) -> Tensor:
         """Squared Euclidean distances of the items ``mine`` to the items ``others``."""
         products = self.features[mine] @ self.features[others].T
-        return from_products(products, self.norms[mine], self.norms[others], "euclidean")
+        return squared_distances(products, self.norms[mine], self.norms[others])
 
     def pair_distances(self, row: Tensor, column: Tensor) -> Tensor:
         """Squared Euclidean distances [P] of P pairs of items."""
@@ -51,6 +64,21 @@ class _Items:
             difference = self.features[row[i : i + step]] - self.features[column[i : i + step]]
             parts.append(torch.linalg.vecdot(difference, difference))
         return torch.cat(parts)
+
+    def in_float64(self) -> Iterator[Tensor]:
+        """All items in float64, in pieces [n, D]."""
+        for part in self.parts:
+            for start in range(0, len(part), 4096):
+                yield part.rows64(slice(start, start + 4096))
+
+    def some_in_float64(self, index: Tensor) -> Tensor:
+        """The items ``index`` [n] in float64, [n, D]."""
+        num_query = len(self.parts[0])
+        asked = index < num_query
+        found = torch.empty(len(index), self.features.shape[1], dtype=torch.float64, device=index.device)
+        for part, mine, first in zip(self.parts, (asked, ~asked), (0, num_query), strict=True):
+            found[mine] = part.rows64(index[mine] - first)
+        return found
 
 
 class _Neighbours(NamedTuple):
@@ -108,32 +136,21 @@ def k_reciprocal(
             f"re-ranking with k1 = {k1}, k2 = {k2}, lambda = {lambda_value}; expected k1 and k2 of at least 1 and "
             "lambda from 0 to 1. The published values are 50, 15 and 0.3."
         )
-    items = _join(query, gallery, metric, device_of(query, device))
+    items = _Items(query, gallery, metric, device_of(query, device))
     step = chunk_size or max(1, _SCRATCH_ELEMENTS // len(gallery))
     return _blocks(items, len(query), k1, k2, lambda_value, step)
 
 
 def k_reciprocal_top(blocks: Iterable[Tensor], top: int) -> tuple[Tensor, Tensor]:
-    """The beginning of each re-ranked list: distances and gallery indices [Q, top], nearest first.
+    """The beginning of each re-ranked list: distances and gallery indices [Q, top], nearest first,
+    equal ones by index.
 
     Args:
         blocks: what :func:`k_reciprocal` returns.
         top: length of the lists; at most the size of the gallery is given.
     """
-    best = [torch.topk(block, min(top, block.shape[1]), dim=1, largest=False) for block in blocks]
-    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
-
-
-def _join(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, metric: str, device: torch.device) -> _Items:
-    """One copy of all features on the device, in float32."""
-    features = torch.empty(len(query) + len(gallery), query.shape[1], device=device)
-    features[: len(query)] = rows(query, slice(None), device)
-    features[len(query) :] = rows(gallery, slice(None), device)
-    norms = squared_norms(features, device)
-    if metric == "cosine":
-        features *= norms.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
-        norms = squared_norms(features, device)
-    return _Items(features, norms, product_error(device, features.shape[1]))
+    best = [smallest(block, min(top, block.shape[1])) for block in blocks]
+    return tuple(torch.cat(parts) for parts in zip(*best, strict=True))
 
 
 def _blocks(items: _Items, num_query: int, k1: int, k2: int, weight: float, step: int) -> Iterator[Tensor]:
@@ -150,7 +167,7 @@ def _blocks(items: _Items, num_query: int, k1: int, k2: int, weight: float, step
         shared = _shared_weight(encoding, inverted, start, stop, len(items.norms) - num_query)
         jaccard = 1 - shared / (2 - shared)
         original = items.distances(slice(start, stop), gallery) / near.largest[start:stop, None]
-        yield jaccard.mul_(1 - weight).add_(original, alpha=weight)
+        yield jaccard.clamp_(min=0).mul_(1 - weight).add_(original, alpha=weight)
 
 
 def _nearest(items: _Items, k1: int, half: int, k2: int) -> _Neighbours:
@@ -181,13 +198,12 @@ def _nearest(items: _Items, k1: int, half: int, k2: int) -> _Neighbours:
 
 def _nearest_in_float64(items: _Items, doubtful: Tensor, index: Tensor, distance: Tensor) -> None:
     """Find the neighbours of the ``doubtful`` items again, equal distances in order of index."""
-    wide = torch.device("cpu") if index.device.type == "mps" else index.device
-    features = items.features.to(wide)
-    norms = torch.cat([(part.double() ** 2).sum(1) for part in features.split(4096)])
+    wide = wide_device(index.device)
+    norms = torch.cat([part.norms64 for part in items.parts])
     grain = torch.exp2(torch.log2(norms.max().clamp(min=1e-300)).ceil() - 34)
     for part in doubtful.to(wide).split(max(1, _SCRATCH_ELEMENTS // len(norms))):
-        own = features[part].double()
-        block = torch.cat([own @ others.double().T for others in features.split(4096)], 1)
+        own = items.some_in_float64(part)
+        block = torch.cat([own @ others.T for others in items.in_float64()], 1)
         block = norms + norms[part, None] - 2 * block
         block = (block / grain).round_() * grain
         block[torch.arange(len(part), device=wide), part] = -1

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from model.methods.baseline import ImageReID
 
 SHOWN_QUERIES = 8
-SHOWN_ANSWERS = 10
 CONFUSED_IDENTITIES = 12
 MAPPED_IDENTITIES = 20
 MAPPED_IMAGES = 2000
@@ -122,15 +121,8 @@ def write_rankings(
 
 
 def _answers(dataset: ReIDDataset, query: Record, found: Iterable[tuple[float, int]]) -> list[Answer]:
-    answers = []
-    for distance, index in found:
-        if index < 0:  # an approximate search found no more
-            break
-        image = dataset.gallery[index]
-        ignored = dataset.camera_rule == "market" and (image.pid, image.camid) == (query.pid, query.camid)
-        if not ignored:
-            answers.append(Answer(image.path, dataset.test_identities[image.pid], distance, image.pid == query.pid))
-    return answers[:SHOWN_ANSWERS]
+    images = [(distance, dataset.gallery[index]) for distance, index in found if index >= 0]
+    return [Answer(i.path, dataset.test_identities[i.pid], distance, i.pid == query.pid) for distance, i in images]
 
 
 def write_ranking_sheets(folder: Path, evaluation: Evaluation, dataset: ReIDDataset, exif: bool, seed: int) -> None:

@@ -76,6 +76,15 @@ class IdentityPairs:
             return row, column, torch.ones_like(row, dtype=torch.bool)
         return row, column, self.query_camids[row + start] != self.gallery_camids[column]
 
+    def ignored(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Pairs that do not count for the queries ``start`` to ``stop``: same person under the same camera, and junk.
+        The query is counted from ``start``.
+        """
+        row, column, is_match = self.pairs(start, stop)
+        queries = torch.arange(stop - start)
+        row = torch.cat([row[~is_match], queries.repeat_interleave(len(self.junk))])
+        return row, torch.cat([column[~is_match], self.junk.repeat(len(queries))])
+
     def no_match(self) -> ReIDError:
         """The error to raise where no query has a match."""
         rule = " once images of the same camera are ignored" if self.camera_rule == "market" else ""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from utils.retrieval.distances import wide_device
 from utils.retrieval.identities import inside
-from utils.retrieval.scores import Block, Tile, wide_device
+from utils.retrieval.scores import Block, Tile
 
 _SLOT_ELEMENTS = 2**20
 

@@ -9,23 +9,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity as cosine
 
 from utils.errors import ReIDError
 from utils.retrieval.distances import (
     GALLERY_ROWS,
+    Coordinates,
+    Placed,
     check_metric,
     check_widths,
     device_of,
-    from_products,
     release,
     rows,
     rows_per_chunk,
-    squared_norms,
 )
-from utils.retrieval.scores import wide_device
-
-_SETTLED_ELEMENTS = 2**22
+from utils.retrieval.scores import FeatureBlock, FeatureKeys
 
 
 class Nearest(NamedTuple):
@@ -50,8 +47,9 @@ def top_k(
 ) -> Nearest:
     """Exact search: queries [Q, D] in a gallery [G, D], which may be memory-mapped and is read once per query block.
 
-    The best 2k + 64 by float32 are compared again in float64, which tells apart features that lie close together. Equal
-    distances come in order of gallery index, but which of several equally far items is the k-th is not defined.
+    The ranking is that of :func:`utils.metrics.evaluate`: the best 2k + 64 by float32 are compared again in float64,
+    and equal distances come in order of gallery index. Where these candidates may not be enough, as among many
+    duplicates, the whole gallery is compared in float64.
 
     Args:
         k: length of the lists; at most the size of the gallery is given.
@@ -63,15 +61,10 @@ def top_k(
     _check(query, gallery, k, metric)
     where = device_of(query, device)
     step = rows_per_chunk(min(len(gallery), GALLERY_ROWS), where, chunk_size)
-    g_norms = squared_norms(gallery, where)
-    squared_norms(query, where)
+    keys = FeatureKeys(query, gallery, metric, where, chunk_size)
     k = min(k, len(gallery))
-    found = []
-    for start in range(0, len(query), step):
-        part = rows(query, slice(start, start + step), where)
-        _, index = _best(part, gallery, g_norms, min(2 * k + 64, len(gallery)), metric)
-        found.append(_settle(part, gallery, index, k, metric))
-    return Nearest(torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), 1.0)
+    found = [_nearest(keys, start, min(start + step, len(query)), k) for start in range(0, len(query), step)]
+    return Nearest(*(torch.cat(parts).to(where) for parts in zip(*found, strict=True)), 1.0)
 
 
 def _check(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, k: int, metric: str) -> None:
@@ -81,39 +74,54 @@ def _check(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, k: int, met
         raise ReIDError(f"a search for the {k} nearest items was asked for; expected at least 1.")
 
 
-def _best(query: Tensor, gallery: Tensor | np.ndarray, g_norms: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    """The k nearest of one block of queries, [q, k], kept up to date block of gallery by block."""
-    q_norms = squared_norms(query, query.device)
-    value = torch.empty(len(query), 0, device=query.device)
-    index = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
-    for start in range(0, len(gallery), GALLERY_ROWS):
-        part = rows(gallery, slice(start, start + GALLERY_ROWS), query.device)
-        block = from_products(query @ part.T, q_norms, g_norms[start : start + len(part)], metric)
-        near = torch.topk(block, min(k, len(part)), dim=1, largest=False)
-        value = torch.cat([value, near.values], 1)
-        index = torch.cat([index, near.indices + start], 1)
-        order = index.argsort(1)
-        value, index = value.gather(1, order), index.gather(1, order)
-        value, order = value.sort(dim=1, stable=True)
-        value, index = value[:, :k], index.gather(1, order)[:, :k]
-        release(gallery)
+def _nearest(keys: FeatureKeys, start: int, stop: int, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and gallery indices [q, k] of the nearest items of the queries ``start`` to ``stop``."""
+    block, total = keys.block(start, stop), len(keys.gallery)
+    coarse, candidates = _candidates(block, stop - start, min(2 * k + 64, total), total)
+    index, exact = _settle(block, candidates.to(keys.scale64.device), k)
+    # Whatever is no candidate has a float32 key from the last candidate's on, and an exact one within the tolerance.
+    limit = coarse[:, -1].to(exact) - (keys.scale64 * keys.error)[start:stop]
+    doubtful = (exact[:, -1] >= limit).nonzero()[:, 0] if candidates.shape[1] < total else []
+    for row in doubtful:
+        index[row] = _settle(keys.block(start + int(row), start + int(row) + 1), torch.arange(total)[None], k)[0][0]
+    row = torch.arange(stop - start, device=index.device).repeat_interleave(k)
+    distance = block.distances(row, index.flatten()).view(-1, k)
+    return keys.gallery.place.distance(distance).float(), index
+
+
+def _candidates(block: FeatureBlock, queries: int, count: int, total: int) -> tuple[Tensor, Tensor]:
+    """The smallest float32 keys of each query and their gallery indices [q, count], ascending."""
+    value = torch.full((queries, min(count, total)), torch.inf, device=block.keys.scale.device)
+    index = torch.zeros_like(value, dtype=torch.int64)
+    for tile in block.tiles():
+        rows = slice(tile.row, tile.row + len(tile.keys))
+        near = torch.topk(tile.keys, min(count, tile.keys.shape[1]), dim=1, largest=False)
+        both = torch.cat([value[rows], near.values], 1)
+        best = torch.topk(both, value.shape[1], dim=1, largest=False)
+        value[rows] = best.values
+        index[rows] = torch.cat([index[rows], near.indices + tile.column], 1).gather(1, best.indices)
     return value, index
 
 
-def _settle(query: Tensor, gallery: Tensor | np.ndarray, index: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    """The k nearest of a block of queries among their candidates ``index`` [q, n], by float64."""
-    wide = wide_device(query.device)
-    index = index.to(wide).sort(1)[0]
-    value = torch.empty(index.shape, dtype=torch.float64, device=wide)
-    step = max(1, _SETTLED_ELEMENTS // (index.shape[1] * query.shape[1]))
-    for start in range(0, len(query), step):
-        q = query[start : start + step, None].to(wide, torch.float64)
-        g = rows(gallery, index[start : start + step].flatten(), wide, torch.float64).view(len(q), -1, q.shape[2])
-        value[start : start + step] = (q - g).square().sum(2) if metric == "euclidean" else 1 - cosine(q, g, dim=2)
-        release(gallery)
-    value, order = value.sort(dim=1, stable=True)
-    found = value[:, :k].float(), index.gather(1, order)[:, :k]
-    return tuple(part.to(query.device) for part in found)
+def _settle(block: FeatureBlock, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Gallery indices and exact keys [q, k] of the best ``candidates`` [q, n] of each query."""
+    candidates = candidates.sort(1)[0]
+    row = torch.arange(len(candidates), device=candidates.device).repeat_interleave(candidates.shape[1])
+    exact, order = block.exact(row, candidates.flatten()).view(candidates.shape).sort(dim=1, stable=True)
+    return candidates.gather(1, order[:, :k]), exact[:, :k]
+
+
+def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row of ``distances`` [q, G] and their columns, ascending, equal ones by column."""
+    value, index = torch.topk(distances, k, dim=1, largest=False)
+    last = value[:, -1:]
+    # Which of the items that equal the last one are among the k is topk's choice.
+    tied = (distances == last).sum(1) > (value == last).sum(1)
+    for row in tied.nonzero()[:, 0]:
+        value[row], index[row] = (part[:k] for part in distances[row].sort(stable=True))
+    index, order = index.sort(dim=1)
+    value, order = value.gather(1, order).sort(dim=1, stable=True)
+    return value, index.gather(1, order)
 
 
 def approximate_top_k(
@@ -138,29 +146,24 @@ def approximate_top_k(
     """
     _check(query, gallery, k, metric)
     faiss = require_faiss()
-    cpu = torch.device("cpu")
+    cpu, place = torch.device("cpu"), Coordinates(gallery, metric)
+    asked, known = Placed(query, place, cpu), Placed(gallery, place, cpu)
     cells = max(1, min(int(4 * len(gallery) ** 0.5), len(gallery) // 39))
-    kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
-    index = faiss.index_factory(query.shape[1], f"IVF{cells},Flat", kind)
+    index = faiss.index_factory(query.shape[1], f"IVF{cells},Flat", faiss.METRIC_L2)
     index.nprobe = probes
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(gallery), generator=generator)[: 64 * cells].sort()[0]
-    index.train(_prepared(rows(gallery, sample, cpu), metric))
+    index.train(known.rows(sample).numpy())
     for start in range(0, len(gallery), GALLERY_ROWS):
-        index.add(_prepared(rows(gallery, slice(start, start + GALLERY_ROWS), cpu), metric))
+        index.add(known.rows(slice(start, start + GALLERY_ROWS)).numpy())
         release(gallery)
-    value, found = index.search(_prepared(rows(query, slice(None), cpu), metric), min(k, len(gallery)))
-    distances = torch.from_numpy(value if metric == "euclidean" else 1 - value)
+    value, found = index.search(asked.rows(slice(None)).numpy(), min(k, len(gallery)))
+    distances = place.distance(torch.from_numpy(value))
     found = torch.from_numpy(found)
     checked = torch.randperm(len(query), generator=generator)[:recall_queries]
     exact = top_k(rows(query, checked, cpu), gallery, k, metric=metric)
     hits = (found[checked][:, :, None] == exact.index[:, None, :]).any(1)
     return Nearest(distances, found, float(hits.double().mean()))
-
-
-def _prepared(features: Tensor, metric: str) -> np.ndarray:
-    """Rows as FAISS wants them; of unit length where inner products shall be cosines."""
-    return (torch.nn.functional.normalize(features) if metric == "cosine" else features).contiguous().numpy()
 
 
 def require_faiss() -> ModuleType:

@@ -26,9 +26,9 @@ from utils.retrieval.distances import (
     rows,
     rows_per_chunk,
     squared_norms,
+    wide_device,
 )
 from utils.retrieval.identities import JUNK, IdentityPairs
-from utils.retrieval.scores import wide_device
 
 BINS = 2**20
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
