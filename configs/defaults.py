@@ -60,9 +60,14 @@ _C.MODEL.CAL.SMOOTHING_CLASSES = 0  # (ours) cal: label smoothing divides by thi
 _C.MODEL.MGN = CfgNode()
 _C.MODEL.MGN.REDUCED = 256  # (ours) mgn: channels behind the reductions
 _C.MODEL.MGN.SHARED_REDUCTION = False  # (ours) mgn: one reduction for all eight vectors in place of one each
-_C.MODEL.MGN.CE_DIM = (
-    256  # (ours) mgn: classifiers of whole maps read 256 (reduced, public code) | 2048 (pooled, paper)
-)
+_C.MODEL.MGN.CE_DIM = 256  # (ours) mgn: classifiers of whole maps read 256 (reduced, public code) | 2048 (paper)
+_C.MODEL.ABDNET = CfgNode()
+_C.MODEL.ABDNET.DROPOUT = 0.5  # (ours) abdnet: on the global vector
+_C.MODEL.ABDNET.HEAD_DROPOUT = 0.1  # (ours) abdnet: on channels of the attention heads
+_C.MODEL.ABDNET.OF_BETA = 1e-6  # (ours) abdnet: weight of the penalty on eigenvalues of maps
+_C.MODEL.ABDNET.OF_EPOCH = 24  # (ours) abdnet: first epoch of stage 2 with that penalty
+_C.MODEL.ABDNET.OW_BETA = 1e-3  # (ours) abdnet: weight of the penalty on eigenvalues of weights
+_C.MODEL.ABDNET.OW = "stem"  # (ours) abdnet: it reads the stem (released code) | all convolutions (paper) | none
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

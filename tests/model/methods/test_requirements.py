@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs import load_config
+from model.methods.abdnet import ABDNet
 from model.methods.cal import CAL
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
@@ -12,8 +13,9 @@ from model.methods.pcb import PCB
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-METHODS = {"cal": CAL, "mba_net": MBANet, "mgn": MGN, "pcb": PCB}
+METHODS = {"abdnet": ABDNet, "cal": CAL, "mba_net": MBANet, "mgn": MGN, "pcb": PCB}
 REFUSED = [
+    ("abdnet", {"INPUT.SIZE_TRAIN": [336, 128]}, "SIZE_TRAIN = .336, 128.*two halves.*such as 320 or 352"),
     ("cal", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*cal.*softmax_triplet"),
     ("cal", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
     ("mba_net", {"MODEL.ID_LOSS_TYPE": "arcface"}, "MODEL.ID_LOSS_TYPE = arcface.*Set it to softmax"),
