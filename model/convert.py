@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import timm
 from torch import Tensor
 
 from model.backbones.timm_backbone import PREFIX, backbone_name
@@ -22,6 +23,7 @@ from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
+from utils.optional import MissingPackageError, import_optional
 
 EXAMPLE = (
     "python -m model.convert --name timm/tf_efficientnet_lite0 --weights efficientnet-lite0-57934424.pth "
@@ -54,9 +56,10 @@ def convert(name: str, weights: Path, output: Path) -> None:
     Raises:
         ReIDError: no such network, an unreadable file, or another design.
     """
-    import timm
-    from safetensors.torch import save
-
+    try:
+        save = import_optional("safetensors.torch").save
+    except MissingPackageError as error:
+        raise ReIDError(f"writing safetensors needs that package; {error}. Run pip install safetensors.") from None
     setup_console(aside=False)
     backbone = backbone_name(name)
     if backbone is None or output.suffix != ".safetensors":

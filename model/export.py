@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
+from utils.optional import MissingPackageError, import_optional
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -38,6 +40,8 @@ EXAMPLE = (
     "python -m model.export --config_file configs/hand/vit_clipreid.yml TEST.WEIGHT output/hand/ViT-B-16_60.pth "
     "--output hand.onnx"
 )
+ONNX_PACKAGES = ("onnx", "onnxscript")
+
 OPSET = 18
 """Version of ONNX's operators; all of the network's have been there since."""
 
@@ -73,10 +77,7 @@ def export_safetensors(model: ImageReID, path: Path, facts: dict[str, str]) -> N
     Raises:
         ReIDError: the package safetensors is missing, or ``path`` cannot be written.
     """
-    try:
-        from safetensors.torch import save
-    except ImportError:
-        raise _missing("safetensors") from None
+    save = _require("safetensors.torch").save
     for limit in _limits(model):
         LOGGER.warning("%s", limit)
     encoder = model.image_encoder
@@ -108,11 +109,8 @@ def export_onnx(model: ImageReID, path: Path, image_size: tuple[int, int], *, fl
     Raises:
         ReIDError: onnx or onnxscript is missing, or ``path`` cannot be written.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise _missing(error.name or "onnx") from None
+    for package in ONNX_PACKAGES:
+        _require(package)
     side = model.side_information
     inputs = {"images": torch.zeros(2, 3, *image_size)}
     if side is not None:
@@ -134,8 +132,14 @@ def export_onnx(model: ImageReID, path: Path, image_size: tuple[int, int], *, fl
     write_atomically(path, lambda file: file.write(program.model_proto.SerializeToString()))
 
 
-def _missing(package: str) -> ReIDError:
-    return ReIDError(f"the export needs the package {package}: pip install -r requirements-extra.txt")
+def _require(package: str) -> ModuleType:
+    try:
+        return import_optional(package)
+    except MissingPackageError as error:
+        name = package.partition(".")[0]
+        raise ReIDError(
+            f"the export needs the package {name}: {error}. Run pip install -r requirements-extra.txt."
+        ) from None
 
 
 def export(config_file: str, overrides: Sequence[str], output: Path, num_views: int = 0) -> None:
@@ -152,6 +156,8 @@ def export(config_file: str, overrides: Sequence[str], output: Path, num_views: 
     setup_console(aside=False)
     if output.suffix not in (".safetensors", ".onnx"):
         raise ReIDError(f"--output {output}: the name must end in .safetensors or .onnx.")
+    for package in ONNX_PACKAGES if output.suffix == ".onnx" else ("safetensors.torch",):
+        _require(package)  # before the weights are read
     cfg, notes = load_config(config_file, overrides)
     for note in notes:
         LOGGER.info("note: %s", note)

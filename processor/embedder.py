@@ -23,6 +23,7 @@ from utils.errors import ReIDError
 from utils.images import read_image
 from utils.interrupt import check_interrupt, ignore_signals
 from utils.logger import LOGGER
+from utils.optional import MissingPackageError, import_optional
 from utils.progress import image_bar
 
 if TYPE_CHECKING:
@@ -139,9 +140,11 @@ def _onnx_network(cfg: CfgNode) -> Compute:
     """The file's own TEST.FLIP, TEST.FEAT_NORM and TEST.NECK_FEAT hold, whatever ``cfg`` says."""
     path = Path(cfg.TEST.WEIGHT)
     try:
-        import onnxruntime
-    except ImportError:
-        raise ReIDError(f"{path} needs the package onnxruntime: pip install -r requirements-extra.txt") from None
+        onnxruntime = import_optional("onnxruntime")
+    except MissingPackageError as error:
+        raise ReIDError(
+            f"{path} needs the package onnxruntime; {error}. Run pip install -r requirements-extra.txt."
+        ) from None
     if not path.is_file():
         raise ReIDError(f"TEST.WEIGHT = {path}: no such file. Write it with python -m model.export.")
     try:

@@ -33,6 +33,9 @@ STEP_PATIENCE = timedelta(minutes=30)
 MAIN_PATIENCE = timedelta(days=2)
 """How long the others wait while the first process ranks a test set or writes files."""
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which torchrun describes the processes."""
+
 FAILURE_PATIENCE = 2.0
 """Seconds in which the first process may say itself why a run ends, before another one does."""
 
@@ -78,9 +81,9 @@ def joined_processes() -> Iterator[None]:
     """Be one of the processes that torchrun has started, for the time of the block.
 
     Raises:
-        ReIDError: the others cannot be reached.
+        ReIDError: another launcher has set only some of torchrun's variables, or the others cannot be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    if not _several():
         yield
         return
     try:
@@ -99,6 +102,27 @@ def joined_processes() -> Iterator[None]:
     # Not after an error: a process that has lost another one would wait for it.
     _groups.clear()
     dist.destroy_process_group()
+
+
+def _several() -> bool:
+    """Whether a launcher has started several processes.
+
+    Raises:
+        ReIDError: its variables are incomplete or no numbers.
+    """
+    found = {name: os.environ.get(name, "").strip() for name in LAUNCHER}
+    if not found["RANK"] or found["WORLD_SIZE"] in ("", "1"):
+        return False
+    missing = [name for name, value in found.items() if not value]
+    if missing:
+        raise ReIDError(
+            f"RANK = {found['RANK']} and WORLD_SIZE = {found['WORLD_SIZE']} are set, {', '.join(missing)} not: the "
+            "launcher is not torchrun. Start with torchrun, set all of its variables, or unset RANK for one process."
+        )
+    wrong = [f"{name} = {value!r}" for name, value in found.items() if name != "MASTER_ADDR" and not value.isdecimal()]
+    if wrong:
+        raise ReIDError(f"{', '.join(wrong)}: expected whole numbers, as torchrun sets them.")
+    return True
 
 
 def shard_of(count: int) -> range:

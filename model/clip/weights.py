@@ -22,6 +22,7 @@ from model.clip.torchscript import is_torchscript, read_torchscript
 from model.clip.weight_files import head_of, kind
 from model.clip.wrappers import find_state_dict, without_wrappers
 from utils.errors import ReIDError
+from utils.optional import MissingPackageError, import_optional
 
 RECORD = "reid"
 """Where a checkpoint of this project keeps facts: in the state dict's ``_metadata``, or in the safetensors header."""
@@ -124,8 +125,8 @@ def is_reid_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
 
 def _what_went_wrong(error: Exception) -> str:
     """The reader's trouble in one sentence for the user; PyTorch's advice to trust the file is left out."""
-    if isinstance(error, ImportError):
-        return "reading this file needs the package safetensors: pip install safetensors."
+    if isinstance(error, MissingPackageError):
+        return f"reading this file needs the package safetensors; {error}. Run pip install safetensors."
     asked = re.search(r"GLOBAL (\S+)|asks for (\S+)", str(error))
     if asked:
         return (
@@ -157,9 +158,7 @@ def _read_zip(path: Path) -> StateDict:
 
 
 def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
+    with import_optional("safetensors").safe_open(path, framework="pt") as file:
         tensors = _own((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
         return StateDict(tensors, _json((file.metadata() or {}).get(RECORD, "")))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from processor.runs.run import Run
 from utils.distributed import is_main
 from utils.logger import LOGGER
+from utils.optional import MissingPackageError, import_optional
 from utils.plots.curves import save_figure, training_curves
 
 if TYPE_CHECKING:
@@ -51,11 +52,17 @@ class Curves:
 def _open_board(run: Run, stage: int, epoch: int) -> SummaryWriter | None:
     if not is_main():
         return None
+    if not run.history:  # nothing is resumed: curves here belong to the run before, perhaps of a stage that is not run
+        for old in (run.output_dir / "tensorboard").glob("stage*/events.out.tfevents.*"):
+            old.unlink(missing_ok=True)
     # One folder a stage: its epochs count from 1 again, and purging the second must leave the first alone.
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+        import_optional("tensorboard")
+        board = import_optional("torch.utils.tensorboard")
+    except MissingPackageError as error:
         if not run.history:
-            LOGGER.info("curves in curves.png only; for TensorBoard's: pip install -r requirements-extra.txt")
+            LOGGER.info(
+                "curves in curves.png only (%s); for TensorBoard's: pip install -r requirements-extra.txt", error
+            )
         return None
-    return SummaryWriter(str(run.output_dir / "tensorboard" / f"stage{stage}"), purge_step=epoch)
+    return board.SummaryWriter(str(run.output_dir / "tensorboard" / f"stage{stage}"), purge_step=epoch)

@@ -6,16 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.optional import MissingPackageError, import_optional
+
 
 def embed_in_plane(features: Tensor, seed: int = 0) -> tuple[np.ndarray, str]:
     """Points [N, 2] for features [N, D], and how they were found: UMAP where it is installed, else PCA."""
-    try:
-        from umap import UMAP
-    except ImportError:
-        UMAP = None
-    if UMAP is None or len(features) < 20:  # UMAP needs more points than the 15 neighbours it looks at
+    if len(features) < 20:  # UMAP needs more points than the 15 neighbours it looks at
         return principal_axes(features)
-    return UMAP(random_state=seed).fit_transform(features.numpy()), "UMAP"
+    try:
+        umap = import_optional("umap")
+    except MissingPackageError:
+        return principal_axes(features)
+    return umap.UMAP(random_state=seed).fit_transform(features.numpy()), "UMAP"
 
 
 def principal_axes(features: Tensor) -> tuple[np.ndarray, str]:

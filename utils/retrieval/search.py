@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import ReIDError
+from utils.optional import MissingPackageError, import_optional
 from utils.retrieval.distances import (
     GALLERY_ROWS,
     Coordinates,
@@ -151,6 +152,7 @@ def approximate_top_k(
     cells = max(1, min(int(4 * len(gallery) ** 0.5), len(gallery) // 39))
     index = faiss.index_factory(query.shape[1], f"IVF{cells},Flat", faiss.METRIC_L2)
     index.nprobe = probes
+    index.cp.min_points_per_centroid = 1  # FAISS warns below 39, which a small gallery has even in one cell
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(gallery), generator=generator)[: 64 * cells].sort()[0]
     index.train(known.rows(sample).numpy())
@@ -173,13 +175,12 @@ def require_faiss() -> ModuleType:
         ReIDError: it is not installed.
     """
     try:
-        import faiss
-    except ImportError as error:
+        return import_optional("faiss")
+    except MissingPackageError as error:
         raise ReIDError(
-            "approximate search (TEST.SEARCH faiss, --search faiss) needs the package FAISS, which is not installed. "
+            f"approximate search (TEST.SEARCH faiss, --search faiss) needs the package FAISS; {error}. "
             "Run `pip install faiss-cpu`, or use the exact search, which needs nothing."
-        ) from error
-    return faiss
+        ) from None
 
 
 SEARCHES: dict[str, Callable[..., Nearest]] = {"exact": top_k, "faiss": approximate_top_k}

@@ -49,3 +49,17 @@ def test_without_tensorboard_one_line_says_how_to_get_it(run, monkeypatch, caplo
     with caplog.at_level("INFO", "clipreid"):
         assert Curves(run, 1, 1).board is None
     assert "requirements-extra.txt" in caplog.text
+
+
+def test_a_run_that_starts_over_leaves_no_curve_of_the_run_before(run):
+    """Not even of a stage that it does not run."""
+    board = run.output_dir / "tensorboard"
+    old = [board / f"stage{stage}" / "events.out.tfevents.1.host.2.0" for stage in (1, 2)]
+    for path in old:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    Curves(run, 2, 2).close()
+    assert all(path.exists() for path in old), "a resumed run keeps its own"
+    run.history.clear()
+    Curves(run, 2, 1).close()
+    assert not any(path.exists() for path in old)

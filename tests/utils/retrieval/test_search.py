@@ -108,3 +108,11 @@ def test_approximate_search_reports_its_recall(metric):
     hits = [len(set(f) & set(e)) for f, e in zip(few.index.tolist(), exact.index.tolist(), strict=True)]
     assert few.recall == pytest.approx(np.mean(hits) / 5)
     assert few.recall < 1
+
+
+@pytest.mark.parametrize("count", [1, 20, 38])
+def test_a_small_gallery_gives_no_warning(count, capfd):
+    pytest.importorskip("faiss")
+    rows = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+    assert approximate_top_k(rows, rows, 1).index[:, 0].tolist() == list(range(count))
+    assert "".join(capfd.readouterr()) == ""
