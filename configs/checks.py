@@ -167,10 +167,22 @@ def _check_input(cfg: CfgNode) -> None:
             f"INPUT.RESIZE = {resized} is smaller than the crop INPUT.SIZE_TRAIN = {size}; make it as large or larger, "
             "or [0, 0] for no other size."
         )
+    if cfg.INPUT.WHITE != "auto" and not _is_positive(cfg.INPUT.WHITE):
+        raise ReIDError(
+            f"INPUT.WHITE = {cfg.INPUT.WHITE!r}: expected auto, or the stored value that is white, such as 4095 for 12 "
+            "bits."
+        )
     if not cfg.DATASETS.NAMES:
         raise ReIDError("DATASETS.NAMES is empty: name a data set, see docs/datasets.md.")
     if not cfg.OUTPUT_DIR:
         raise ReIDError("OUTPUT_DIR is empty: name the folder that a run may write to.")
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _check_batches(cfg: CfgNode) -> None:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from datasets.bases import ReIDDataset
+from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
 from datasets.hands.folder import HandFolder
 from datasets.hands.hand_11k import Hand11k
 from datasets.hands.hand_fkp import PolyUFKP
 from datasets.hands.hand_hd import HandHD
+from datasets.images import reading_of
 from datasets.listing import Listing
-from datasets.make_dataloader_clipreid import Loaders, check_data, make_dataloader
+from datasets.make_dataloader_clipreid import Loaders, make_dataloader
 from datasets.market1501 import Market1501
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
@@ -72,6 +74,7 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     if "roles" in options:
         options["roles"] = options["roles"]._replace(runs=cfg.TEST.RUNS)
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
+    dataset.reading = reading_of(cfg, dataset.boxes)
     if len(dataset.trials) < cfg.TEST.RUNS:
         dataset.notes.append(f"TEST.RUNS = {cfg.TEST.RUNS}, but {dataset.name} has one fixed split: it is tested once")
     if keys.HOLD_OUT and require_train and dataset.validation is None:

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from utils.errors import ReIDError
+from utils.images import AS_STORED, Box, Reading
 
 
 class UselessDataError(ReIDError):
@@ -108,6 +109,12 @@ class ReIDDataset:
 
     pairs: Sequence[Pair] = ()
     """What protocol ``pairs`` compares: queries are the first images, gallery images the second."""
+
+    reading: Reading = AS_STORED
+    """How its files become pictures; :func:`datasets.make_dataset` sets it by the configuration."""
+
+    boxes: Mapping[str, Box] = MappingProxyType({})
+    """By path, the part of a picture that is used, where not all of it is."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from PIL import Image
 
 from datasets.preprocessing import fitting
 from utils.errors import ReIDError
-from utils.images import read_image
+from utils.images import AS_STORED, Reading, read_image
 from utils.logger import LOGGER
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class Reader:
     Attributes:
         size: height and width in pixels.
         interpolation: name of a Pillow filter.
-        exif: turn photos upright.
+        reading: how a file becomes a picture.
         draft: let JPEG decode at a reduced size; see :func:`utils.images.decode`.
         fit: how a picture gets its size; see :func:`datasets.preprocessing.fitting`.
     """
 
     size: tuple[int, int]
     interpolation: str
-    exif: bool = False
+    reading: Reading = AS_STORED
     draft: bool = False
     fit: str = "stretch"
 
@@ -63,15 +63,15 @@ class Reader:
         Raises:
             ReIDError: ``path`` is missing or no readable image.
         """
-        image = read_image(path, self.exif, max(self.size) if self.draft else None)
+        image = read_image(path, self.reading, max(self.size) if self.draft else None)
         return fitting(self.size, self.interpolation, self.fit)(image)
 
 
 class ImageCache:
     """Pictures [H, W, 3] of the images in ``paths`` as ``reader`` reads them, each decoded when first asked for.
 
-    A picture is found again as long as its file has the same path, size and time of modification and the reader and
-    Pillow's version are the same.
+    A picture is found again as long as its file has the same path, size, time of modification and box and the reader
+    and Pillow's version are the same.
 
     Args:
         reader: reads what is not there yet.
@@ -133,7 +133,8 @@ class ImageCache:
             status = os.stat(path)  # noqa: PTH116 -- a Path each is slow
         except OSError:
             return bytes(DIGEST)  # reading it will say why
-        text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{self.version}"
+        box = self.reader.reading.boxes.get(path)
+        text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{box}\0{self.version}"
         return hashlib.blake2b(_bytes(text), digest_size=DIGEST).digest()
 
 
@@ -155,9 +156,9 @@ def make_readers(cfg: CfgNode, dataset: ReIDDataset) -> Readers:
 
     In memory, stage 1 has no cache: it sees each image once.
     """
-    size, exif, draft = resized_size(cfg), cfg.INPUT.EXIF, cfg.INPUT.JPEG_DRAFT
-    augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, exif, draft)
-    plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, exif, draft, cfg.INPUT.FIT_TEST)
+    size, reading, draft = resized_size(cfg), dataset.reading, cfg.INPUT.JPEG_DRAFT
+    augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, reading, draft)
+    plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, reading, draft, cfg.INPUT.FIT_TEST)
     train = [record.path for record in dataset.train] if dataset.require_train else []
     validation = dataset.validation
     test = [record.path for record in (*dataset.test_images, *(validation.images if validation else ()))]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -18,21 +17,23 @@ from tqdm import tqdm
 from datasets.bases import Record
 from datasets.preprocessing import Transform
 from datasets.sampler import SeededIndex
-from utils.images import cause, decode, read_image
+from utils.images import AS_STORED, Box, Decoded, Reading, UnknownWhiteError, cause, decode, read_image
 from utils.logger import on_terminal
 from utils.progress import PATIENCE
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> dict[str, str]:
-    """Decode every file once and return those that :func:`read_image` would refuse, with the reason.
 
-    JPEGs are decoded at an eighth of their size: that reads the whole stream, so truncation shows, and is fast.
-    """
+Looked = TypeVar("Looked")
+
+
+def look_over(paths: Iterable[str], workers: int, look: Callable[[str], Looked]) -> dict[str, Looked]:
+    """What ``look`` says of each file, by path in the given order, each file once; on several threads."""
     unique = list(dict.fromkeys(paths))
-    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
-        warnings.simplefilter("ignore")  # around the threads: within them, the filters would be shared
-        reasons = tqdm(
-            pool.map(partial(_reason, exif=exif), unique),
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        seen = tqdm(
+            pool.map(look, unique),
             total=len(unique),
             desc="checking images",
             unit=" images",
@@ -40,15 +41,53 @@ def find_unreadable(paths: Iterable[str], workers: int, exif: bool = False) -> d
             leave=False,
             disable=not on_terminal(),
         )
-        return {path: reason for path, reason in zip(unique, reasons, strict=True) if reason}
+        return dict(zip(unique, seen, strict=True))
 
 
-def _reason(path: str, exif: bool) -> str:
+class Facts(NamedTuple):
+    """What the check of a file found; the defaults are those of a readable file of 8 bits.
+
+    Attributes:
+        unreadable: why :func:`read_image` would refuse it; empty where it would not.
+        unknown_white: whether that is because ``INPUT.WHITE`` must be set.
+        bits, peak, white, pages, broken_exif: see :class:`utils.images.Decoded`.
+    """
+
+    unreadable: str = ""
+    unknown_white: bool = False
+    bits: int = 8
+    peak: float | None = None
+    white: float = 255
+    pages: bool = False
+    broken_exif: bool = False
+
+
+def examine(path: str, reading: Reading = AS_STORED) -> Facts:
+    """Decode a file once, to find before training what would stop it or spoil it.
+
+    JPEGs are decoded at an eighth of their size: that reads the whole stream, so truncation shows, and is fast.
+    """
     try:
-        decode(path, exif, at_least=1)
+        return facts_of(decode(path, reading, at_least=1))
     except Exception as error:  # as in read_image
-        return cause(path, error)
-    return ""
+        return refusal(path, error)
+
+
+def facts_of(found: Decoded) -> Facts:
+    """The facts of a file that was decoded."""
+    return Facts("", False, found.bits, found.peak, found.white, found.pages, found.broken_exif)
+
+
+def refusal(path: str, error: Exception) -> Facts:
+    """The facts of a file that could not be decoded."""
+    unknown = isinstance(error, UnknownWhiteError)
+    return Facts(cause(path, error), unknown, peak=error.peak if unknown else None)
+
+
+def reading_of(cfg: CfgNode, boxes: Mapping[str, Box] | None = None) -> Reading:
+    """How ``cfg`` has image files read; see :class:`utils.images.Reading`."""
+    white = None if cfg.INPUT.WHITE == "auto" else float(cfg.INPUT.WHITE)
+    return Reading(cfg.INPUT.EXIF, white, boxes or {})
 
 
 @contextmanager
@@ -75,20 +114,18 @@ class ImageDataset(Dataset):
     Args:
         records: the images.
         transform: from a picture to a tensor.
-        exif: turn photos upright.
-        read: from a path to its picture; None for the photo as it is.
+        read: from a path to its picture.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
         transform: Transform,
-        exif: bool = False,
-        read: Callable[[str], Image] | None = None,
+        read: Callable[[str], Image] = read_image,
     ) -> None:
         self.records = list(records)
         self.transform = transform
-        self.read = read or partial(read_image, exif=exif)
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.records)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import ReIDError
-from utils.images import read_image
+from utils.images import AS_STORED, Reading, read_image
 from utils.interrupt import check_interrupt, ignore_signals
 from utils.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
@@ -40,7 +40,7 @@ ADVICE = "Repair it, correct its name or leave it out."
 class _Files(Dataset):
     def __init__(self, paths: Sequence[str], embedder: Embedder) -> None:
         self.paths, self.transform = paths, embedder.transform
-        self.read = partial(read_image, exif=embedder.exif, at_least=embedder.at_least, advice=ADVICE)
+        self.read = partial(read_image, reading=embedder.reading, at_least=embedder.at_least, advice=ADVICE)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,7 +56,7 @@ class Embedder:
     Attributes:
         compute: the network.
         transform: from a picture to its input [3, H, W].
-        exif: turn photos upright.
+        reading: how a file becomes a picture.
         batch_size: images at a time.
         workers: processes that read images.
         at_least: pixels that will do of a JPEG, see :func:`utils.images.decode`; None for all.
@@ -64,7 +64,7 @@ class Embedder:
 
     compute: Compute
     transform: Callable[[Image.Image], Tensor]
-    exif: bool = False
+    reading: Reading = AS_STORED
     batch_size: int = 64
     workers: int = 0
     at_least: int | None = None
@@ -105,6 +105,7 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
         ReIDError: the configuration or the weights cannot be read or do not fit each other.
     """
     from configs import load_config
+    from datasets.images import reading_of
     from datasets.make_dataloader_clipreid import num_workers
     from datasets.preprocessing import test_transform
 
@@ -114,7 +115,7 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     transform = test_transform(inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, **how)
     compute = _onnx_network(cfg) if Path(weight).suffix == ".onnx" else _torch_network(cfg)
     at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
-    return Embedder(compute, transform, inputs.EXIF, cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least)
+    return Embedder(compute, transform, reading_of(cfg), cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least)
 
 
 def _torch_network(cfg: CfgNode) -> Compute:

@@ -26,7 +26,7 @@ from processor.extract import Listed, extract, list_folder, open_embedder
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
-from utils.images import IMAGE_SUFFIXES, read_image
+from utils.images import AS_STORED, IMAGE_SUFFIXES, Reading, read_image
 from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
 from utils.plots.html import escape, page, table, thumbnail
@@ -138,18 +138,18 @@ def as_json(answers: Sequence[Answer]) -> str:
     return json.dumps([answer._asdict() for answer in answers], indent=1) + "\n"
 
 
-def as_html(answers: Sequence[Answer], gallery: Path, exif: bool = False) -> str:
+def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STORED) -> str:
     """A page with the images; a section for each query."""
     sections = []
     for query in dict.fromkeys(answer.query for answer in answers):
         short = "/".join(Path(query).parts[-2:])
         own = [answer for answer in answers if answer.query == query]
         pictures = "".join(
-            f"<li{_frame(a)}>{thumbnail(read_image(gallery / a.image, exif), THUMBNAIL, f'{a.rank}: {a.identity}')}"
+            f"<li{_frame(a)}>{thumbnail(read_image(gallery / a.image, reading), THUMBNAIL, f'{a.rank}: {a.identity}')}"
             f"<br>{a.rank}: {escape(a.identity)}<br>{a.similarity:.4f} {_words(a)}</li>"
             for a in own
         )
-        asked = thumbnail(read_image(query, exif), 2 * THUMBNAIL, f"query {short}")
+        asked = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}")
         columns = ["rank", "identity", "similarity", "accepted", "image"]
         rows = table("Answers", columns, [a[1:] for a in own], digits=4)
         sections.append((short, f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
@@ -186,7 +186,7 @@ def run(arguments: argparse.Namespace) -> None:
         LOGGER.info("accepted from a similarity of %.4f on (false accept rate %g)", threshold, arguments.far)
     answers = search(embedder.embed(queries), queries, gallery, listed, arguments.top, threshold, arguments.search)
     if arguments.format == "html":
-        text = as_html(answers, arguments.gallery, embedder.exif)
+        text = as_html(answers, arguments.gallery, embedder.reading)
     else:
         text = FORMATS[arguments.format](answers)
     if arguments.output is None:

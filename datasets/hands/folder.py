@@ -27,7 +27,8 @@ class HandFolder(SplitDataset):
         <root>/test/gallery/<identity>/*.jpg    or <root>/gallery/<identity>/*.jpg
         <root>/views.csv                        if there are aspects (or cameras) to tell
 
-    Any image format; names are free. Images may also lie directly in a split's folder as
+    Image files end in one of :data:`utils.images.IMAGE_SUFFIXES`; names are free. Images may also lie directly in a
+    split's folder as
     ``<identity>_<anything>.jpg``: the identity is what stands before the first underscore.
 
     ``views.csv`` has the columns ``path,view`` and, if wanted, ``camera``; ``path`` is relative to

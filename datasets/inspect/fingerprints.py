@@ -1,4 +1,4 @@
-"""Finding pictures that occur twice: equal files by checksum, near-identical pictures by how alike thumbnails are.
+"""Finding pictures that occur twice: equal files by checksum, near-duplicates by how alike thumbnails are.
 
 A thumbnail of 16 x 16 grey cells is a perceptual hash with real numbers for bits. On 150 photographs of 11k Hands and
 300 of PolyU FKP, copies saved again (JPEG quality 60, half and double size, darker) correlate with their original by
@@ -8,17 +8,14 @@ A thumbnail of 16 x 16 grey cells is a perceptual hash with real numbers for bit
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from utils.images import FORMATS, cause, decode
-from utils.logger import on_terminal
+from datasets.images import Facts, facts_of, look_over, refusal
+from utils.images import AS_STORED, Reading, decode
 
 SIDE = 16
 
@@ -32,48 +29,52 @@ class Fingerprint(NamedTuple):
     """What is compared of one image.
 
     Attributes:
-        width, height: of the file, in pixels.
+        width, height: of the picture in pixels, turned as it is read.
         digest: SHA-256 of the file.
         cells: [256] grey values of a 16 x 16 thumbnail, of mean 0 and length 1, so that the inner product of two is
             their correlation; all 0 for a picture of one colour.
+        brightness: mean grey value from 0 to 255.
+        levels: how many of the 256 grey values occur.
+        facts: depth and brightest value of the file.
     """
 
     width: int
     height: int
     digest: bytes
     cells: np.ndarray
+    brightness: float = 0.0
+    levels: int = 0
+    facts: Facts = Facts()
 
 
-def fingerprint(path: str, exif: bool = False) -> Fingerprint:
+def fingerprint(path: str, reading: Reading = AS_STORED) -> Fingerprint:
     """The fingerprint of one file; errors are Pillow's own."""
-    grey = decode(path, exif, at_least=4 * SIDE).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    values = np.asarray(grey, dtype=np.float32).reshape(-1)
-    values -= values.mean()
-    with Image.open(path, formats=FORMATS) as image:
-        width, height = image.size
+    found = decode(path, reading, at_least=4 * SIDE)
+    grey = found.picture.convert("L")
+    values = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32).reshape(-1)
+    brightness = float(values.mean())
+    values = values - brightness
     with open(path, "rb") as file:  # noqa: PTH123 -- a Path each is slow
         digest = hashlib.file_digest(file, "sha256").digest()
-    return Fingerprint(width, height, digest, values / max(float(np.linalg.norm(values)), 1e-3))
+    cells = values / max(float(np.linalg.norm(values)), 1e-3)
+    levels = np.count_nonzero(grey.histogram())
+    return Fingerprint(found.width, found.height, digest, cells, brightness, levels, facts_of(found))
 
 
 def fingerprints(
-    paths: Iterable[str], workers: int, exif: bool = False
-) -> tuple[dict[str, Fingerprint], dict[str, str]]:
-    """Fingerprints by path, and the files that cannot be read with the reason."""
-    unique = list(dict.fromkeys(paths))
+    paths: Iterable[str], workers: int, reading: Reading = AS_STORED
+) -> tuple[dict[str, Fingerprint], dict[str, Facts]]:
+    """Fingerprints by path, and what is known of the files that cannot be read."""
 
-    def attempt(path: str) -> Fingerprint | str:
+    def attempt(path: str) -> Fingerprint | Facts:
         try:
-            return fingerprint(path, exif)
+            return fingerprint(path, reading)
         except Exception as error:  # damaged files make Pillow raise anything
-            return cause(path, error)
+            return refusal(path, error)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
-        warnings.simplefilter("ignore")
-        found = tqdm(pool.map(attempt, unique), total=len(unique), unit="image", leave=False, disable=not on_terminal())
-        results = dict(zip(unique, found, strict=True))
+    results = look_over(paths, workers, attempt)
     good = {path: found for path, found in results.items() if isinstance(found, Fingerprint)}
-    return good, {path: reason for path, reason in results.items() if isinstance(reason, str)}
+    return good, {path: found for path, found in results.items() if isinstance(found, Facts)}
 
 
 def similar_pairs(first: np.ndarray, second: np.ndarray, least: float) -> Iterator[tuple[int, int, float]]:

@@ -16,8 +16,10 @@ from yacs.config import CfgNode
 from configs import load_config
 from datasets import make_dataset
 from datasets.bases import Record, ReIDDataset, UselessDataError, number_of, some
+from datasets.images import Facts, reading_of
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
 from datasets.inspect.proposal import propose_split, read_identities
+from datasets.levels import file_notes, level_notes, unknown_white
 from datasets.make_dataloader_clipreid import num_workers
 from datasets.parsing.splits import SplitDataset, split_of, write_split
 from utils.checkpoint import write_atomically
@@ -31,7 +33,12 @@ SHEET_ROWS, SHEET_COLUMNS = 12, 8
 NAMED = 5
 """Pairs of near-identical pictures that are named."""
 
-TRAIN_COLOUR = (43, 87, 154)
+FEW_LEVELS = 32
+"""Grey levels that a photograph of 8 bits does not fall short of."""
+DARKEST = 8
+"""Brightness that half of the photographs of a set do not fall short of."""
+
+TRAIN_COLOUR, VAL_COLOUR = (43, 87, 154), (214, 122, 20)
 
 Splits = dict[str, tuple[Sequence[Record], Sequence[str]]]
 """Records of each split and the names of their identities."""
@@ -75,12 +82,13 @@ def inspect(arguments: argparse.Namespace) -> int:
     _check_learning(report, cfg, dataset)
     _check_test(report, dataset, arguments.person_separator)
     found, unreadable = fingerprints(
-        (r.path for records, _ in splits.values() for r in records), num_workers(cfg), cfg.INPUT.EXIF
+        (r.path for records, _ in splits.values() for r in records), num_workers(cfg), dataset.reading
     )
     _check_files(report, found, unreadable)
+    _check_levels(report, found, unreadable)
     _check_copies(report, dataset, splits, found)
     _check_leaks(report, splits, found)
-    _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found, cfg.INPUT.EXIF)
+    _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
     if arguments.write_listing:
         write_split(arguments.write_listing, split_of(dataset, dataset.root))
         report.fact(
@@ -110,7 +118,9 @@ def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
     images, notes = read_identities(root)
     rows = propose_split(images, arguments.seed, arguments.person_separator, arguments.hold_out)
     notes.append(f"no split yet; proposed (seed {arguments.seed}): half of the people train, one gallery image each")
-    return cfg, SplitDataset(rows, root, name="proposed split", notes=notes)
+    dataset = SplitDataset(rows, root, name="proposed split", notes=notes)
+    dataset.reading = reading_of(cfg)
+    return cfg, dataset
 
 
 def _count_table(splits: Splits) -> list[str]:
@@ -160,14 +170,46 @@ def _check_test(report: Report, dataset: ReIDDataset, separator: str) -> None:
         report.warn(f"{len(train & test)} people have identities in train and in test: {some(sorted(train & test))}")
 
 
-def _check_files(report: Report, found: Mapping[str, Fingerprint], unreadable: Mapping[str, str]) -> None:
+def _check_files(report: Report, found: Mapping[str, Fingerprint], unreadable: Mapping[str, Facts]) -> None:
     sizes = Counter((print_.width, print_.height) for print_ in found.values())
     shown = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(5))
     rest = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
     report.fact(f"sizes: {shown or 'none'}{rest}")
-    if unreadable:
-        listed = some([f"{path} ({reason})" for path, reason in unreadable.items()])
-        report.problem(f"{len(unreadable)} files cannot be read (DATASETS.BAD_IMAGES skip leaves them out): {listed}")
+    broken = [f"{path} ({facts.unreadable})" for path, facts in unreadable.items() if not facts.unknown_white]
+    if broken:
+        files = number_of(len(broken), "file")
+        report.problem(f"{files} cannot be read (DATASETS.BAD_IMAGES skip leaves them out): {some(broken)}")
+    for note in file_notes({path: print_.facts for path, print_ in found.items()}):
+        report.warn(note)
+
+
+def _check_levels(report: Report, found: Mapping[str, Fingerprint], unreadable: Mapping[str, Facts]) -> None:
+    """Depth and brightness: whether they can be right, and whether the files agree."""
+    unknown = unknown_white(unreadable)
+    if unknown:
+        report.problem(unknown)
+    if not found:
+        return
+    depths = Counter(print_.facts.bits for print_ in found.values())
+    listed = ", ".join(f"{bits} bits ({count})" for bits, count in sorted(depths.items()))
+    brightness = np.array([print_.brightness for print_ in found.values()])
+    typical, levels = float(np.median(brightness)), float(np.median([print_.levels for print_ in found.values()]))
+    report.fact(
+        f"depth: {listed}; brightness from 0 to 255: {brightness.min():.0f} / {typical:.0f} / {brightness.max():.0f} "
+        f"(min / median / max); grey levels in a picture: {levels:g} of 256 (median)"
+    )
+    for note in level_notes(print_.facts for print_ in found.values()):
+        report.warn(note)
+    if len(depths) > 1:
+        report.warn(f"files of different depth ({listed}): is white the same in all of them?")
+    if levels < FEW_LEVELS:
+        report.warn(f"half of the pictures have {levels:g} grey levels or fewer: INPUT.WHITE, or pictures of one bit?")
+    if not DARKEST <= typical <= 255 - DARKEST:
+        report.warn(f"the pictures are almost {'black' if typical < DARKEST else 'white'} (brightness {typical:.0f})")
+    off = (brightness < typical / 4) | (255 - brightness < (255 - typical) / 4)
+    if off.any():
+        names = [f"{path} ({value:.0f})" for path, value, odd in zip(found, brightness, off, strict=True) if odd]
+        report.warn(f"{number_of(len(names), 'picture')} much darker or brighter than the others: {some(names)}")
 
 
 def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fingerprint]) -> None:
@@ -229,14 +271,16 @@ def _sheet_file(arguments: argparse.Namespace, cfg: CfgNode) -> Path:
 
 
 def _write_sheet(
-    report: Report, path: Path, dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fingerprint], exif: bool
+    report: Report, path: Path, dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fingerprint]
 ) -> None:
-    """A row for each of some identities, half of train and half of the test."""
-    train = _sheet_rows({"train": splits["train"]}, found, {"train": TRAIN_COLOUR})
+    """A row for each of some identities, half of train and val and half of the test."""
+    train = {split: splits[split] for split in ("train", "val") if splits[split][0]}
+    train = _sheet_rows(train, found, {"train": TRAIN_COLOUR, "val": VAL_COLOUR})
     test = _sheet_rows({s: splits[s] for s in ("query", "gallery")}, found, {"query": QUERY, "gallery": RIGHT})
     rows = [*_spread(train, SHEET_ROWS // 2), *_spread(test, SHEET_ROWS // 2)]
-    title = f"{dataset.name}: train (blue), query (grey), gallery (green); a row for each identity"
-    sheet = contact_sheet(rows, title, exif=exif)
+    held_out = "val (orange), " if splits["val"][0] else ""
+    title = f"{dataset.name}: train (blue), {held_out}query (grey), gallery (green); a row for each identity"
+    sheet = contact_sheet(rows, title, reading=dataset.reading)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
     report.fact(f"contact sheet: {path}")
 

@@ -43,7 +43,6 @@ def write_pictures(
     dataset: ReIDDataset,
     model: ImageReID,
     loader: DataLoader,
-    exif: bool,
     seed: int,
 ) -> None:
     """Write every picture of ``evaluation`` into ``folder``.
@@ -56,15 +55,14 @@ def write_pictures(
         dataset: images, identities and camera rule.
         model: what was evaluated, for the maps of where it looks.
         loader: of the test images.
-        exif: turn photos upright.
         seed: of the random queries.
     """
     draw = {
         "cmc": partial(write_cmc, folder / "cmc.png", evaluation),
         "verification": partial(write_verification, folder, evaluation, dataset.camera_rule),
-        "rankings": partial(write_ranking_sheets, folder, evaluation, dataset, exif, seed),
+        "rankings": partial(write_ranking_sheets, folder, evaluation, dataset, seed),
         "confused": partial(write_confused, folder / "confused.png", evaluation, dataset.test_identities),
-        "attention": partial(write_attention, folder / "attention.png", evaluation, dataset, model, loader, exif),
+        "attention": partial(write_attention, folder / "attention.png", evaluation, dataset, model, loader),
         "embedding": partial(write_embedding, folder / "embedding.png", evaluation, dataset.test_identities),
     }
     for name, write in draw.items():
@@ -81,19 +79,18 @@ def by_precision(evaluation: Evaluation) -> np.ndarray:
     return valid[np.argsort(-precision[valid], kind="stable")]
 
 
-def write_ranking_picture(path: Path, evaluation: Evaluation, dataset: ReIDDataset, exif: bool) -> None:
+def write_ranking_picture(path: Path, evaluation: Evaluation, dataset: ReIDDataset) -> None:
     """Write queries from the best to the worst average precision with their ten nearest gallery images.
 
     Args:
         path: of the PNG.
         evaluation: rankings and average precisions.
         dataset: images, identities and camera rule; gallery images that the rule ignores are not shown.
-        exif: turn photos upright.
     """
     ordered = by_precision(evaluation)
     chosen = evenly(ordered)
     title = f"{len(chosen)} of {len(ordered)} queries, from best to worst; ten nearest each"
-    write_rankings(path, chosen, title, evaluation, dataset, exif)
+    write_rankings(path, chosen, title, evaluation, dataset)
 
 
 def evenly(ordered: np.ndarray) -> np.ndarray:
@@ -101,9 +98,7 @@ def evenly(ordered: np.ndarray) -> np.ndarray:
     return ordered[np.unique(np.linspace(0, len(ordered) - 1, SHOWN_QUERIES).round().astype(int))]
 
 
-def write_rankings(
-    path: Path, chosen: np.ndarray, title: str, evaluation: Evaluation, dataset: ReIDDataset, exif: bool
-) -> None:
+def write_rankings(path: Path, chosen: np.ndarray, title: str, evaluation: Evaluation, dataset: ReIDDataset) -> None:
     """Write the queries ``chosen``, in this order, with their ten nearest gallery images."""
     nearest = evaluation.find_nearest(chosen.tolist())
     if nearest.recall < 1:
@@ -117,7 +112,7 @@ def write_rankings(
         )
         for i, distances, index in zip(chosen, nearest.distances, nearest.index, strict=True)
     ]
-    _save(ranking_sheet(rankings, title, exif=exif), path)
+    _save(ranking_sheet(rankings, title, reading=dataset.reading), path)
 
 
 def _answers(dataset: ReIDDataset, query: Record, found: Iterable[tuple[float, int]]) -> list[Answer]:
@@ -125,7 +120,7 @@ def _answers(dataset: ReIDDataset, query: Record, found: Iterable[tuple[float, i
     return [Answer(i.path, dataset.test_identities[i.pid], distance, i.pid == query.pid) for distance, i in images]
 
 
-def write_ranking_sheets(folder: Path, evaluation: Evaluation, dataset: ReIDDataset, exif: bool, seed: int) -> None:
+def write_ranking_sheets(folder: Path, evaluation: Evaluation, dataset: ReIDDataset, seed: int) -> None:
     """Write the rankings of the worst, the median and random queries."""
     ordered = by_precision(evaluation)
     start = max(0, (len(ordered) - SHOWN_QUERIES) // 2)
@@ -138,7 +133,7 @@ def write_ranking_sheets(folder: Path, evaluation: Evaluation, dataset: ReIDData
     for name, chosen in choices.items():
         order = "best first" if name == "random" else "by average precision"
         title = f"{len(chosen)} {name} queries of {len(ordered)}, {order}; ten nearest each"
-        write_rankings(folder / f"rankings_{name}.png", chosen, title, evaluation, dataset, exif)
+        write_rankings(folder / f"rankings_{name}.png", chosen, title, evaluation, dataset)
 
 
 def write_cmc(path: Path, evaluation: Evaluation) -> None:
@@ -200,7 +195,7 @@ def most_confused(similarity: Tensor, count: int) -> list[int]:
 
 
 def write_attention(
-    path: Path, evaluation: Evaluation, dataset: ReIDDataset, model: ImageReID, loader: DataLoader, exif: bool
+    path: Path, evaluation: Evaluation, dataset: ReIDDataset, model: ImageReID, loader: DataLoader
 ) -> None:
     """Write where the network looks on queries from the best to the worst."""
     chosen = evenly(by_precision(evaluation)).tolist()
@@ -213,7 +208,7 @@ def write_attention(
     for i, values in zip(chosen, maps, strict=True):
         record, precision = dataset.query[i], evaluation.metrics.average_precision[i]
         caption = f"{printable(dataset.test_identities[record.pid])}\nAP {100 * precision:.0f} %"
-        seen.append(Seen(read_image(record.path, exif), values, caption))
+        seen.append(Seen(read_image(record.path, dataset.reading), values, caption))
     kind = "attention rollout" if hasattr(model.image_encoder, "transformer") else "norm of the last activations"
     sheet = saliency_sheet(seen, f"Where the network looks: {kind}; queries from best to worst")
     _save(sheet, path)

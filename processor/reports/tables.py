@@ -76,9 +76,9 @@ def finish_run(
         write_verification(run.output_dir / f"verification{run.suffix}.npz", evaluation.verification)
     if cfg.TEST.PICTURES:
         LOGGER.info("drawing pictures; TEST.PICTURES False leaves them out")
-        write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset, cfg.INPUT.EXIF)
+        write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset)
         folder = run.output_dir / f"pictures{run.suffix}"
-        write_pictures(folder, evaluation, dataset, model, loader, cfg.INPUT.EXIF, cfg.SOLVER.SEED)
+        write_pictures(folder, evaluation, dataset, model, loader, cfg.SOLVER.SEED)
     for line in next_commands(cfg, run, name):
         LOGGER.info("next: %s", line)
     measured = run.results[name]["protocol"]

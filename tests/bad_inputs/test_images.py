@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from configs import load_config
-from datasets.images import find_unreadable
+from datasets.images import examine
 from tests.bad_inputs.kit import CANARY, Case, cases, judge
-from utils.images import read_image
+from utils.images import Reading, read_image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -53,9 +53,9 @@ def png(width, height, pixels=b"", extra=b"", depth=8, colour=0):
 
 def tiff(width, height, *more):
     """A TIFF of one strip of nothing that claims a size."""
-    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1)]
-    tags = sorted([*tags, (278, 4, height), (279, 4, 16), *more])
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    tags = {256: (4, width), 257: (4, height), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 8), 277: (3, 1)}
+    tags |= {278: (4, height), 279: (4, 16)} | {tag: rest for tag, *rest in more}
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(tags.items()))
     return b"II*\0" + struct.pack("<I", 24) + bytes(16) + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
@@ -81,7 +81,8 @@ def order(text):
 
 NOT_AN_IMAGE = "not an image, whatever its name says"
 NO_FILE = "there is no such file"
-BOMB = "decompression bomb"
+BOMB = "larger than 178 megapixels; save it smaller"
+NOT_READ = ", which is not read; save it as"
 SIXTEEN = np.full((6, 8), 32896, np.uint16)
 PALETTE = halves().quantize(4)
 
@@ -108,8 +109,13 @@ IMAGES = cases(
         "vector.jpg", order("<svg xmlns='http://www.w3.org/2000/svg'><image href='file://CANARY'/></svg>"), NOT_AN_IMAGE
     ),
     Case("document.jpg", b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\n", NOT_AN_IMAGE),
-    Case("picture.psd", b"8BPS\0\1" + bytes(100), NOT_AN_IMAGE),
-    Case("icon.jpg", drawn(plain(size=(16, 16)), "ICO"), NOT_AN_IMAGE),
+    Case("picture.psd", b"8BPS\0\1" + bytes(100), f"a Photoshop image{NOT_READ}"),
+    Case("icon.jpg", drawn(plain(size=(16, 16)), "ICO"), f"an icon{NOT_READ}"),
+    Case("wavelets.jpg", drawn(plain(size=(16, 16)), "JPEG2000"), f"a JPEG 2000 image{NOT_READ}"),
+    Case("phone.jpg", b"\0\0\0\x18ftypheic" + bytes(100), f"a HEIC image{NOT_READ}"),
+    Case("two-channels.tif", tiff(8, 6, (277, 3, 2)), f"2 channels of 8 bits{NOT_READ}"),
+    Case("six-channels.tif", tiff(8, 6, (277, 3, 6)), f"6 channels of 8 bits{NOT_READ}"),
+    Case("head.tif", b"II*\0" + bytes(9), "a damaged TIFF file"),
     Case("film.jpg", b"\0\0\0\x18ftypmp42" + bytes(100), NOT_AN_IMAGE),
     Case("page.jpg", b"<html>404</html>", NOT_AN_IMAGE),
     Case("zeros.jpg", bytes(5000), NOT_AN_IMAGE),
@@ -173,18 +179,17 @@ def test_images(tmp_path, case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         judge(case, tmp_path, read_image)
-        path = str(tmp_path / case.name)
-        refused = find_unreadable([path], workers=1)
+        refused = examine(str(tmp_path / case.name)).unreadable
     assert bool(refused) == isinstance(case.expected, str), "the check before training says what reading would say"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("exif", [False, True])
 def test_orientation_counts_where_it_is_asked_for(tmp_path, kind, exif):
     """Orientation 6: the camera was turned by 90 degrees; upright, the picture's stored left edge is its upper one."""
     path = tmp_path / "photo"
     path.write_bytes(rotated(kind, image=halves((16, 12))))
-    found = np.asarray(read_image(path, exif=exif)).astype(int)
+    found = np.asarray(read_image(path, Reading(upright=exif))).astype(int)
     assert found.shape == ((16, 12, 3) if exif else (12, 16, 3))
     expected = np.asarray(halves((16, 12)).rotate(-90, expand=True) if exif else halves((16, 12)))
     assert np.abs(found - expected).max() < 100  # red and blue are 255 apart

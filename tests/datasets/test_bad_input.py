@@ -88,7 +88,7 @@ def test_a_broken_file_stops_the_run_or_is_left_out_and_counted(root, kind, plac
     BROKEN[kind](path)
     text = refused(root)
     assert f"1 of 18 images cannot be read: {path} (" in text
-    assert "DATASETS.BAD_IMAGES" in text and "Repair or remove" in text
+    assert "DATASETS.BAD_IMAGES" in text and "Replace or remove" in text
 
     cfg, dataset = start(root, "DATASETS.BAD_IMAGES", "skip")
     assert len(dataset.train) == 11 and len(dataset.query) == 2 and len(dataset.gallery) == 4

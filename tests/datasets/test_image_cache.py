@@ -17,7 +17,7 @@ from datasets.image_cache import DIGEST, ImageCache, Reader
 from datasets.images import ImageDataset
 from tests.datasets.pictures import hand_config, pixels, plant_hands, save
 from utils.errors import ReIDError
-from utils.images import read_image
+from utils.images import Reading, read_image
 
 READER = Reader((12, 10), "bicubic")
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,7 @@ def test_a_changed_file_is_read_again(paths, folder, decoded, touch):
     [
         Reader((12, 10), "bilinear"),
         Reader((10, 12), "bicubic"),
-        Reader((12, 10), "bicubic", True),
+        Reader((12, 10), "bicubic", Reading(white=4095)),
         Reader((12, 10), "bicubic", fit="crop"),
     ],
 )
@@ -220,7 +220,7 @@ def test_processes_that_fill_one_file_at_once(paths, tmp_path):
 def test_draft_decodes_small_and_is_never_shared_with_exact(tmp_path, decoded):
     photo = np.asarray(Image.fromarray(pixels(3, 12, 16)).resize((1600, 1200), Image.Resampling.BICUBIC))
     path = save(tmp_path / "photo.jpg", photo, quality=95)
-    assert read_image(path, False, 256).size == (400, 300)
+    assert read_image(path, at_least=256).size == (400, 300)
     exact, draft = Reader((256, 128), "bicubic"), Reader((256, 128), "bicubic", draft=True)
     difference = np.abs(np.asarray(exact.read(path), int) - np.asarray(draft.read(path), int))
     assert 0 < difference.mean() < 3  # close, and not the same: this is why it is a choice

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from utils.images import read_image
+from utils.images import AS_STORED, Reading, read_image
 from utils.text_files import printable
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
@@ -49,13 +49,13 @@ class Shown(NamedTuple):
 
 
 def ranking_sheet(
-    rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128), exif: bool = False
+    rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128), reading: Reading = AS_STORED
 ) -> Image.Image:
     """A row for each ranking: the query, then its nearest images framed green (right) or red (wrong).
 
     Args:
         rankings: rows, of any number of answers.
-        title, cell, exif: as for :func:`contact_sheet`.
+        title, cell, reading: as for :func:`contact_sheet`.
     """
     rows = []
     for ranking in rankings:
@@ -66,7 +66,7 @@ def ranking_sheet(
             caption = f"{place}: {printable(answer.identity)}\n{mark}, {answer.distance:.3f}"
             row.append(Shown(answer.path, caption, colour))
         rows.append(row)
-    return contact_sheet(rows, title, cell, exif, lead=_GAP)
+    return contact_sheet(rows, title, cell, reading, lead=_GAP)
 
 
 class Seen(NamedTuple):
@@ -109,7 +109,7 @@ def contact_sheet(
     rows: Sequence[Sequence[Shown]],
     title: str,
     cell: tuple[int, int] = (128, 128),
-    exif: bool = False,
+    reading: Reading = AS_STORED,
     lead: int = 0,
 ) -> Image.Image:
     """Pictures in rows under one line of text; a row for each identity, say.
@@ -118,10 +118,10 @@ def contact_sheet(
         rows: of any length.
         title: one line above.
         cell: width and height in pixels of the largest picture; rows of flat pictures are less high.
-        exif: turn photos upright.
+        reading: how a file becomes a picture.
         lead: pixels that keep the first column apart from the others.
     """
-    pictures = [[ImageOps.contain(read_image(shown.path, exif), cell) for shown in row] for row in rows]
+    pictures = [[ImageOps.contain(read_image(shown.path, reading), cell) for shown in row] for row in rows]
     cell = cell[0], max((picture.height for row in pictures for picture in row), default=cell[1])
     columns = max((len(row) for row in rows), default=1)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP

@@ -123,7 +123,7 @@ def test_unreadable_files(hands, examine):
     victim = next((hands / "train").glob("*/*"))
     victim.write_bytes(victim.read_bytes()[:99])
     status, said = examine("--root", hands)
-    assert status == 1 and "PROBLEM: 1 files cannot be read" in said and str(victim) in said
+    assert status == 1 and "PROBLEM: 1 file cannot be read" in said and str(victim) in said
 
 
 def test_one_training_identity(hands, examine):

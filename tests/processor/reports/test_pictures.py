@@ -66,7 +66,7 @@ def world(tmp_path):
 
 def test_all_pictures_are_written(world, tmp_path):
     evaluation, dataset, loader = world
-    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, False, 0)
+    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, 0)
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     charts = {"cmc.png", "roc_det.png", "scores.png", "confused.png", "embedding.png", "attention.png"}
     assert names == charts | {f"rankings_{kind}.png" for kind in ("worst", "median", "random")}
@@ -79,7 +79,7 @@ def test_all_pictures_are_written(world, tmp_path):
 def test_one_picture_that_fails(world, tmp_path, caplog, monkeypatch):
     evaluation, dataset, loader = world
     dataset.query[0].path = str(tmp_path / "gone.png")
-    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, False, 0)
+    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, 0)
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert {"cmc.png", "roc_det.png", "confused.png", "embedding.png"} <= names and "attention.png" not in names
     assert "picture attention left out" in caplog.text and "gone.png" in caplog.text
@@ -90,12 +90,12 @@ def test_ranking_sheets_show_the_queries_they_name(world, tmp_path, monkeypatch)
     shown, titles = {}, []
     monkeypatch.setattr(
         "processor.reports.pictures.ranking_sheet",
-        lambda rankings, title, exif: (
+        lambda rankings, title, reading: (
             titles.append(title) or shown.update({title.split()[1]: rankings}) or Image.new("RGB", (1, 1))
         ),
     )
     monkeypatch.setattr("processor.reports.pictures.SHOWN_QUERIES", 4)
-    write_ranking_sheets(tmp_path, evaluation, dataset, False, 3)
+    write_ranking_sheets(tmp_path, evaluation, dataset, 3)
     precision = np.sort(evaluation.metrics.average_precision)
     assert [r.average_precision for r in shown["worst"]] == precision[:4].tolist()
     assert sorted(r.average_precision for r in shown["median"]) == precision[3:7].tolist()
@@ -114,7 +114,7 @@ def test_one_image_of_one_identity(world, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("processor.reports.pictures.cmc_chart", lambda cmc, mean_ap: drawn.update(cmc=cmc))
     monkeypatch.setattr("processor.reports.pictures.save_figure", lambda figure, path: None)
     evaluation = replace(evaluation, metrics=evaluate(**one, camera_rule="none"), **one)
-    write_pictures(tmp_path, evaluation, dataset, Looker(), loader, False, 0)
+    write_pictures(tmp_path, evaluation, dataset, Looker(), loader, 0)
     assert drawn["cmc"].tolist() == [1.0], "it ends where the gallery does"
     assert "picture confused left out" in caplog.text and "one identity" in caplog.text
 
@@ -124,12 +124,12 @@ def test_an_approximate_search_tells_its_recall(world, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
         "processor.reports.pictures.ranking_sheet",
-        lambda rankings, title, exif: seen.update({title: rankings}) or Image.new("RGB", (1, 1)),
+        lambda rankings, title, reading: seen.update({title: rankings}) or Image.new("RGB", (1, 1)),
     )
     index = torch.tensor([[3, 1, -1]]).repeat(10, 1)  # only two were found
     found = replace(evaluation, nearest=Nearest(torch.rand(10, 3), index, 0.875))
-    write_ranking_sheets(tmp_path, found, dataset, False, 3)
-    write_ranking_sheets(tmp_path, evaluation, dataset, False, 3)
+    write_ranking_sheets(tmp_path, found, dataset, 3)
+    write_ranking_sheets(tmp_path, evaluation, dataset, 3)
     approximate, exact = list(seen.items())[:3], list(seen.items())[3:]
     assert all("approximate search, recall 0.875" in title for title, _ in approximate)
     assert all([a.identity for a in r.answers] == ["person3", "person1"] for _, rows in approximate for r in rows)
