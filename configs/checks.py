@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.CAL.FEATURE": ("score", "neck"),
     "MODEL.MGN.CE_DIM": (256, 2048),
     "MODEL.ABDNET.OW": ("stem", "all", "none"),
+    "MODEL.CBDB_NET.DROP": ("three quarters", "whole"),
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,

@@ -68,6 +68,12 @@ _C.MODEL.ABDNET.OF_BETA = 1e-6  # (ours) abdnet: weight of the penalty on eigenv
 _C.MODEL.ABDNET.OF_EPOCH = 24  # (ours) abdnet: first epoch of stage 2 with that penalty
 _C.MODEL.ABDNET.OW_BETA = 1e-3  # (ours) abdnet: weight of the penalty on eigenvalues of weights
 _C.MODEL.ABDNET.OW = "stem"  # (ours) abdnet: it reads the stem (released code) | all convolutions (paper) | none
+_C.MODEL.CBDB_NET = CfgNode()
+_C.MODEL.CBDB_NET.STRIPS = 6  # (ours) cbdb_net: strips of the map, of which one is dropped at a time
+_C.MODEL.CBDB_NET.DROP = "three quarters"  # (ours) cbdb_net, of a strip: three quarters (released code) | whole (paper)
+_C.MODEL.CBDB_NET.REDUCED = 512  # (ours) cbdb_net: channels of the feature
+_C.MODEL.CBDB_NET.ELASTIC = False  # (ours) cbdb_net: elastic weights of the triplet loss, as far as they are known
+_C.MODEL.CBDB_NET.EXTRA_WEIGHT = 1e-5  # (ours) cbdb_net: weight of the released code's second triplet loss
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
 
 # ---------------------------------------------------------------------------------------------------- input

@@ -7,17 +7,19 @@ import pytest
 from configs import load_config
 from model.methods.abdnet import ABDNet
 from model.methods.cal import CAL
+from model.methods.cbdb_net import CBDBNet
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
 from model.methods.pcb import PCB
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-METHODS = {"abdnet": ABDNet, "cal": CAL, "mba_net": MBANet, "mgn": MGN, "pcb": PCB}
+METHODS = {"abdnet": ABDNet, "cal": CAL, "cbdb_net": CBDBNet, "mba_net": MBANet, "mgn": MGN, "pcb": PCB}
 REFUSED = [
     ("abdnet", {"INPUT.SIZE_TRAIN": [336, 128]}, "SIZE_TRAIN = .336, 128.*two halves.*such as 320 or 352"),
     ("cal", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*cal.*softmax_triplet"),
     ("cal", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
+    ("cbdb_net", {"MODEL.CBDB_NET.STRIPS": 25}, "STRIPS = 25.*24 rows.*one of 2 to 24"),
     ("mba_net", {"MODEL.ID_LOSS_TYPE": "arcface"}, "MODEL.ID_LOSS_TYPE = arcface.*Set it to softmax"),
     ("mba_net", {"MODEL.IF_WITH_CENTER": "yes"}, "MODEL.IF_WITH_CENTER = yes"),
     ("mgn", {"INPUT.SIZE_TRAIN": [256, 128]}, "SIZE_TRAIN = .256, 128.*2 and into 3.*such as 192 or 288"),
