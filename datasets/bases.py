@@ -12,6 +12,9 @@ import numpy as np
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Box, Reading
 
+WARNING = "warning: "
+"""How notes begin that say that something is probably wrong; the log has them as warnings."""
+
 
 class UselessDataError(ReIDError):
     """Images that can be read, but of which nothing can be learned or measured."""

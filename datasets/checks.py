@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from datasets.bases import ReIDDataset, number_of, some
+from datasets.bases import WARNING, ReIDDataset, number_of, some
 from datasets.images import Facts, examine, look_over
 from datasets.levels import file_notes, level_notes, unknown_white
 from datasets.make_dataloader_clipreid import num_workers
@@ -44,7 +44,10 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
     queries, gallery = len(dataset.query), number_of(len(dataset.gallery), "gallery image")
     LOGGER.info("%s: %s of %s, %d query and %s", dataset.name, trained, people, queries, gallery)
     for note in dataset.notes:
-        LOGGER.info("note: %s", note)
+        if note.startswith(WARNING):
+            LOGGER.warning("%s", note.removeprefix(WARNING))
+        else:
+            LOGGER.info("note: %s", note)
 
 
 def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:

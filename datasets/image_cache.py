@@ -216,7 +216,7 @@ def _on_disk(folder: Path, name: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         os.utime(path)
     except OSError as error:
         raise ReIDError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import some
+from datasets.parsing.folders import spelled
 from datasets.parsing.lists import is_list, read_lists
 from datasets.parsing.pairs import pair_rows, read_pairs
 from datasets.parsing.protocols import NamedImage, Roles
@@ -22,12 +23,15 @@ class Listing(SplitDataset):
         photos/ben_l_1.jpg,ben left,query,phone,palm,ben
         photos/ben_l_2.jpg,ben left,gallery,scanner,palm,ben
 
-    - ``path`` is relative to ``root``, with forward or backward slashes, and must stay below it.
+    - ``path`` is relative to ``root``, with forward or backward slashes, and must stay below it. Behind ``./`` a
+      backslash is part of a name. Names are the same in every Unicode form.
     - ``identity``, ``camera`` and ``view`` are any text, numbers or not; they are numbered in sorted order.
       ``camera`` and ``view`` may be left out, but not in some rows only.
     - ``split`` is ``train``, ``query`` or ``gallery``; rows of ``val`` (training people kept out of training)
       become ``self.val``. An enrolled image that also trains or probes is ``train+gallery`` or ``query+gallery``.
       Gallery identities without a query are distractors.
+    - ``x``, ``y``, ``w`` and ``h`` are left, top, width and height in pixels of the part of the picture that is used,
+      empty for all of it.
     - Other columns, such as ``person``, ``hand``, ``finger`` or ``gender``, are attributes.
 
     A file without a header is a list ``path label``; train.txt and test.txt lie beside each other
@@ -149,8 +153,12 @@ def _sort_out(
     present: list[SplitRow] = []
     absent: list[SplitRow] = []
     for row in rows:
-        exists = os.path.isfile(f"{root}/{row.path}")  # noqa: PTH113 -- Path takes ten times as long
-        (present if exists else absent).append(row)
+        if os.path.isfile(f"{root}/{row.path}"):  # noqa: PTH113 -- Path takes ten times as long
+            present.append(row)
+        elif found := spelled(root, row.path):
+            present.append(row._replace(path=found))
+        else:
+            absent.append(row)
     needed = [row.path for row in absent if require_train or row.split in ("query", "gallery")]
     if needed:
         raise ReIDError(

@@ -8,28 +8,27 @@ goes on where it stopped when the same command is given again.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
-import os
-import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 
+from datasets.bases import WARNING
+from datasets.parsing.folders import images_below, note_lost, note_others
+from datasets.parsing.tables import csv_text
 from processor.embedder import Embedder, load_embedder
 from utils.checkpoint import new_array, save_json, write_text
 from utils.command_line import run_script
-from utils.errors import ReIDError, unreadable_folder
+from utils.errors import ReIDError
 from utils.folder_lock import folder_held
 from utils.images import IMAGE_SUFFIXES
 from utils.logger import LOGGER, setup_console
-from utils.text_files import read_text
+from utils.text_files import nfc, read_text
 
 EXAMPLE = (
     "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
@@ -49,36 +48,33 @@ class Listed(NamedTuple):
 def list_folder(folder: Path) -> list[Listed]:
     """All images under ``folder``, by name. Identities are the first folder's name, or a file's name up to ``_``.
 
+    What counts as an image, and what is left out, is the same as in training (:mod:`datasets.parsing.folders`).
+
     Raises:
         ReIDError: there is no such folder, one that cannot be read, or no image in it.
     """
     if not folder.is_dir():
         raise ReIDError(f"{folder}: no such folder. Name a folder of images.")
-    found = sorted(path.relative_to(folder) for path in _images(folder))
-    if not found:
-        raise ReIDError(f"{folder}: no images found; expected files such as {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return [Listed(p.as_posix(), p.parts[0] if len(p.parts) > 1 else p.stem.split("_")[0]) for p in found]
+    images, others = images_below(folder)
+    if not images:
+        kinds = "; ".join(note_others(others, str(folder))) or "it holds no other file either"
+        raise ReIDError(
+            f"{folder}: no images found ({kinds}); expected files such as {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    listed = [Listed(name, _identity(name)) for name in images]
+    known = {image.identity for image in listed}
+    lost: dict[str, list[str]] = {}
+    for name in others:
+        if "/" in name and _identity(name) not in known:
+            lost.setdefault(_identity(name), []).append(name)
+    for note in (*note_others(others, str(folder)), *note_lost(lost, str(folder))):
+        LOGGER.warning("%s", note.removeprefix(WARNING))
+    return listed
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder, onerror=_refuse):
-        for name in names:
-            path = Path(place, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and _is_file(path):
-                yield path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except PermissionError as error:
-        _refuse(error)
-    except OSError:  # a link to nowhere
-        return False
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise unreadable_folder(error) from None
+def _identity(name: str) -> str:
+    first, slash, _ = name.partition("/")
+    return nfc(first if slash else Path(name).stem.split("_")[0])
 
 
 def extract(embedder: Embedder, folder: Path, output: Path, source: str) -> tuple[np.ndarray, list[Listed]]:
@@ -203,17 +199,16 @@ class _Files:
 def _fingerprint(source: str, folder: Path, listed: Sequence[Listed]) -> str:
     facts = hashlib.sha256(source.encode())
     for image in listed:
-        status = (folder / image.name).stat()
-        facts.update(f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        try:
+            status = (folder / image.name).stat()
+            facts.update(f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        except OSError:  # a link to nowhere: reading it will say so
+            facts.update(f"{image.name}\n".encode("utf-8", "surrogateescape"))
     return facts.hexdigest()
 
 
 def _write_listing(path: Path, listed: Sequence[Listed]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "path", "identity"])
-    writer.writerows([row, *image] for row, image in enumerate(listed))
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(("row", "path", "identity"), ([row, *image] for row, image in enumerate(listed))))
 
 
 def open_embedder(config_file: str, overrides: Sequence[str]) -> tuple[Embedder, str]:

@@ -9,8 +9,6 @@ the whole gallery, so a stranger is accepted more often than that.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 import sys
@@ -22,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from datasets.parsing.tables import csv_text
 from processor.extract import Listed, extract, list_folder, open_embedder
 from utils.checkpoint import write_text
 from utils.command_line import run_script
@@ -126,11 +125,7 @@ def _shown(answer: Answer) -> list:
 
 def as_csv(answers: Sequence[Answer]) -> str:
     """Comma-separated values with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Answer._fields)
-    writer.writerows(answers)
-    return text.getvalue()
+    return csv_text(Answer._fields, answers)
 
 
 def as_json(answers: Sequence[Answer]) -> str:

@@ -91,7 +91,7 @@ def _open(path: Path) -> int:
     leads to would be emptied.
     """
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         if stat.S_ISREG(os.fstat(file).st_mode):
             return file
         os.close(file)

@@ -11,6 +11,11 @@ _JOINERS = "\u200c\u200d"
 """Of scripts and emoji; other characters without a shape turn lines around or hide text."""
 
 
+def nfc(text: str) -> str:
+    """``text`` in the Unicode form in which names are compared: a Mac writes "é" as two characters, others as one."""
+    return unicodedata.normalize("NFC", text)
+
+
 def printable(text: str, keep: str = "") -> str:
     """``text`` with control characters, which steer terminals, and bytes that are no text written as escapes.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from datasets.bases import some
-from datasets.parsing.folders import note_others, scan
-from datasets.parsing.splits import SplitDataset, SplitRow
+from datasets.parsing.folders import note_lost, note_others, scan
+from datasets.parsing.splits import SplitDataset, SplitRow, inside
 from datasets.parsing.tables import read_table
 from utils.errors import ReIDError
+from utils.text_files import nfc
 
 TREE = (
     "Expected: train/<identity>/*.jpg, test/query/<identity>/*.jpg and test/gallery/<identity>/*.jpg "
@@ -89,16 +90,18 @@ def _read(root: Path, folder: str, split: str, notes: list[str]) -> list[SplitRo
     others = list(content.others)
     rows = [SplitRow(f"{folder}/{n}", _flat_identity(root / folder / n), split) for n in content.images]
     deeper, empty, twins = [], [], []
+    lost: dict[str, list[str]] = {}
     for identity in content.folders:
         inner = scan(root / folder / identity)
         others += inner.others
         deeper += [f"{identity}/{name}" for name in inner.folders]
-        rows += [SplitRow(f"{folder}/{identity}/{name}", identity, split) for name in inner.images]
+        rows += [SplitRow(f"{folder}/{identity}/{name}", nfc(identity), split) for name in inner.images]
         if not inner.images:
-            empty.append(identity)
+            lost[identity] = inner.others
+            empty += [] if inner.others else [identity]
         if len({Path(name).stem.lower() for name in inner.images}) < len(inner.images):
             twins.append(identity)
-    notes += note_others(others, folder)
+    notes += [*note_others(others, folder), *note_lost(lost, folder)]
     for names, what in (
         (deeper, "folders inside identity folders are not read"),
         (empty, "identity folders hold no image"),
@@ -119,7 +122,7 @@ def _flat_identity(path: Path) -> str:
             f"{path}: an image directly in {path.parent.name}/ must be called "
             f"<identity>_<anything>{path.suffix} or lie in a folder named after its identity."
         )
-    return identity
+    return nfc(identity)
 
 
 def _refuse_same_picture(root: Path, rows: Sequence[SplitRow]) -> None:
@@ -147,7 +150,7 @@ def _label(rows: Sequence[SplitRow], table_file: Path) -> tuple[list[SplitRow], 
     absent = []
     called: dict[str, list[SplitRow]] = {}
     for row in rows:
-        called.setdefault(row.path, []).append(row)
+        called.setdefault(nfc(row.path), []).append(row)
         called.setdefault(_name(row), []).append(row)
     table = read_table(table_file, ("path", "view"))
     columns = [c for c in ("camera", "view") if c in table.columns]
@@ -156,7 +159,7 @@ def _label(rows: Sequence[SplitRow], table_file: Path) -> tuple[list[SplitRow], 
         for column in columns:
             if not cells[column]:
                 raise ReIDError(f"{where}, column {column!r} is empty; write a word such as 'unknown' instead.")
-        path = str(PurePosixPath(cells["path"].replace("\\", "/")))
+        path = nfc(inside(cells["path"]) or cells["path"])
         meant = called.get(path, [SplitRow(path, "", "")])
         if len(meant) > 1:
             raise ReIDError(f"{where}: {path!r} could be {some([m.path for m in meant])}; give its folder too.")
@@ -175,4 +178,4 @@ def _label(rows: Sequence[SplitRow], table_file: Path) -> tuple[list[SplitRow], 
 
 
 def _name(row: SplitRow) -> str:
-    return row.path.rpartition("/")[2]
+    return nfc(row.path.rpartition("/")[2])

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.bases import some
-from datasets.parsing.folders import note_others, scan
+from datasets.parsing.folders import note_lost, note_others, scan
 from datasets.parsing.splits import SplitRow, take_one_each
 from utils.errors import ReIDError
+from utils.text_files import nfc
 
 
 def read_identities(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -23,13 +24,18 @@ def read_identities(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     notes = note_others(content.others, str(root))
     if content.images:
         notes.append(f"{root}: {len(content.images)} images lie in no identity's folder: {some(content.images)}")
-    images, deeper = {}, []
+    images: dict[str, list[str]] = {}
+    lost: dict[str, list[str]] = {}
+    deeper: list[str] = []
     for identity in content.folders:
         inner = scan(root / identity)
         notes += note_others(inner.others, identity)
         deeper += [f"{identity}/{name}" for name in inner.folders]
         if inner.images:
-            images[identity] = [f"{identity}/{name}" for name in inner.images]
+            images.setdefault(nfc(identity), []).extend(f"{identity}/{name}" for name in inner.images)
+        else:
+            lost[identity] = inner.others
+    notes += note_lost(lost, str(root))
     if deeper:
         notes.append(f"{len(deeper)} folders inside identity folders are not read: {some(deeper)}")
     if not images:

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from configs import load_config
 from datasets import make_dataset
-from datasets.bases import Record, ReIDDataset, UselessDataError, number_of, some
+from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, number_of, some
 from datasets.images import Facts, reading_of
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
 from datasets.inspect.proposal import propose_split, read_identities
@@ -70,7 +70,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     report = Report()
     report.fact(f"{dataset.name}: {dataset.root}")
     for note in dataset.notes:
-        report.fact(f"note: {note}")
+        report.warn(note.removeprefix(WARNING)) if note.startswith(WARNING) else report.fact(f"note: {note}")
     splits: Splits = {
         "train": (dataset.train, dataset.train_identities),
         "val": (dataset.val, dataset.val_identities),

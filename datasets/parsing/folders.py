@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.bases import some
+from datasets.bases import WARNING, number_of, some
 from utils.errors import ReIDError, unreadable_folder
 from utils.images import IMAGE_SUFFIXES
+from utils.text_files import nfc
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 """Files and folders, in lower case, that operating systems leave among photographs."""
@@ -64,11 +65,27 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def note_others(others: Iterable[str], where: str) -> list[str]:
     """A note on the files that are not images, by kind, if there are any."""
-    kinds = Counter(Path(name).suffix.lower() or "no ending" for name in others)
+    kinds = Counter(_kind(name) for name in others)
     if not kinds:
         return []
     listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     return [f"{where}: {sum(kinds.values())} files are not images and were left out ({listed})"]
+
+
+def spelled(root: str | Path, path: str) -> str | None:
+    """``path`` below ``root`` as the file system spells it, in any Unicode form; None if there is no such file."""
+    if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 -- a Path each is slow
+        return path
+    place = ""
+    for part in path.split("/"):
+        here = f"{root}/{place}"
+        if not os.path.lexists(here + part):
+            names = os.listdir(here) if os.path.isdir(here) else []  # noqa: PTH112, PTH208
+            part = next((name for name in names if nfc(name) == nfc(part)), None)
+            if part is None:
+                return None
+        place += f"{part}/"
+    return place[:-1] if os.path.isfile(f"{root}/{place[:-1]}") else None  # noqa: PTH113
 
 
 def find_root(root: str | Path, marker: str, names: Sequence[str], tree: str) -> Path:
@@ -89,6 +106,23 @@ def find_root(root: str | Path, marker: str, names: Sequence[str], tree: str) ->
     holds = some(sorted(name for kind in scan(root) for name in kind), 8) if root.is_dir() else ""
     found = f"it holds: {holds or 'nothing'}" if root.is_dir() else "there is no such folder"
     raise ReIDError(f"{root}: has no {marker!r} ({found}). Set DATASETS.ROOT_DIR. {tree}")
+
+
+def note_lost(lost: Mapping[str, Iterable[str]], where: str) -> list[str]:
+    """A warning on the identities of ``lost`` none of whose files, by name, is read as an image, if there are any."""
+    lost = {identity: list(files) for identity, files in lost.items() if files}
+    if not lost:
+        return []
+    kinds = Counter(_kind(name) for files in lost.values() for name in files)
+    listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    return [
+        f"{WARNING}{where}: {number_of(len(lost), 'identity loses', 'identities lose')} all images, because none of "
+        f"their files is one that is read ({listed}): {some(list(lost))}"
+    ]
+
+
+def _kind(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "no ending"  # noqa: PTH122
 
 
 def images_below(root: Path) -> tuple[list[str], list[str]]:

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from datasets.bases import some
+from datasets.parsing.folders import spelled
 from utils.errors import ReIDError
 from utils.images import IMAGE_SUFFIXES
-from utils.text_files import read_text
+from utils.text_files import nfc, read_text
 
 FORM = "expected lines 'path label', such as 'session1/00001.bmp 0', or the header class,idx and lines '0,path'"
 _LINE = re.compile(r"(?P<path>.*\S)(?:\s*[,;]\s*|\s+)(?P<label>\S+)")
@@ -92,7 +93,7 @@ def _entry(text: str, swapped: bool) -> Entry | None:
         return None
     if not label or PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
         return None
-    return Entry(path.replace("\\", "/"), re.sub(r"\.0+$", "", label))
+    return Entry(path.replace("\\", "/"), nfc(re.sub(r"\.0+$", "", label)))
 
 
 def _refuse_two_labels(file: Path, entries: Iterable[Entry]) -> None:
@@ -111,13 +112,13 @@ def _below(root: Path, entries: Sequence[Entry]) -> tuple[list[Entry], list[str]
     lost: list[str] = []
     beginning = ""
     for path, label in entries:
-        if not (path.startswith(beginning) and (root / path[len(beginning) :]).is_file() and ".." not in path):
+        if not (path.startswith(beginning) and spelled(root, path[len(beginning) :]) and ".." not in path):
             beginning = _beginning(root, path)
             if beginning is None:
                 beginning = ""
                 lost.append(path)
                 continue
-        found.append(Entry(path[len(beginning) :], label))
+        found.append(Entry(spelled(root, path[len(beginning) :]), label))
     return found, lost
 
 
@@ -126,6 +127,6 @@ def _beginning(root: Path, path: str) -> str | None:
     parts = path.split("/")
     for depth in range(len(parts)):
         rest = "/".join(parts[depth:])
-        if rest and not rest.startswith("/") and ".." not in parts[depth:] and (root / rest).is_file():
+        if rest and not rest.startswith("/") and ".." not in parts[depth:] and spelled(root, rest):
             return path[: len(path) - len(rest)]
     return None

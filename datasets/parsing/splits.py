@@ -7,33 +7,42 @@ data set's folder, with forward slashes.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, some
 from datasets.parsing.attributes import named_attributes
-from datasets.parsing.tables import Row, label_numbers, read_table
+from datasets.parsing.tables import Row, csv_text, is_text, label_numbers, read_table
 from utils.checkpoint import write_text
 from utils.errors import ReIDError
+from utils.images import Box
+from utils.logger import LOGGER
+from utils.text_files import nfc
 
 SPLITS = ("train", "val", "query", "gallery")
 """``val`` holds images of training people that are kept out of training."""
 COLUMNS = ("path", "identity", "split", "camera", "view")
 TWO_ROLES = frozenset({("train", "gallery"), ("val", "gallery"), ("query", "gallery")})
 """Splits that one image may belong to: a query that trains would measure memory."""
-NO_ATTRIBUTES = frozenset({*COLUMNS, "x", "y", "w", "h"})
+BOX = ("x", "y", "w", "h")
+"""Columns of a box: left, top, width and height in pixels."""
+NO_ATTRIBUTES = frozenset({*COLUMNS, *BOX})
 """Columns that say where an image is and what becomes of it, not what it shows."""
+
+
+_DRIVE = re.compile("[A-Za-z]:")
 
 
 class SplitRow(NamedTuple):
     """One image in one role of a split; an image with several roles has a row for each.
 
     ``camera`` and ``view`` are any text, empty where the data has none. ``attributes`` are pairs of name and value:
-    the person, the hand, the finger and whatever else is known (:mod:`datasets.hands.attributes`).
+    the person, the hand, the finger and whatever else is known (:mod:`datasets.hands.attributes`). ``box`` is the part
+    of the picture that is used, None for all of it.
     """
 
     path: str
@@ -42,6 +51,7 @@ class SplitRow(NamedTuple):
     camera: str = ""
     view: str = ""
     attributes: tuple[tuple[str, str], ...] = ()
+    box: Box | None = None
 
 
 def pick(names: Sequence[str], *key: object) -> str:
@@ -49,10 +59,10 @@ def pick(names: Sequence[str], *key: object) -> str:
 
     The choice is SHA-256 of the key modulo the number of names: the same on every machine and Python version,
     and independent of what is picked for any other key, so that one person's new photos leave all other picks
-    alone. The order of ``names`` does not matter.
+    alone. The order of ``names`` does not matter, nor in which Unicode form a file system keeps them.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return sorted(names)[int.from_bytes(digest[:8], "big") % len(names)]
+    return sorted(names, key=nfc)[int.from_bytes(digest[:8], "big") % len(names)]
 
 
 def require_run(run: int) -> None:
@@ -111,12 +121,15 @@ class SplitDataset(ReIDDataset):
         self.root = Path(root)
         self.protocol = protocol
         self.pairs = [Pair(f"{root}/{first}", f"{root}/{second}", same) for first, second, same in pairs]
+        rows, absent = _composed(rows), _composed(absent)
+        runs = {run: _composed(drawn) for run, drawn in (runs or {}).items()}
         first, *others = runs or [None]
         known = [*rows, *absent, *(row for run in others for row in runs[run])]
         cameras = label_numbers(row.camera for row in known)
         views = label_numbers(row.view for row in known)
         folder = str(self.root)
         self.attributes = _attributes(known, folder)
+        self.boxes = {f"{folder}/{row.path}": row.box for row in known if row.box}
 
         def photos(of: Sequence[SplitRow]) -> list[Photo]:
             return [Photo(f"{folder}/{r.path}", r.identity, cameras[r.camera], views[r.view]) for r in of]
@@ -176,6 +189,11 @@ class SplitDataset(ReIDDataset):
         ]
 
 
+def _composed(rows: Iterable[SplitRow]) -> list[SplitRow]:
+    """The rows with labels in one Unicode form; paths stay as the file system has them."""
+    return [row._replace(identity=nfc(row.identity), camera=nfc(row.camera), view=nfc(row.view)) for row in rows]
+
+
 def _attributes(rows: Iterable[SplitRow], folder: str) -> dict[str, dict[str, str]]:
     """The attributes of each image by its path, its view's name among them; images that agree share one mapping."""
     shared: dict[tuple, dict[str, str]] = {}
@@ -210,6 +228,7 @@ def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[Spl
                 str(r.camid),
                 str(r.viewid),
                 tuple(dataset.attributes.get(r.path, {}).items()),
+                dataset.boxes.get(r.path),
             )
             for r in records
         ]
@@ -225,38 +244,55 @@ def split_of(dataset: ReIDDataset, root: str | Path, trial: int = 0) -> list[Spl
 def write_drawn_splits(dataset: ReIDDataset, folder: str | Path) -> list[Path]:
     """Write ``split_run<i>.csv`` for each random choice of query and gallery; a fixed split needs no file.
 
-    The data set ``listing`` reads them, with ``dataset.root`` as the folder of the images.
+    The data set ``listing`` reads them, with ``dataset.root`` as the folder of the images. A split that no table can
+    hold is named in the log.
     """
     written = []
     for i, trial in enumerate(dataset.trials):
         if trial.run is not None:
-            written.append(Path(folder) / f"split_run{trial.run}.csv")
-            write_split(written[-1], split_of(dataset, dataset.root, i))
+            file = Path(folder) / f"split_run{trial.run}.csv"
+            rows = split_of(dataset, dataset.root, i)
+            if all(is_text(row.path + row.identity) for row in rows):
+                write_split(file, rows)
+                written.append(file)
+            else:
+                LOGGER.warning("%s is not written: names of files or folders are no text (UTF-8)", file.name)
     return written
 
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
-    """Write a split as CSV, each image once; the file appears complete or not at all."""
+    """Write a split as CSV, each image once; the file appears complete or not at all.
+
+    Raises:
+        ReIDError: a name is no text, so that no table can hold it.
+    """
     images: dict[SplitRow, list[str]] = {}
     for row in rows:
         images.setdefault(row._replace(split=""), []).append(row.split)
     names = sorted({name for row in images for name, _ in row.attributes} - NO_ATTRIBUTES)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*COLUMNS, *names))
+    boxes = BOX if any(row.box for row in images) else ()
+    table = []
     for row, splits in images.items():
+        if not is_text(row.path + row.identity):
+            raise ReIDError(f"{row.path}: this name, or {row.identity!r}, is no text (UTF-8), so no table can hold it.")
         known = dict(row.attributes)
         roles = "+".join(sorted(splits, key=SPLITS.index))
-        cells = (row.path, row.identity, roles, row.camera, row.view)
-        writer.writerow((*cells, *(known.get(name, "") for name in names)))
-    write_text(Path(path), text.getvalue())
+        cells = (_written(row.path), row.identity, roles, row.camera, row.view)
+        box = (row.box or ("",) * len(BOX)) if boxes else ()
+        table.append((*cells, *box, *(known.get(name, "") for name in names)))
+    write_text(Path(path), csv_text((*COLUMNS, *boxes, *names), table))
+
+
+def _written(path: str) -> str:
+    """``path`` as :func:`inside` reads it: ``./`` in front of names that would be taken for folders of Windows."""
+    return f"./{path}" if "\\" in path or _DRIVE.match(path) else path
 
 
 def read_split(path: str | Path) -> list[SplitRow]:
     """Read and check a split file, CSV or JSON (a list of objects with the same names).
 
     Identities, cameras and views are text; split names may be in any case. An image with two splits has a row for each.
-    Other columns are attributes, those of a box (``x y w h``) excepted.
+    The columns ``x y w h`` hold the part of a picture that is used, empty for all of it. Others are attributes.
 
     Raises:
         ReIDError: naming file, line and column: a missing column, an empty cell, an unknown split, two splits that one
@@ -269,7 +305,7 @@ def read_split(path: str | Path) -> list[SplitRow]:
     place_of: dict[str, str] = {}
     for row in table.rows:
         parsed = _parse(path, row, filled, others)
-        image = parsed[0].path
+        image = nfc(parsed[0].path)
         if image in place_of:
             raise ReIDError(
                 f"{path}: {row.place}, column 'path': {image!r} was already given at {place_of[image]}. Remove one of "
@@ -307,8 +343,21 @@ def _parse(path: str | Path, row: Row, filled: Sequence[str], others: Sequence[s
             "Give paths relative to that folder, without '..'."
         )
     known = named_attributes({name: cells.get(name, "") for name in others})
-    first = SplitRow(image, cells["identity"], "", cells.get("camera", ""), cells.get("view", ""), tuple(known.items()))
+    labels = (nfc(cells["identity"]), "", nfc(cells.get("camera", "")), nfc(cells.get("view", "")))
+    first = SplitRow(image, *labels, tuple(known.items()), _box(path, row))
     return [first._replace(split=split) for split in splits]
+
+
+def _box(path: str | Path, row: Row) -> Box | None:
+    cells = [row.cells.get(column, "") for column in BOX]
+    if not any(cells):
+        return None
+    if all(cell.isdecimal() and len(cell) < 9 for cell in cells) and int(cells[2]) and int(cells[3]):
+        return tuple(int(cell) for cell in cells)
+    raise ReIDError(
+        f"{path}: {row.place}, columns x, y, w, h: {', '.join(cells)!r} is no box; expected left, top, width and "
+        "height in whole pixels, or all four empty."
+    )
 
 
 def _split_order(split: str) -> int:
@@ -316,9 +365,13 @@ def _split_order(split: str) -> int:
 
 
 def inside(path: str) -> str | None:
-    """``path`` tidied (forward slashes, no ``.``), or None if it is absolute or climbs out of its folder."""
-    pure = PurePosixPath(path.replace("\\", "/"))
-    drive = len(path) > 1 and path[1] == ":"
+    """``path`` tidied (forward slashes, no ``.``), or None if it is absolute or climbs out of its folder.
+
+    Backslashes separate folders, as on Windows, except behind ``./``, where they are part of a name.
+    """
+    exact = path.startswith("./") and os.sep == "/"
+    pure = PurePosixPath(path if exact else path.replace("\\", "/"))
+    drive = not exact and _DRIVE.match(path)
     return None if pure.is_absolute() or drive or ".." in pure.parts else str(pure)
 
 

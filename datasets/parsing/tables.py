@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,11 @@ from utils.text_files import read_text
 _LONGEST_NUMBER = 100
 """Digits up to which a label counts as a number; Python refuses to read numbers of some thousands."""
 
+_LARGEST_CELL = 131072
+
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_BREAK = re.compile(r"\r\n|\r|\n")
+_CELL = re.compile(r'[ \t]*"(?P<quoted>[^"]*(?:""[^"]*)*)"[ \t]*(?=[,\r\n]|\Z)|(?P<plain>[^,\r\n]*)')
 
 
 class Row(NamedTuple):
@@ -36,7 +38,7 @@ class Table(NamedTuple):
 def read_table(path: str | Path, required: Sequence[str]) -> Table:
     """Read a CSV file with a header line, or a JSON list of objects; which one, the suffix ``.json`` tells.
 
-    Column names and cells lose the blanks around them.
+    Column names and cells lose the blanks around them, unless quotes keep these in a cell.
 
     Raises:
         ReIDError: no such file, not UTF-8, no rows, a ``required`` column is missing, a row of the wrong
@@ -55,12 +57,17 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
         raise ReIDError(f"{path}: the table has no rows.")
     for place, cells in table.rows:
         for column, cell in cells.items():
-            if _NO_TEXT.search(cell):
+            if not is_text(cell):
                 raise ReIDError(
                     f"{path}: {place}, column {column!r}: {cell!r} holds a null character or half of one of two code "
-                    "units, which is no text. Write the table anew as UTF-8."
+                    "units, which is no text. Save the table as UTF-8."
                 )
     return table
+
+
+def is_text(cell: str) -> bool:
+    """Whether a table can hold ``cell``: file names need not be text."""
+    return not _NO_TEXT.search(cell)
 
 
 def label_numbers(labels: Iterable[str]) -> dict[str, int]:
@@ -71,29 +78,60 @@ def label_numbers(labels: Iterable[str]) -> dict[str, int]:
     return {label: number for number, label in enumerate(ordered)}
 
 
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """The rows as comma-separated values that :func:`read_table` reads back as they are, outer blanks included."""
+    return "".join(",".join(_quoted(str(cell)) for cell in row) + "\n" for row in (columns, *rows))
+
+
+def _quoted(cell: str) -> str:
+    plain = cell == cell.strip() and not any(mark in cell for mark in ',"\r\n')
+    return cell if plain else '"' + cell.replace('"', '""') + '"'
+
+
 def _from_csv(path: Path, text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: list[str] = []
     rows = []
-    try:
-        for values in reader:
-            cells = [value.strip() for value in values]
-            if not any(cells):
-                continue
-            if not columns:
-                columns = cells
-                if len(set(columns)) < len(columns):
-                    raise ReIDError(f"{path}: the header names a column twice: {','.join(columns)}.")
-                continue
-            if len(cells) != len(columns):
-                raise ReIDError(
-                    f"{path}: line {reader.line_num} has {len(cells)} cells, the header {len(columns)}. "
-                    'Put a cell that contains a comma in "quotes".'
-                )
-            rows.append(Row(f"line {reader.line_num}", dict(zip(columns, cells, strict=True))))
-    except csv.Error as error:
-        raise ReIDError(f"{path}: line {reader.line_num} is not CSV ({error}).") from error
+    for number, cells in _csv_rows(path, text):
+        if not any(cells):
+            continue
+        if not columns:
+            columns = [cell.strip() for cell in cells]
+            if len(set(columns)) < len(columns):
+                raise ReIDError(f"{path}: the header names a column twice: {','.join(columns)}.")
+            continue
+        if len(cells) != len(columns):
+            raise ReIDError(
+                f"{path}: line {number} has {len(cells)} cells, the header {len(columns)}. "
+                'Put a cell that contains a comma in "quotes".'
+            )
+        rows.append(Row(f"line {number}", dict(zip(columns, cells, strict=True))))
     return Table(columns, rows)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each row and the number of its last line. Blanks around a cell are dropped, those inside quotes stay.
+
+    Python's reader does not say which cells were quoted, so names that begin or end with a blank would be lost.
+    """
+    place, number = 0, 1
+    cells: list[str] = []
+    while place < len(text) or cells:
+        match = _CELL.match(text, place)
+        cell = match["plain"].strip() if match["quoted"] is None else match["quoted"].replace('""', '"')
+        number += len(_BREAK.findall(match["quoted"] or ""))
+        if match["quoted"] is None and cell.startswith('"'):
+            raise ReIDError(f"{path}: line {number} is not CSV (a quote is not closed, or text follows it).")
+        if len(cell) > _LARGEST_CELL:
+            raise ReIDError(f"{path}: line {number} is not CSV (field larger than {_LARGEST_CELL} characters).")
+        cells.append(cell)
+        place = match.end()
+        if text[place : place + 1] == ",":
+            place += 1
+            continue
+        yield number, cells
+        cells = []
+        if end := _BREAK.match(text, place):
+            place, number = end.end(), number + 1
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Small folder trees and tables for the tests of the hand data sets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ def plant(root: Path, *paths: str) -> Path:
     """Make files that no reader may open as an image; their content is their path, so that none are equal."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(path)
+        (root / path).write_bytes(os.fsencode(path))
     return root
 
 

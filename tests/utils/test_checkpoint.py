@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint import load_model, save_json, save_model, write_atomically
+from datasets.image_cache import ImageCache, Reader
+from utils.checkpoint import load_model, new_array, save_json, save_model, write_atomically, write_text
 from utils.errors import ReIDError
+from utils.folder_lock import folder_held
 
 
 def test_content_and_folder(tmp_path):
@@ -80,3 +82,19 @@ def test_a_pipe_in_place_of_a_model_is_refused(tmp_path):
     os.mkfifo(tmp_path / "model.pth")
     with pytest.raises(ReIDError, match=r"model\.pth: cannot be read \(it is no file\)"):
         load_model(nn.Linear(2, 2), tmp_path / "model.pth")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o077, 0o007, 0o022])
+def test_files_are_as_open_as_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+        save_json({}, tmp_path / "a.json")
+        new_array(tmp_path / "a.npy", (2, 2))
+        with folder_held(tmp_path, "held", "hint"):
+            held = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        ImageCache(Reader((2, 2), "bilinear"), ["x"], 10**6, tmp_path / "cache")
+    finally:
+        os.umask(before)
+    assert {*held, *(path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir())} == {0o666 & ~umask}
