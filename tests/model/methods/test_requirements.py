@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs import load_config
+from model.backbones.resnet import SHAPES, ResNet
 from model.methods.abdnet import ABDNet
 from model.methods.cal import CAL
 from model.methods.cbdb_net import CBDBNet
@@ -52,3 +53,11 @@ def test_refused(name, keys, message):
 def test_recipes_pass(path):
     cfg = load_config(path)[0]
     assert METHODS[cfg.MODEL.METHOD].check(cfg) is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_own_names_pass_unchanged(name):
+    state = METHODS[name](ResNet(SHAPES["resnet-tiny"], (96, 96)), 3).state_dict()
+    renamed = METHODS[name].rename(dict(state))
+    assert list(renamed) == list(state)
+    assert all(renamed[key] is state[key] for key in state)

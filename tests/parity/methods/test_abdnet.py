@@ -155,8 +155,9 @@ def map_penalty(gradient):
     method = small(penalties=Penalties(of_beta=golden.meta["of"]["small_case_beta"]))
     given_starts(method, "loss.start")
     outputs = {"of": method.map_penalty(maps)}
-    method.features = lambda _: [torch.ones(2, 128, dtype=WIDE)] * 3
-    value = method.to(WIDE).losses(outputs, torch.tensor([0, 1]), Progress(2, 1))[0]["of"]
+    count = len(outputs["of"])
+    method.features = lambda _: [torch.ones(count, 128, dtype=WIDE)] * 3
+    value = method.to(WIDE).losses(outputs, torch.arange(count), Progress(2, 1))[0]["of"]
     value.backward()
     if gradient is None:
         return value

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import pytest
 import torch
 
 from loss import TripletLoss
@@ -157,7 +158,8 @@ def pooling(array):
 
 @golden.array(r"loss\.xent_k(\d+)(_grad)?")
 def cross_entropy(classes, gradient):
-    method = CAL(Stages(), golden.meta["num_classes"], smoothing_classes=int(classes))
+    smoothing = golden.meta["label_smoothing"]
+    method = CAL(Stages(), golden.meta["num_classes"], smoothing=smoothing, smoothing_classes=int(classes))
     logits = golden.input("loss.logits", WIDE).requires_grad_()
     value = method.cross_entropy(logits, golden.input("loss.labels"))
     value.backward()
@@ -201,4 +203,4 @@ def test_the_weights_reach_their_losses():
     method.heads = plain.heads = lambda _: heads
     terms, expected = method.losses({}, labels, AT)[0], plain.losses({}, labels, AT)[0]
     factors = {"id": 2.0, "effect": 2.0, "triplet": 3.0}
-    assert {name: float(terms[name] / expected[name]) for name in terms} == factors
+    assert {name: float(terms[name] / expected[name]) for name in terms} == pytest.approx(factors)
