@@ -7,7 +7,7 @@ from functools import partial
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
-from model import check_method, check_weights, make_test_model, set_execution
+from model import DataFacts, check_method, check_weights, make_test_model, set_execution
 from processor import do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
@@ -27,7 +27,8 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_data(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     loaders = make_dataloader(cfg, dataset)
-    model = make_test_model(cfg, dataset.num_views, dataset.num_cameras).to(run.device)
+    seen = DataFacts(identities=0, cameras=dataset.num_cameras, views=dataset.num_views)
+    model = make_test_model(cfg, seen).to(run.device)
     set_execution(cfg, model)
     evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
     finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)

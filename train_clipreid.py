@@ -1,15 +1,17 @@
-"""Train CLIP-ReID: stage 1 learns a prompt for each identity, stage 2 fine-tunes the image encoder."""
+"""Train a method. CLIP-ReID: stage 1 learns a prompt for each identity, stage 2 fine-tunes the image encoder."""
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
-from loss import make_loss
-from model import METHODS, check_method, check_weights, load_prompts, make_model, set_execution
+from model import METHODS, DataFacts, check_method, check_weights, load_prompts, make_model, set_execution
 from processor import (
     do_inference,
     do_train_stage1,
@@ -22,9 +24,14 @@ from processor import (
     start_run,
 )
 from processor.html_report import write_report
-from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
+from solver import make_optimizers, make_scheduler
 from utils.command_line import parse_arguments, run_script
 from utils.distributed import is_main, main_process_first, on_main_process
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from datasets.bases import ReIDDataset
 
 EXAMPLE = "python train_clipreid.py --config_file configs/hand/demo.yml OUTPUT_DIR output/demo"
 
@@ -41,9 +48,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)
-    counts = dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views
-    names = class_names(cfg, dataset) if METHODS[cfg.MODEL.METHOD].takes_names else ()
-    model = make_model(cfg, *counts, dataset.prompt, names).to(run.device)
+    model = make_model(cfg, facts_of(cfg, dataset)).to(run.device)
     set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
@@ -54,20 +59,16 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     if cfg.TEST.BEFORE_TRAINING and cfg.SOLVER.STAGES and not run.position.stage:
         note_result(cfg, run, dataset, "untrained", evaluate())
 
-    if 1 in cfg.SOLVER.STAGES:
-        optimizer = make_optimizer_1stage(cfg, model)
-        scheduler = make_scheduler(cfg.SOLVER.STAGE1, optimizer)
-        do_train_stage1(cfg, model, loaders.stage1, optimizer, scheduler, run)
-
-    if 2 in cfg.SOLVER.STAGES:
-        criterion = make_loss(cfg, model.num_classes, model.feature_width).to(run.device)
-        optimizer, center_optimizer = make_optimizer_2stage(cfg, model, criterion.center)
-        scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
-        optimizers = [o for o in (optimizer, center_optimizer) if o is not None]
-        do_train_stage2(
-            *(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, evaluate, validate),
-            plain_loader=loaders.stage1,
-        )
+    for stage in METHODS[cfg.MODEL.METHOD].stages:
+        if stage.number not in cfg.SOLVER.STAGES:
+            continue
+        optimizers = make_optimizers(cfg, model, stage.number)
+        given = (optimizers, make_scheduler(cfg.SOLVER[f"STAGE{stage.number}"], optimizers), run)
+        if stage.cached:
+            do_train_stage1(cfg, model, stage, loaders.plain, *given)
+        else:
+            batches = loaders.augmented(stage.number)
+            do_train_stage2(cfg, model, stage, batches, *given, evaluate, validate, loaders.plain)
 
     if run.best:
         note_result(cfg, run, dataset, "trained", evaluate())
@@ -80,6 +81,18 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     if is_main():
         write_report(run.output_dir, recipe=config_file)
     run.finish()
+
+
+def facts_of(cfg: CfgNode, dataset: ReIDDataset) -> DataFacts:
+    """What a model is built for."""
+    return DataFacts(
+        identities=dataset.num_train_pids,
+        cameras=dataset.num_train_cams,
+        views=dataset.num_train_views,
+        images=len(dataset.train),
+        names=tuple(class_names(cfg, dataset)),
+        sentence=dataset.prompt,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -57,6 +57,7 @@ CHOICES: dict[str, tuple] = {
         "OPTIMIZER_NAME": ("Adam", "AdamW", "SGD"),
         "SCHEDULER": ("cosine", "multistep"),
         "WARMUP_METHOD": ("linear", "constant"),
+        "STEP_EACH": ("epoch", "iteration"),
     }.items()
 }
 

@@ -149,7 +149,7 @@ _C.SOLVER.COMPILE = False  # (ours) torch.compile for the encoders: slow to star
 
 
 def _stage() -> CfgNode:
-    """The keys both stages have."""
+    """The keys that all stages have."""
     stage = CfgNode()
     stage.IMS_PER_BATCH = 64  # images per batch
     stage.OPTIMIZER_NAME = "Adam"  # Adam | AdamW | SGD
@@ -169,22 +169,23 @@ def _stage() -> CfgNode:
     stage.CLIP_GRAD = 0.0  # (ours) largest norm of all gradients of a step together; 0: not clipped
     stage.CHECKPOINT_PERIOD = 10  # save the model every so many epochs; it is always saved at the end
     stage.LOG_PERIOD = 100  # log every so many iterations
+    stage.STEP_EACH = "epoch"  # (ours) the schedule changes the rates each epoch | iteration
+    stage.ACCUMULATE = 1  # (ours) encode a batch in so many parts: less memory; exact but for a ResNet's BN
+    stage.WEIGHT_DECAY_BIAS = 5e-4  # of biases
+    stage.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
+    stage.NEW_LR_FACTOR = 1.0  # (ours) learning rate of what is not CLIP's own, in units of BASE_LR
+    stage.LARGE_FC_LR = False  # twice the learning rate for the classifiers
+    stage.CENTER_LR = 0.5  # learning rate of the centers of the center loss
+    stage.EVAL_PERIOD = 10  # evaluate every so many epochs; the end is always evaluated
     return stage
 
 
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()
 _C.SOLVER.STAGE2.SCHEDULER = "multistep"
-_C.SOLVER.STAGE2.ACCUMULATE = 1  # (ours) encode a batch in so many parts: less memory; exact but for a ResNet's BN
-_C.SOLVER.STAGE2.WEIGHT_DECAY_BIAS = 5e-4  # of biases
-_C.SOLVER.STAGE2.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
-_C.SOLVER.STAGE2.NEW_LR_FACTOR = 1.0  # (ours) learning rate of what is not CLIP's own, in units of BASE_LR
-_C.SOLVER.STAGE2.LARGE_FC_LR = False  # twice the learning rate for the classifiers
-_C.SOLVER.STAGE2.CENTER_LR = 0.5  # learning rate of the centers of the center loss
 _C.SOLVER.STAGE2.CENTER_LOSS_WEIGHT = 5e-4  # weight of the center loss
 _C.SOLVER.STAGE2.COSINE_MARGIN = 0.5  # margin of the arcface, cosface, amsoftmax and circle losses
 _C.SOLVER.STAGE2.COSINE_SCALE = 30.0  # scale of those
-_C.SOLVER.STAGE2.EVAL_PERIOD = 10  # evaluate every so many epochs; the end is always evaluated
 
 # ----------------------------------------------------------------------------------------------------- test
 _C.TEST = CfgNode()

@@ -9,10 +9,8 @@ RETIRED = {
     "MODEL.DROP_OUT": "CLIP has none",
     "MODEL.ATT_DROP_RATE": "CLIP has none",
     "MODEL.TRANSFORMER_TYPE": "use MODEL.NAME",
-    "SOLVER.STAGE1.WEIGHT_DECAY_BIAS": "stage 1 trains no bias",
     "SOLVER.STAGE1.COSINE_MARGIN": "stage 1 has no ID loss",
     "SOLVER.STAGE1.COSINE_SCALE": "stage 1 has no ID loss",
-    "SOLVER.STAGE1.EVAL_PERIOD": "stage 1 does not change the image features",
     "TEST.EVAL": "the test always evaluates",
 }
 """Keys that published YAML files may hold and that change nothing, each with the reason."""

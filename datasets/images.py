@@ -107,7 +107,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class ImageDataset(Dataset):
-    """Records as items ``(image [3, H, W], pid, camid, viewid, index)``.
+    """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``.
 
     Items are asked for by number, or by :class:`SeededIndex` where the transform is random.
 
@@ -130,7 +130,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: int | SeededIndex) -> tuple[Tensor, int, int, int, int]:
+    def __getitem__(self, item: int | SeededIndex) -> dict[str, Tensor | int]:
         index = item.index if isinstance(item, SeededIndex) else item
         record = self.records[index]
         image = self.read(record.path)
@@ -139,4 +139,5 @@ class ImageDataset(Dataset):
                 tensor = self.transform(image)
         else:
             tensor = self.transform(image)
-        return tensor, record.pid, record.camid, record.viewid, index
+        labels = {"labels": record.pid, "cameras": record.camid, "views": record.viewid, "index": index}
+        return {"images": tensor, **labels}

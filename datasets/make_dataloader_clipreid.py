@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 class Loaders(NamedTuple):
     """What the two stages and the evaluation read from.
 
-    Every batch is ``(images [B, 3, H, W], pids [B], camids [B], viewids [B], indices [B])``. Of several processes, each
-    reads its share: of every batch of stage 2, and of the images that are visited once.
+    Every batch is a dict of ``images`` [B, 3, H, W] and ``labels``, ``cameras``, ``views``, ``index`` [B]. Of
+    several processes, each reads its share: of every augmented batch, and of the images that are visited once.
 
     Attributes:
-        stage1: all training images once, in order, without augmentation.
-        stage2: augmented training batches; its batch sampler's ``set_epoch`` plans an epoch.
+        plain: all training images once, in order, without augmentation.
+        augmented: from the number of a stage to its training batches; their batch sampler's ``set_epoch`` plans an
+            epoch.
         test: the images of all trials, each once; query and gallery of the first come first.
         validation: those of ``dataset.validation``, None where there is none.
     """
 
-    stage1: DataLoader | None
-    stage2: DataLoader | None
+    plain: DataLoader | None
+    augmented: Callable[[int], DataLoader] | None
     test: DataLoader
     validation: DataLoader | None = None
 
@@ -82,18 +83,22 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         padding=cfg.INPUT.PADDING,
         erasing=cfg.INPUT.RE_PROB,
     )
+    images = ImageDataset(dataset.train, augmented, read=readers.stage2)
+
+    def batches_of(stage: int) -> DataLoader:
+        return loader(images, batch_sampler=make_sampler(cfg, dataset, cfg.SOLVER[f"STAGE{stage}"].IMS_PER_BATCH))
+
     validation = dataset.validation
     return Loaders(
         untouched(dataset.train, readers.stage1),
-        loader(ImageDataset(dataset.train, augmented, read=readers.stage2), batch_sampler=make_sampler(cfg, dataset)),
+        batches_of,
         test_loader,
         untouched(validation.images, readers.test) if validation else None,
     )
 
 
-def make_sampler(cfg: CfgNode, dataset: ReIDDataset) -> EpochBatches:
+def make_sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int) -> EpochBatches:
     """The batch sampler that ``DATALOADER.SAMPLER`` names."""
-    batch_size = cfg.SOLVER.STAGE2.IMS_PER_BATCH
     if cfg.DATALOADER.SAMPLER == "softmax":
         smallest = batch_size if cfg.DATALOADER.DROP_LAST else max(2, world_size())
         return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, shard_of, smallest)

@@ -2,8 +2,8 @@
 
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
 from loss.center_loss import CenterLoss
-from loss.make_loss import LossAndParts, Stage1Loss, Stage2Loss, add_up, contrast_terms, make_loss
-from loss.prototypes import centroid_contrast, identity_means, moved_centroids
+from loss.make_loss import Criterion, contrast_terms, make_loss
+from loss.prototypes import identity_means, moved_prototypes, prototype_contrast
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss, SupContrast
 from loss.triplet_loss import TripletLoss, cosine_dist, euclidean_dist, hard_example_mining
@@ -15,20 +15,17 @@ __all__ = [
     "CenterLoss",
     "CircleLoss",
     "CosFace",
+    "Criterion",
     "CrossEntropyLabelSmooth",
-    "LossAndParts",
-    "Stage1Loss",
-    "Stage2Loss",
     "SupConLoss",
     "SupContrast",
     "TripletLoss",
-    "add_up",
-    "centroid_contrast",
     "contrast_terms",
     "cosine_dist",
     "euclidean_dist",
     "hard_example_mining",
     "identity_means",
     "make_loss",
-    "moved_centroids",
+    "moved_prototypes",
+    "prototype_contrast",
 ]

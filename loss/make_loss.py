@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +15,21 @@ from loss.supcontrast import SupConLoss
 from loss.triplet_loss import TripletLoss
 from utils.errors import ReIDError
 
-LossAndParts = tuple[Tensor, dict[str, Tensor]]
-"""The total, to be differentiated, and its weighted, detached terms by name, which add up to it."""
-
-
-class Stage1Loss(nn.Module):
-    r"""Contrastive loss of stage 1 in both directions, :math:`L_{i2t} + L_{t2i}` (arXiv 2211.13977).
-
-    Shape:
-        image_features [B, E], text_features [B, E], labels [B], which belong to both; parts ``i2t`` and
-        ``t2i``.
-
-    Args:
-        temperature: of both directions; 1 in CLIP-ReID.
-    """
-
-    def __init__(self, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.contrast = SupConLoss(temperature)
-
-    def forward(self, image_features: Tensor, text_features: Tensor, labels: Tensor) -> LossAndParts:
-        return add_up(contrast_terms(self.contrast, image_features, text_features, labels))
-
 
 def contrast_terms(contrast: SupConLoss, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """``i2t`` and ``t2i`` between images and texts [B, E] that share their labels [B]."""
     return {"i2t": contrast(images, texts, labels, labels), "t2i": contrast(texts, images, labels, labels)}
 
 
-class Stage2Loss(nn.Module):
-    r"""Loss of stage 2, :math:`w_{id} L_{id} + w_{tri} L_{tri} + w_{i2t} L_{i2tce}` (arXiv 2211.13977).
+class Criterion(nn.Module):
+    r"""The losses that most methods share, :math:`w_{id} L_{id} + w_{tri} L_{tri} + w_{cen} L_{cen}`.
 
     :math:`L_{id}` is the sum over the scores, :math:`L_{tri}` the sum over the features, not their means. A
     term of weight 0 is left out.
 
     Args:
-        id_weight, triplet_weight, i2t_weight, center_weight: factor of each term.
-        label_smoothing: of the ID and the image-to-text cross-entropy; 0 for none.
+        id_weight, triplet_weight, center_weight: factor of each term.
+        label_smoothing: of the ID cross-entropy; 0 for none.
         margin: of the triplet loss; None for its soft margin.
         id_type: ``"softmax"`` takes the scores as logits; a name in :data:`~loss.arcface.MARGIN_HEADS` takes
             them as cosines and applies that head.
@@ -60,12 +38,11 @@ class Stage2Loss(nn.Module):
             of the unweighted loss.
 
     Shape:
-        scores: tensors [B, C]; features: block 11, final, projected, [B, D] each, or the only one; labels [B];
-        i2t_logits [B, C], or None for a method without; terms: a method's own losses, weighted, by name. Parts
-        ``id``, ``triplet``, ``i2t``, ``center``, as far as they are on, and the ``terms``.
+        scores: tensors [B, C]; features: block 11, final, projected, [B, D] each, or the only one; labels [B].
+        Returns the weighted terms ``id``, ``triplet``, ``center``, as far as they are on.
 
     Raises:
-        ReIDError: ``id_type`` is unknown, or no term is on.
+        ReIDError: ``id_type`` is unknown.
     """
 
     def __init__(
@@ -73,7 +50,6 @@ class Stage2Loss(nn.Module):
         *,
         id_weight: float = 1.0,
         triplet_weight: float = 1.0,
-        i2t_weight: float = 1.0,
         label_smoothing: float = 0.1,
         margin: float | None = 0.3,
         id_type: str = "softmax",
@@ -85,33 +61,21 @@ class Stage2Loss(nn.Module):
         super().__init__()
         self.id_weight = id_weight
         self.triplet_weight = triplet_weight
-        self.i2t_weight = i2t_weight
         self.center_weight = center_weight
         self.margin_head = _margin_head(id_type, cosine_scale, cosine_margin)
         self.cross_entropy = CrossEntropyLabelSmooth(label_smoothing)
         self.triplet = TripletLoss(margin)
         self.center = center
 
-    def forward(
-        self,
-        scores: Sequence[Tensor],
-        features: Sequence[Tensor],
-        labels: Tensor,
-        i2t_logits: Tensor | None = None,
-        terms: Mapping[str, Tensor] | None = None,
-    ) -> LossAndParts:
-        parts = dict(terms or {})
+    def forward(self, scores: Sequence[Tensor], features: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        terms = {}
         if self.id_weight:
-            parts["id"] = self.id_weight * _sum(self._identity(score, labels) for score in scores)
+            terms["id"] = self.id_weight * _sum(self._identity(score, labels) for score in scores)
         if self.triplet_weight:
-            parts["triplet"] = self.triplet_weight * _sum(self.triplet(f, labels) for f in features)
-        if self.i2t_weight and i2t_logits is not None:
-            parts["i2t"] = self.i2t_weight * self.cross_entropy(i2t_logits, labels)
+            terms["triplet"] = self.triplet_weight * _sum(self.triplet(f, labels) for f in features)
         if self.center_weight and self.center is not None:
-            parts["center"] = self._center(features[:2][-1], labels)
-        if not parts:
-            raise ReIDError("Stage 2 has no loss term that is on; give at least one loss weight a value above 0.")
-        return add_up(parts)
+            terms["center"] = self._center(features[:2][-1], labels)
+        return terms
 
     def _identity(self, score: Tensor, labels: Tensor) -> Tensor:
         logits = score if self.margin_head is None else self.margin_head(score, labels)
@@ -127,8 +91,8 @@ class Stage2Loss(nn.Module):
         return weighted + (1 - self.center_weight) * (following - following.detach())
 
 
-def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Stage2Loss:
-    """The loss of stage 2 as the configuration asks for it.
+def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Criterion:
+    """ID, triplet and center loss as configured.
 
     DATALOADER.SAMPLER chooses the terms: ``softmax`` has no triplet loss, since a shuffled batch may hold no
     pairs; ``triplet`` has no ID loss. The center loss is on if MODEL.METRIC_LOSS_TYPE names it or
@@ -142,13 +106,12 @@ def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Stage2Loss:
     model, stage, sampler = cfg.MODEL, cfg.SOLVER.STAGE2, cfg.DATALOADER.SAMPLER
     with_id = sampler != "triplet"
     with_triplet = sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE
-    center_asked_for = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
+    center_on = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
     # Without a weight its optimizer would never see a gradient.
-    with_center = center_asked_for and stage.CENTER_LOSS_WEIGHT > 0
-    return Stage2Loss(
+    with_center = center_on and stage.CENTER_LOSS_WEIGHT > 0
+    return Criterion(
         id_weight=model.ID_LOSS_WEIGHT if with_id else 0.0,
         triplet_weight=model.TRIPLET_LOSS_WEIGHT if with_triplet else 0.0,
-        i2t_weight=model.I2T_LOSS_WEIGHT,
         label_smoothing=0.1 if model.IF_LABELSMOOTH == "on" else 0.0,
         margin=None if model.NO_MARGIN else cfg.SOLVER.MARGIN,
         id_type=model.ID_LOSS_TYPE,
@@ -169,8 +132,3 @@ def _margin_head(id_type: str, scale: float, margin: float) -> MarginHead | None
 
 def _sum(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(losses)).sum()
-
-
-def add_up(parts: dict[str, Tensor]) -> LossAndParts:
-    """Losses by name -> their sum, and each detached."""
-    return _sum(parts.values()), {name: part.detach() for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""One centroid for each identity: their means, the contrast of a batch against them, and how a batch moves them."""
+"""A prototype of each identity: means, the contrast of a batch with them, and their update by a batch."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ def identity_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor
 
 
 @full_precision
-def centroid_contrast(features: Tensor, centroids: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    r"""Contrast each feature with the centroids of all identities, its own being the positive.
+def prototype_contrast(features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    r"""Contrast each feature with the prototypes of all identities, its own being the positive.
 
     .. math:: L_{pcl} = -\frac{1}{B} \sum_i
               \log \frac{\exp(f_i \cdot m_{y_i} / \tau)}{\sum_c \exp(f_i \cdot m_c / \tau)}
 
     Args:
         features: [B, F], of length 1.
-        centroids: :math:`m` [C, F], of length 1; no gradient reaches them.
+        prototypes: :math:`m` [C, F], of length 1; no gradient reaches them.
         labels: [B].
         temperature: :math:`\tau`.
     """
-    return F.cross_entropy(features @ centroids.detach().t() / temperature, labels)
+    return F.cross_entropy(features @ prototypes.detach().t() / temperature, labels)
 
 
 @torch.no_grad()
-def moved_centroids(centroids: Tensor, features: Tensor, labels: Tensor, momentum: float) -> Tensor:
-    r"""The centroids [C, F] after a batch; those of identities that are not in it stay.
+def moved_prototypes(prototypes: Tensor, features: Tensor, labels: Tensor, momentum: float) -> Tensor:
+    r"""The prototypes [C, F] after a batch; those of identities that are not in it stay.
 
     Each identity's moves to the image that is least like it, :math:`m \leftarrow \mu m + (1 - \mu) f`, and is brought
     back to length 1. Of images that are equally unlike it the first counts.
 
     Args:
-        centroids: [C, F], of length 1.
+        prototypes: [C, F], of length 1.
         features: [B, F], of length 1.
         labels: [B].
-        momentum: :math:`\mu`, the share of the old centroid.
+        momentum: :math:`\mu`, the share of the old prototype.
     """
-    features = features.to(centroids.dtype)
+    features = features.to(prototypes.dtype)
     identities, position = labels.unique(return_inverse=True)
-    similarity = (features * centroids[labels]).sum(dim=1)
+    similarity = (features * prototypes[labels]).sum(dim=1)
     own = position == torch.arange(len(identities), device=labels.device)[:, None]
     hardest = similarity.masked_fill(~own, torch.inf).argmin(dim=1)
-    moved = momentum * centroids[identities] + (1 - momentum) * features[hardest]
-    return centroids.index_copy(0, identities, F.normalize(moved))
+    moved = momentum * prototypes[identities] + (1 - momentum) * features[hardest]
+    return prototypes.index_copy(0, identities, F.normalize(moved))

@@ -29,7 +29,7 @@ Terms = dict[str, Tensor]
 """Named scalars."""
 
 METADATA = "reid"
-"""Where a checkpoint's ``_metadata`` keeps :attr:`Method.card`."""
+"""Where a checkpoint keeps :attr:`Method.card`: in the state dict's ``_metadata``, or in the safetensors header."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,18 @@ class TextTower:
         encoder: from embedded tokens to features, see :class:`model.clip.model.TextEncoder`.
         embedding: token embedding table [vocabulary, D].
         logit_scale: logarithm of the factor on cosines, as pre-trained.
+        reads_words: whether ``embedding`` belongs to ``encoder``; a checkpoint of re-identification has no such table.
     """
 
     encoder: nn.Module
     embedding: Tensor
     logit_scale: Tensor
+    reads_words: bool = True
+
+    @property
+    def context(self) -> int:
+        """Tokens that the encoder reads."""
+        return len(self.encoder.positional_embedding)
 
 
 class Backbone(nn.Module):
@@ -157,12 +164,14 @@ class Backbone(nn.Module):
         family: ``clip``, ``timm``, ``resnet``, ``vit`` ...; :attr:`Method.backbones` names those a method takes.
         dims: channels of each output of :meth:`forward`.
         grid: rows and columns of the last map, or of the patches.
+        positions: name of the table of position embeddings [1 + h w, D], resized to other grids; empty for none.
         text: CLIP's text tower, None for others.
     """
 
     family: ClassVar[str]
     dims: dict[str, int]
     grid: tuple[int, int]
+    positions: str = ""
     text: TextTower | None = None
 
     @abstractmethod
@@ -256,6 +265,7 @@ class Method(nn.Module):
         train_only: prefixes of tensors that are in checkpoints and not built for a test (prompts, text encoder).
         image_encoder: the backbone.
         card: what the checkpoint keeps besides tensors; set by :mod:`model.make_model_clipreid`.
+        inputs: what :meth:`needs` names for a test; set there too.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = (Stage(2),)
@@ -265,11 +275,11 @@ class Method(nn.Module):
     resume_only: ClassVar[tuple[str, ...]] = ()
     train_only: ClassVar[tuple[str, ...]] = ()
     image_encoder: Backbone
-    card: dict[str, Any]
 
     def __init__(self) -> None:
         super().__init__()
-        self.card = {}
+        self.card: dict[str, Any] = {}
+        self.inputs: frozenset[str] = frozenset()
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
@@ -308,6 +318,13 @@ class Method(nn.Module):
     def embed(self, outputs: Outputs) -> Tensor:
         """The test feature [B, D], as published and before ``TEST.FLIP``, ``TEST.FEAT_NORM`` and ``TEST.METRIC``."""
 
+    def test_feature(self, batch: Batch, flip: bool = False) -> Tensor:
+        """:meth:`embed` of a batch [B, D] in eval mode; with ``flip`` the sum of the image's and its mirror image's."""
+        feature = self.embed(self(batch))
+        if flip:
+            feature = feature + self.embed(self(replace(batch, images=batch.images.flip(-1))))
+        return feature
+
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
         """Fill buffers from the training set; called in eval mode when an epoch starts, never in the middle of one."""
 
@@ -332,6 +349,29 @@ class Method(nn.Module):
         if not name.startswith("image_encoder."):
             lr *= solver.NEW_LR_FACTOR
         return Rate(lr, weight_decay)
+
+    def check_start(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a checkpoint that cannot start a training on another data set.
+
+        Raises:
+            ReIDError: naming what differs and what to do.
+        """
+
+    @classmethod
+    def facts_in(cls, cfg: CfgNode, state: Mapping[str, Tensor], seen: DataFacts, known: DataFacts | None) -> DataFacts:
+        """What a checkpoint was trained for: as its metadata says, or by the shapes of its tensors.
+
+        Args:
+            cfg: the configuration of the test.
+            state: the checkpoint, under own names.
+            seen: cameras and views of the test data; 0 if unknown.
+            known: from the metadata; None for a published file.
+
+        Raises:
+            ReIDError: the checkpoint cannot be tested with ``cfg``.
+        """
+        weight = state.get("classifier.weight")
+        return known or replace(seen, identities=1 if weight is None else len(weight))
 
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

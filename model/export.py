@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from configs import load_config
 from model.backbones.timm_backbone import TimmEncoder
-from model.clip.model import ModifiedResNet
+from model.base import Batch, DataFacts, Method
+from model.clip.model import ModifiedResNet, VisionTransformer
 from model.make_model_clipreid import check_weights, make_test_model
-from model.methods.baseline import ImageReID
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -41,6 +41,8 @@ EXAMPLE = (
     "--output hand.onnx"
 )
 ONNX_PACKAGES = ("onnx", "onnxscript")
+LABELS = {"cameras": "camids", "views": "viewids"}
+"""Fields of a batch and the inputs of an ONNX file."""
 
 OPSET = 18
 """Version of ONNX's operators; all of the network's have been there since."""
@@ -57,21 +59,19 @@ class TestFeature(nn.Module):
 
     __test__ = False  # pytest would take it for a test
 
-    def __init__(self, model: ImageReID, *, flip: bool, normalise: bool) -> None:
+    def __init__(self, model: Method, *, flip: bool, normalise: bool) -> None:
         super().__init__()
         self.model = model
         self.flip = flip
         self.normalise = normalise
 
     def forward(self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] and the labels [B] that the side information asks for -> [B, D + E]."""
-        feature = self.model.embed(images, camids, viewids)
-        if self.flip:
-            feature = feature + self.model.embed(images.flip(-1), camids, viewids)
+        """Images [B, 3, H, W] and the labels [B] that side information reads -> [B, D]."""
+        feature = self.model.test_feature(Batch(images, cameras=camids, views=viewids), self.flip)
         return F.normalize(feature) if self.normalise else feature
 
 
-def export_safetensors(model: ImageReID, path: Path, facts: dict[str, str]) -> None:
+def export_safetensors(model: Method, path: Path, facts: dict[str, str]) -> None:
     """Write the image encoder's tensors as ``visual.*`` or a backbone's own names, with ``facts`` as metadata.
 
     Raises:
@@ -86,21 +86,21 @@ def export_safetensors(model: ImageReID, path: Path, facts: dict[str, str]) -> N
     write_atomically(path, lambda file: file.write(save(tensors, {"format": "pt", **facts})))
 
 
-def _limits(model: ImageReID) -> list[str]:
+def _limits(model: Method) -> list[str]:
     """What makes features differ in a network that is CLIP's own."""
     encoder, limits = model.image_encoder, []
     if isinstance(encoder, ModifiedResNet):
         limits.append(
             "the last stage has stride 1 here and 2 in CLIP: timm and open_clip agree up to stage 3 and differ after it"
         )
-    elif not isinstance(encoder, TimmEncoder) and encoder.conv1.stride != encoder.conv1.kernel_size:
+    elif isinstance(encoder, VisionTransformer) and encoder.conv1.stride != encoder.conv1.kernel_size:
         limits.append("the patches overlap here: timm and open_clip need their patch convolution's stride changed")
-    if model.side_information is not None:
+    if hasattr(model, "cv_embed"):
         limits.append("the side information (cv_embed) is no part of the image encoder and is left out")
     return limits
 
 
-def export_onnx(model: ImageReID, path: Path, image_size: tuple[int, int], *, flip: bool, normalise: bool) -> None:
+def export_onnx(model: Method, path: Path, image_size: tuple[int, int], *, flip: bool, normalise: bool) -> None:
     """Write the test feature as one ONNX file.
 
     Its inputs are ``images`` [B, 3, H, W], normalised as in ``INPUT.*``, and ``camids``, ``viewids`` [B] (int64) as
@@ -111,11 +111,12 @@ def export_onnx(model: ImageReID, path: Path, image_size: tuple[int, int], *, fl
     """
     for package in ONNX_PACKAGES:
         _require(package)
-    side = model.side_information
+    if beyond := model.inputs - LABELS.keys():
+        raise ReIDError(
+            f"the model reads {', '.join(sorted(beyond))} of each image, which an ONNX file cannot take yet."
+        )
     inputs = {"images": torch.zeros(2, 3, *image_size)}
-    if side is not None:
-        labels = {"camids": side.cameras, "viewids": side.views}
-        inputs |= {name: torch.zeros(2, dtype=torch.int64) for name, count in labels.items() if count}
+    inputs |= {LABELS[name]: torch.zeros(2, dtype=torch.int64) for name in sorted(model.inputs)}
     batch = torch.export.Dim("batch")
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -164,7 +165,7 @@ def export(config_file: str, overrides: Sequence[str], output: Path, num_views: 
     check_weights(cfg, test=True)
     if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and not num_views:
         raise ReIDError("MODEL.SIE_CAMERA and MODEL.SIE_VIEW are both on: add --num_views and those of the training.")
-    model = make_test_model(cfg, num_views or 1).eval()
+    model = make_test_model(cfg, DataFacts(1, views=num_views or 1)).eval()
     if output.suffix == ".safetensors":
         export_safetensors(model, output, _facts(cfg))
     else:

@@ -2,69 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.backbones.timm_backbone import TimmShape, backbone_name, hub_weights
-from model.clip.clip import find_weights
-from model.clip.model import MLP, QuickGELU, VisionTransformer
-from model.clip.shapes import CLIPShape, ResNetShape, named_shape, names_of, shape_of_checkpoint, shape_of_weights
-from model.clip.weights import clip_weights, is_reid_checkpoint, read_reid_checkpoint, read_state_dict
-from model.loading import (
-    LoadReport,
-    load_backbone_weights,
-    load_clip_weights,
-    load_prompts_only,
-    load_reid_weights,
-    load_start,
-)
-from model.methods.baseline import ImageReID, SideInformation
+from model.backbones.registry import check_pretraining, make_backbone, pretrained, read_pretraining
+from model.base import DataFacts, Method
+from model.clip.weights import is_reid_checkpoint, read_reid_checkpoint, read_state_dict
+from model.loading import load_checkpoint, load_part, load_start
 from model.methods.registry import METHODS
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from yacs.config import CfgNode
 
 
-NO_OVERLAP = (16, 16)
-"""The published default of ``MODEL.STRIDE_SIZE``; it stands for the patch's own size, whatever that is."""
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
-"""From the name in MODEL.ACTIVATION to the activation of the transformers; ResNets' convolutions have ReLU."""
-
-
 def check_weights(cfg: CfgNode, test: bool = False) -> None:
-    """Find out whether the weights that a run needs are there, before any data is read.
+    """Check that the weights that a run needs are there, before any data is read.
 
     Args:
         cfg: the configuration.
         test: look for ``TEST.WEIGHT`` and not for what training starts from.
 
     Raises:
-        ReIDError: they are not, and cannot be downloaded.
+        ReIDError: they are missing and cannot be downloaded.
     """
     if test and not cfg.TEST.WEIGHT:
         raise ReIDError("TEST.WEIGHT is empty: add TEST.WEIGHT and the path of a checkpoint that training wrote.")
     key, path = ("TEST.WEIGHT", cfg.TEST.WEIGHT) if test else ("MODEL.STAGE1_WEIGHT", cfg.MODEL.STAGE1_WEIGHT)
     if path and not Path(path).is_file():
         raise ReIDError(f"{key} = {path!r}: {_no_checkpoint(Path(path))}")
-    if test:
-        return
-    backbone = backbone_name(cfg.MODEL.NAME)
-    if cfg.MODEL.PRETRAIN_CHOICE == "random":
-        _named_shape(cfg)
-    elif backbone and not cfg.MODEL.PRETRAIN_PATH:
-        hub_weights(backbone)  # from now on they are in the hub's cache
-    else:
-        find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
+    if not test:
+        check_pretraining(cfg)
 
 
 def _no_checkpoint(path: Path) -> str:
@@ -74,98 +48,78 @@ def _no_checkpoint(path: Path) -> str:
     return "this is a folder. Name " + (f"a checkpoint in it, such as {newest}." if newest else "a checkpoint.")
 
 
-def make_model(
-    cfg: CfgNode, num_classes: int, num_cameras: int, num_views: int, prompt: str, names: Sequence[str] = ()
-) -> ImageReID:
-    """The model that ``cfg`` describes: from CLIP's weights, timm's, a CLIP-ReID checkpoint or random weights.
+def make_model(cfg: CfgNode, facts: DataFacts) -> Method:
+    """The method that ``cfg`` describes, for training: from a pre-training, a checkpoint or random weights.
 
     Args:
-        cfg: ``MODEL.*``, ``INPUT.SIZE_TRAIN`` and ``TEST.NECK_FEAT`` are read.
-        num_classes, num_cameras, num_views: counted on the training set.
-        prompt: the data set's sentence, ``{}`` for the learnable tokens; ``MODEL.PROMPT`` goes before it.
-        names: what the training identities are called, for methods that take names.
+        cfg: ``MODEL.*``, ``INPUT.*`` and ``TEST.NECK_FEAT`` are read.
+        facts: of the training set.
 
     Raises:
         ReIDError: weights are missing, unreadable or do not fit.
     """
-    sentence = cfg.MODEL.PROMPT or prompt.format(METHODS[cfg.MODEL.METHOD].learnable)
-    side = _side_information(cfg, num_cameras, num_views)
+    method = METHODS[cfg.MODEL.METHOD]
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)
         if cfg.MODEL.PRETRAIN_PATH:
             LOGGER.warning("so MODEL.PRETRAIN_PATH = %s is not read", cfg.MODEL.PRETRAIN_PATH)
-        return _build(cfg, _named_shape(cfg), num_classes, side, sentence, names=names)
-    backbone = backbone_name(cfg.MODEL.NAME)
-    if backbone and not cfg.MODEL.PRETRAIN_PATH:
-        path, tensors = f"timm's hub ({backbone})", hub_weights(backbone)
-    else:
-        path = find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
-        tensors = read_state_dict(path)
+        return _with_card(cfg, method.build(cfg, make_backbone(cfg), facts, training=True), facts)
+    path, tensors = read_pretraining(cfg)
     with _about(path):
-        if is_reid_checkpoint(tensors):
-            shape = _shape_in(cfg, tensors)
-            if METHODS[cfg.MODEL.METHOD].takes_embeddings and isinstance(shape, CLIPShape):
-                shape = replace(shape, text=None)  # its token embeddings are not in the file
-            model = _build(cfg, shape, num_classes, side, sentence, names=names)
-            if model.reads_text:
+        if _is_checkpoint(method, tensors):
+            model = method.build(cfg, make_backbone(cfg, method.rename(dict(tensors))), facts, training=True)
+            table = load_start(model, tensors).table()
+            if hasattr(model, "sentence"):
                 LOGGER.warning(
                     "%s has no token embeddings: the fixed words around the prompts stay those that it was trained "
                     "with, whatever the words in %r. MODEL.PROMPT should be its own sentence.",
                     path,
-                    sentence,
+                    model.sentence,
                 )
-            report = load_start(model, tensors, sentence)
-        elif backbone:
-            model = _build(cfg, TimmShape(backbone), num_classes, side, sentence)
-            report = load_backbone_weights(model, tensors)
         else:
-            weights = clip_weights(tensors, path)
-            table = weights["token_embedding.weight"]
-            model = _build(cfg, shape_of_weights(weights), num_classes, side, sentence, table, names)
-            report = load_clip_weights(model, weights)
-    _log(path, "starts the training", report)
-    return model
+            backbone, table = pretrained(cfg, path, tensors)
+            model = method.build(cfg, backbone, facts, training=True)
+    LOGGER.info("%s starts the training\n%s", path, table)
+    return _with_card(cfg, model, facts)
 
 
-def make_test_model(cfg: CfgNode, num_views: int, num_cameras: int = 0) -> ImageReID:
-    """The model in ``TEST.WEIGHT``, a CLIP-ReID checkpoint or CLIP's or timm's weights as they are, to embed images.
+def make_test_model(cfg: CfgNode, seen: DataFacts) -> Method:
+    """The model in ``TEST.WEIGHT``, a checkpoint of re-identification or a pre-training as it is, to embed images.
 
-    Sizes of CLIP's networks and the numbers of identities and cameras are read from the file, so neither CLIP's weights
-    nor the training images are needed.
+    What the checkpoint was trained for is read from its metadata, or from its tensors' shapes where it has none, so
+    neither the pre-training nor the training images are needed.
 
     Args:
         cfg: the configuration.
-        num_views: of the data set; tells cameras from views where the side information has both.
-        num_cameras: of the data set, to be compared with those of the side information; 0 if unknown.
+        seen: cameras and views of the test data, 0 if unknown, to be compared with those of the training.
 
     Raises:
-        ReIDError: ``TEST.WEIGHT`` is empty, missing, unreadable or does not fit ``cfg`` or the data set.
+        ReIDError: ``TEST.WEIGHT`` is unreadable or does not fit ``cfg`` or the data set.
     """
-    path = cfg.TEST.WEIGHT
+    path, method = cfg.TEST.WEIGHT, METHODS[cfg.MODEL.METHOD]
     tensors = read_state_dict(path)
     with _about(path):
-        if is_reid_checkpoint(tensors):
-            shape = _shape_in(cfg, tensors)
-            side = _trained_side_information(cfg, tensors, num_cameras, num_views)
-            num_classes = len(tensors["classifier.weight"]) if "classifier.weight" in tensors else 1
-            model = _build(cfg, shape, num_classes, side)
-            report, what = load_reid_weights(model, tensors), "is read"
-        elif backbone := backbone_name(cfg.MODEL.NAME):
-            model = _build(cfg, TimmShape(backbone), 1, None)
-            report, what = (
-                load_backbone_weights(model, tensors),
-                "holds a backbone's own weights: zero-shot",
-            )
-        else:
-            weights = clip_weights(tensors, path)
-            model = _build(cfg, shape_of_weights(weights), 1, None)
-            report, what = load_clip_weights(model, weights), "holds CLIP's own weights: zero-shot"
-    _log(path, what, report)
+        if not _is_checkpoint(method, tensors):
+            plain = cfg.clone()
+            plain.defrost()
+            plain.MODEL.SIE_CAMERA = plain.MODEL.SIE_VIEW = False  # a pre-training has no side information
+            backbone, table = pretrained(plain, path, tensors)
+            LOGGER.info("%s holds a backbone's own weights: zero-shot\n%s", path, table)
+            return method.build(plain, backbone, replace(seen, identities=1), training=False)
+        card = _card(tensors)
+        _check_card(cfg, card)
+        state = method.rename(dict(tensors))
+        facts = method.facts_in(cfg, state, seen, _facts(card))
+        _check_seen(cfg, method, facts, seen)
+        model = method.build(cfg, make_backbone(cfg, state), facts, training=False)
+        report = load_checkpoint(model, state)
+    LOGGER.info("%s is read\n%s", path, report.table())
+    model.card, model.inputs = card, method.needs(cfg, training=False)
     return model
 
 
-def load_prompts(model: ImageReID, path: str) -> None:
-    """Take the prompts that stage 1 learned from the checkpoint ``path``.
+def load_prompts(model: Method, path: str) -> None:
+    """Copy the prompts that stage 1 learned from the checkpoint ``path``.
 
     Raises:
         ReIDError: they belong to another number of identities or another sentence, or the model has no prompts.
@@ -173,80 +127,64 @@ def load_prompts(model: ImageReID, path: str) -> None:
     if not hasattr(model, "prompt_learner"):
         raise ReIDError(f"MODEL.STAGE1_WEIGHT = {path!r}: {type(model).__name__} has no prompts. Leave it empty.")
     with _about(f"MODEL.STAGE1_WEIGHT = {path}"):
-        report = load_prompts_only(model, read_reid_checkpoint(path))
-    _log(path, "gives the prompts", report)
+        state = read_reid_checkpoint(path)
+        model.prompt_learner.check(state, "prompt_learner.")
+        report = load_part(model, state, "prompt_learner.")
+    LOGGER.info("%s gives the prompts\n%s", path, report.table())
 
 
-def _named_shape(cfg: CfgNode) -> CLIPShape | TimmShape:
-    backbone = backbone_name(cfg.MODEL.NAME)
-    return TimmShape(backbone) if backbone else named_shape(cfg.MODEL.NAME)
+def _is_checkpoint(method: type[Method], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are a checkpoint of re-identification and not a backbone's pre-training."""
+    return bool(_card(tensors)) or is_reid_checkpoint(method.rename(dict(tensors)))
 
 
-def _shape_in(cfg: CfgNode, checkpoint: Mapping[str, Tensor]) -> CLIPShape | TimmShape:
-    """Sizes in a checkpoint of ours; of a backbone of timm its name alone tells them."""
-    backbone = backbone_name(cfg.MODEL.NAME)
-    return TimmShape(backbone) if backbone else shape_of_checkpoint(checkpoint)
+def _card(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a checkpoint of this project keeps besides tensors (:attr:`Method.card`); empty for other files."""
+    record = getattr(tensors, "record", {})
+    return record if {"method", "name", "facts"} <= record.keys() else {}
 
 
-def _build(
-    cfg: CfgNode,
-    shape: CLIPShape | TimmShape,
-    num_classes: int,
-    side: SideInformation | None,
-    sentence: str = "",
-    token_embedding: Tensor | None = None,
-    names: Sequence[str] = (),
-) -> ImageReID:
-    """A model with random weights: for training if there is a ``sentence``, else for a test."""
-    stride = tuple(cfg.MODEL.STRIDE_SIZE)
-    image = (tuple(cfg.INPUT.SIZE_TRAIN), None if stride == NO_OVERLAP else stride)
-    options = {
-        "side_information": side,
-        "cosine_head": cfg.MODEL.ID_LOSS_TYPE != "softmax",
-        "neck_feat": cfg.TEST.NECK_FEAT,
+def _with_card(cfg: CfgNode, model: Method, facts: DataFacts) -> Method:
+    """Note what a test has to know; the identities' names are data about people and stay out of the file."""
+    model.inputs = type(model).needs(cfg, training=False)
+    model.card = {
+        "method": cfg.MODEL.METHOD,
+        "name": cfg.MODEL.NAME,
+        "facts": {key: value for key, value in asdict(facts).items() if key != "names"},
+        "image_size": list(cfg.INPUT.SIZE_TRAIN),
+        "mean": list(cfg.INPUT.PIXEL_MEAN),
+        "std": list(cfg.INPUT.PIXEL_STD),
     }
-    if isinstance(shape, CLIPShape):
-        _check_shape(cfg, shape)
-    # A test needs the image half alone, which all methods share.
-    method = METHODS[cfg.MODEL.METHOD] if sentence else ImageReID
-    if method.reads_text:
-        if shape.text is None:
-            raise ReIDError(
-                f"there is no text encoder in it, which MODEL.METHOD {cfg.MODEL.METHOD} needs. Start from CLIP's "
-                "weights or from a checkpoint of CLIP-ReID, or set MODEL.METHOD to baseline."
-            )
-        options |= {"sentence": sentence, "token_embedding": token_embedding}
-    if method.takes_embeddings:
-        options["token_embedding"] = token_embedding
-    if method.takes_names:
-        options["names"] = names
-    model = method(shape, num_classes, *image, **options, **method.options(cfg))
-    for module in model.modules():
-        if isinstance(module, MLP):
-            module.gelu = ACTIVATIONS[cfg.MODEL.ACTIVATION]()
-        elif isinstance(module, VisionTransformer):
-            module.side_on_all = cfg.MODEL.SIE_ON == "all"
     return model
 
 
-def _check_shape(cfg: CfgNode, shape: CLIPShape) -> None:
-    """Refuse weights of another architecture than the name's, and images that are too small for it."""
-    resnet = isinstance(shape.image, ResNetShape)
-    own = names_of(shape.image)
-    if resnet != cfg.MODEL.NAME.startswith("RN") or (own and shape.image != named_shape(cfg.MODEL.NAME).image):
-        kind = " or ".join(own) or ("ResNet" if resnet else "ViT")
+def _facts(card: Mapping[str, Any]) -> DataFacts | None:
+    return DataFacts(**card["facts"]) if card else None
+
+
+def _check_card(cfg: CfgNode, card: Mapping[str, Any]) -> None:
+    """Methods that share the network in front of the seam and the test feature may test each other's checkpoints."""
+    if not card:
+        return
+    own, other = METHODS[cfg.MODEL.METHOD], METHODS.get(card["method"])
+    if other is None or own.forward is not other.forward or own.embed is not other.embed:
         raise ReIDError(
-            f"these are the weights of a {kind}, but MODEL.NAME = {cfg.MODEL.NAME}. Give MODEL.NAME the name of their "
-            "architecture."
+            f"it was trained with MODEL.METHOD {card['method']}, but MODEL.METHOD = {cfg.MODEL.METHOD}. Set it to "
+            f"{card['method']}."
         )
-    if not own:
-        LOGGER.warning("the network has the sizes of its weights, %s, which are no %s's", shape.image, cfg.MODEL.NAME)
-    smallest = 15 if resnet else shape.image.patch
-    if min(cfg.INPUT.SIZE_TRAIN) < smallest:
-        raise ReIDError(
-            f"INPUT.SIZE_TRAIN = {cfg.INPUT.SIZE_TRAIN} is too small: this {cfg.MODEL.NAME} needs at least {smallest} "
-            "pixels in each direction."
-        )
+    if card["name"] != cfg.MODEL.NAME:
+        raise ReIDError(f"it was trained with MODEL.NAME {card['name']}, but MODEL.NAME = {cfg.MODEL.NAME}.")
+
+
+def _check_seen(cfg: CfgNode, method: type[Method], facts: DataFacts, seen: DataFacts) -> None:
+    """A test image under a camera or view that training never had has no embedding."""
+    needed = method.needs(cfg, training=False)
+    for word, known, found in (("cameras", facts.cameras, seen.cameras), ("views", facts.views, seen.views)):
+        if word in needed and found > known:
+            raise ReIDError(
+                f"it was trained with {known} {word}; the data set has {found}. Set MODEL.SIE_CAMERA and "
+                "MODEL.SIE_VIEW to False to test without side information."
+            )
 
 
 @contextmanager
@@ -256,45 +194,3 @@ def _about(source: object) -> Iterator[None]:
         yield
     except ReIDError as error:
         raise error if str(source) in str(error) else ReIDError(f"{source}: {error}") from None
-
-
-def _log(path: object, what: str, report: LoadReport) -> None:
-    LOGGER.info("%s %s\n%s", path, what, report.table())
-
-
-def _side_information(cfg: CfgNode, num_cameras: int, num_views: int) -> SideInformation | None:
-    cameras = num_cameras if cfg.MODEL.SIE_CAMERA else 0
-    views = num_views if cfg.MODEL.SIE_VIEW else 0
-    return SideInformation(cameras, views, cfg.MODEL.SIE_COE) if cameras or views else None
-
-
-def _trained_side_information(
-    cfg: CfgNode, state: Mapping[str, Tensor], num_cameras: int, num_views: int
-) -> SideInformation | None:
-    """The cameras and views that the checkpoint's table was made for, if ``cfg`` asks for them.
-
-    Switching the side information off leaves the table of another data set's cameras alone; one that fits this data
-    set must be used.
-    """
-    rows = len(state["cv_embed"]) if "cv_embed" in state else 0
-    if not (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW):
-        if rows and cfg.MODEL.NAME.startswith("ViT"):
-            if rows in (num_cameras, num_views, num_cameras * num_views) or not num_cameras:
-                raise ReIDError(
-                    "it was trained with side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW as in its training."
-                )
-            LOGGER.warning("%s: its side information is of other cameras and is left alone", cfg.TEST.WEIGHT)
-        return None
-    if not rows:
-        raise ReIDError("it was trained without side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW to False.")
-    off = "Set MODEL.SIE_CAMERA and MODEL.SIE_VIEW to False to test without side information."
-    if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and rows % num_views:
-        raise ReIDError(
-            f"its side information cv_embed has {rows} rows, no multiple of the data set's {num_views} views. {off}"
-        )
-    views = (num_views if cfg.MODEL.SIE_CAMERA else rows) if cfg.MODEL.SIE_VIEW else 0
-    cameras = rows // max(views, 1) if cfg.MODEL.SIE_CAMERA else 0
-    for word, known, seen in (("cameras", cameras, num_cameras), ("views", views, num_views)):
-        if known and seen > known:
-            raise ReIDError(f"its side information cv_embed knows {known} {word}; the data set has {seen}. {off}")
-    return SideInformation(cameras, views, cfg.MODEL.SIE_COE)

@@ -34,6 +34,9 @@ Compute = Callable[[Tensor], Tensor]
 """From normalised images [B, 3, H, W] to features [B, D] in float32, both on the CPU."""
 
 
+SIDE = {"cameras", "views"}
+"""What a model may read besides images; loose ones have neither and are embedded without."""
+
 ADVICE = "Repair it, correct its name or leave it out."
 
 
@@ -119,14 +122,19 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
 
 
 def _torch_network(cfg: CfgNode) -> Compute:
-    from model import check_weights, make_test_model
+    from model import DataFacts, check_weights, make_test_model
     from model.export import TestFeature
     from utils.device import choose_device
 
     check_weights(cfg, test=True)
     device = choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID)
-    model = make_test_model(cfg, num_views=1)
-    if model.side_information is not None:
+    model = make_test_model(cfg, DataFacts(1, views=1))
+    if beyond := model.inputs - SIDE:
+        raise ReIDError(
+            f"MODEL.METHOD {cfg.MODEL.METHOD} reads {', '.join(sorted(beyond))} of each image, which loose images do "
+            "not have. Evaluate a data set that has them with test_clipreid.py."
+        )
+    if model.inputs:
         LOGGER.warning("loose images have no camera or view label: features are computed without side information")
     network = TestFeature(model, flip=cfg.TEST.FLIP, normalise=cfg.TEST.FEAT_NORM == "yes").to(device).eval()
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from model.base import Batch, Method
 from processor.runs.run import Run
 from utils.distributed import from_main, gather_on_main, is_main, on_main_process, share_from_main
 from utils.errors import ReIDError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import QueryGallerySplit, Record
-    from model.methods.baseline import ImageReID
+    from model.base import Method
 
 
 NOTED = 10
@@ -126,9 +127,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def extract_features(
-    model: ImageReID, loader: DataLoader, device: torch.device, *, flip: bool = False
-) -> Features | None:
+def extract_features(model: Method, loader: DataLoader, device: torch.device, *, flip: bool = False) -> Features | None:
     """Test features of all images of ``loader``'s data set [N, D + E] in float32, on the CPU.
 
     Several processes compute them together and the first one gets them; the others get None.
@@ -142,21 +141,18 @@ def extract_features(
     model.eval()
     share_from_main(model.buffers())
     batches = []
-    for images, batch_pids, batch_camids, viewids, _ in counted(loader, "test features"):
+    for loaded in counted(loader, "test features"):
         check_interrupt("evaluation")
-        images, labels = images.to(device), (batch_camids.to(device), viewids.to(device))
-        feature = model.embed(images, *labels)
-        if flip:
-            feature = feature + model.embed(images.flip(-1), *labels)
+        feature = model.test_feature(Batch.of(loaded, model.inputs, device), flip)
         # Copies: what worker processes hand over is shared memory, which keeps two files open as long as it lives.
-        batches.append((feature.cpu(), batch_pids.clone(), batch_camids.clone()))
+        batches.append((feature.cpu(), loaded["labels"].clone(), loaded["cameras"].clone()))
     gathered = [batch for share in gather_on_main(batches) for batch in share]
     return Features(*map(torch.cat, zip(*gathered, strict=True))) if is_main() else None
 
 
 def evaluate_model(
     cfg: CfgNode,
-    model: ImageReID,
+    model: Method,
     loader: DataLoader,
     trials: Sequence[QueryGallerySplit[Record]],
     camera_rule: str,
@@ -177,7 +173,7 @@ def evaluate_model(
     start = time.perf_counter()
     images = _images(cfg, model, loader, run)
     outcome = on_main_process(lambda: _evaluate(cfg, images, loader.dataset.records, trials, camera_rule, run))
-    return outcome and replace(outcome, seconds=time.perf_counter() - start, neck_feat=model.neck_feat)
+    return outcome and replace(outcome, seconds=time.perf_counter() - start, neck_feat=getattr(model, "neck_feat", ""))
 
 
 def _evaluate(
@@ -205,7 +201,7 @@ def _evaluate(
 
 
 def validate_model(
-    cfg: CfgNode, model: ImageReID, loader: DataLoader, trial: QueryGallerySplit[Record], run: Run
+    cfg: CfgNode, model: Method, loader: DataLoader, trial: QueryGallerySplit[Record], run: Run
 ) -> RankingMetrics:
     """Rank held-out images, without camera rule and re-ranking, and tell all processes.
 
@@ -221,7 +217,7 @@ def validate_model(
     return from_main(rank)
 
 
-def _images(cfg: CfgNode, model: ImageReID, loader: DataLoader, run: Run) -> Features | None:
+def _images(cfg: CfgNode, model: Method, loader: DataLoader, run: Run) -> Features | None:
     """Features of all images of ``loader`` as they are compared; None in all processes but the first."""
     images = extract_features(model, loader, run.device, flip=cfg.TEST.FLIP)
     if images is None:

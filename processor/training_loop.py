@@ -1,130 +1,173 @@
-"""The epoch loop that both stages share: precision, logging, checks, checkpoints."""
+"""The epoch loop of every stage: precision, logging, checks, checkpoints."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from model.base import Batch, Method, Outputs, Progress, Stage, TrainingSet
 from processor.reports.curves import Curves
 from processor.runs.run import Run, Stateful, TrainingProgress
-from processor.train_step import Batch, StepResult, Update
-from utils.distributed import any_process, barrier, in_parallel
+from processor.train_step import TrainStep
+from utils.distributed import any_process, barrier
 from utils.interrupt import InterruptedRunError, interrupt_requested
 from utils.logger import LOGGER, on_terminal
-from utils.meter import Meters
-from utils.progress import PATIENCE
+from utils.precision import computing_in
+from utils.progress import PATIENCE, Meters
 from utils.seed import RngState
 
 
 class Scheduler(Protocol):
-    """Sets the learning rate for an epoch (1-based) when that epoch begins."""
+    """Sets the learning rates for an epoch, counted from 1; fractions are of the way through it."""
 
-    def step(self, epoch: int) -> None: ...
+    schedule: Callable[[float, float], float]
+
+    def step(self, epoch: float) -> None: ...
 
 
-def train_epochs(
-    stage: int,
-    *,
-    run: Run,
-    epochs: int,
-    log_period: int,
-    clip: float,
-    batches: Callable[[int, int], Iterable[Batch]],
-    names: Callable[[Batch], Sequence[str]],
-    step: Callable[[Batch], StepResult],
-    parts: dict[str, Stateful],
-    optimizers: Sequence[Optimizer],
-    scheduler: Scheduler,
-    after_epoch: Callable[[int], dict | None],
-) -> None:
-    """Run the epochs of one stage, from where the run was interrupted if it was.
+class Batches(Sized, Iterable[Batch], Protocol):
+    """The batches of an epoch, or of its rest."""
 
-    Args:
-        stage: 1 or 2.
-        run: device, precision, history, position.
-        epochs: how many.
-        log_period: iterations between log lines.
-        clip: largest norm of the gradients of the first optimizer together; 0 for any.
+
+@dataclass
+class StagePlan:
+    """What distinguishes one stage from another.
+
+    Attributes:
+        stage: its number and what is cached.
+        epochs, log_period, clip, base_lr, each_iteration: of ``SOLVER.STAGE<n>``.
         batches: from the epoch (1-based) and a number of iterations to leave out to the batches after those.
+        outputs: from a batch to outputs and labels of the whole batch.
         names: from a batch to the files of its images.
-        step: from a batch to its losses; runs under autocast. Of several processes each gets its share of the batch,
-            and all compute the losses of the whole.
-        parts: ``model`` and whatever else has a state that training changes, optimizers aside.
-        optimizers: all are stepped on the total; the first one's rate is logged.
-        scheduler: stepped at the start of every epoch.
+        images: all training images, for :meth:`Method.begin_epoch`.
+        optimizers: all are stepped on the total.
+        scheduler: of their rates.
         after_epoch: saves and evaluates where due; what it returns joins the epoch's history. It is called again when
             the run was interrupted in it.
+    """
+
+    stage: Stage
+    epochs: int
+    log_period: int
+    clip: float
+    base_lr: float
+    each_iteration: bool
+    batches: Callable[[int, int], Batches]
+    outputs: Callable[[Batch, Progress], tuple[Outputs, Any]]
+    names: Callable[[Batch], Sequence[str]]
+    images: TrainingSet
+    optimizers: Sequence[Optimizer]
+    scheduler: Scheduler
+    after_epoch: Callable[[int], dict | None]
+
+
+def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
+    """Run the epochs of one stage, or the rest of them where the run was interrupted.
 
     Raises:
         ReIDError: a loss that is not finite, with the step, the terms and the files.
-        InterruptedRunError: a signal asked to stop; the state is saved.
+        InterruptedRunError: a signal requested a stop; the state is saved.
     """
-    scaler = run.precision.scaler()
-    meters = Meters()
+    number = plan.stage.number
+    scaler, meters = run.precision.scaler(), Meters()
 
     def short_names(batch: Batch) -> list[str]:
-        return [run.shorten(name) for name in names(batch)]
+        return [run.shorten(name) for name in plan.names(batch)]
 
-    step = in_parallel(step, [part for part in parts.values() if isinstance(part, nn.Module)])
-    update = Update(step, optimizers, scaler, run.precision, clip, parts["model"], short_names, run.output_dir)
-    parts = {**parts, "scaler": scaler, "meters": meters, "random": RngState(run.device)}
-    parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
-    start = run.position if run.position.stage == stage else TrainingProgress(stage, 1)
+    step = TrainStep(
+        method, plan.outputs, plan.optimizers, scaler, run.precision, plan.clip, short_names, run.output_dir
+    )
+    parts: dict[str, Stateful] = {"model": method, "scaler": scaler, "meters": meters, "random": RngState(run.device)}
+    parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(plan.optimizers)}
+    trained = {name for name, p in method.named_parameters() if p.requires_grad}
+    start = run.position if run.position.stage == number else TrainingProgress(number, 1)
     run.restore(parts)
-    curves = Curves(run, stage, start.epoch)
-    for epoch in range(start.epoch, epochs + 1):
-        here = start if epoch == start.epoch else TrainingProgress(stage, epoch)
+    curves = Curves(run, number, start.epoch)
+    for epoch in range(start.epoch, plan.epochs + 1):
+        here = start if epoch == start.epoch else TrainingProgress(number, epoch)
         if not here.ended:
-            scheduler.step(epoch)
-            plan = batches(epoch, here.steps)
-            _train_epoch(here, epochs, run, plan, update, parts, meters, log_period)
-        run.history[-1] |= after_epoch(epoch) or {}
+            at = Progress(number, epoch)
+            if not here.steps:
+                method.eval()
+                with computing_in(run.precision.autocast):
+                    method.begin_epoch(plan.images, at)
+            freeze(method, method.frozen(at), trained)
+            plan.scheduler.step(epoch)
+            _train_epoch(here, plan, run, step, parts, meters)
+        run.history[-1] |= plan.after_epoch(epoch) or {}
         curves.refresh()
     curves.close()
 
 
+def freeze(method: Method, frozen: Sequence[str], trained: set[str]) -> None:
+    """Train mode, except for what begins with a prefix of ``frozen``: that stays in eval mode and gets no gradients.
+
+    Args:
+        method: changed in place.
+        frozen: see :meth:`Method.frozen`.
+        trained: names of the parameters that the stage trains.
+    """
+    prefixes = tuple(frozen) or ("\0",)
+    method.train()
+    for name, module in method.named_modules():
+        if name and f"{name}.".startswith(prefixes):
+            module.eval()
+    for name, parameter in method.named_parameters():
+        parameter.requires_grad_(name in trained and not name.startswith(prefixes))
+
+
 def _train_epoch(
     start: TrainingProgress,
-    epochs: int,
+    plan: StagePlan,
     run: Run,
-    plan: Iterable[Batch],
-    update: Update[Batch],
+    step: TrainStep,
     parts: dict[str, Stateful],
     meters: Meters,
-    log_period: int,
 ) -> None:
     """One epoch, or the rest of it, with its entry in the history."""
-    stage, epoch, iteration, _ = start
-    place = f"stage {stage} epoch {epoch}/{epochs}"
+    number, epoch, iteration, _ = start
+    place = f"stage {number} epoch {epoch}/{plan.epochs}"
+    batches = plan.batches(epoch, iteration)
+    total = iteration + len(batches)
     began = saved = time.perf_counter()
     seen = meters.count
-    bar = tqdm(plan, desc=place, unit=" batches", delay=PATIENCE, leave=False, disable=not on_terminal())
+    bar = tqdm(batches, desc=place, unit=" batches", delay=PATIENCE, leave=False, disable=not on_terminal())
     for batch in bar:
+        if plan.each_iteration:
+            plan.scheduler.step(epoch + iteration / total)
         iteration += 1
-        result = update(batch, f"{place}, iteration {iteration}")
-        meters.update({"loss": result.loss, **result.parts}, result.count)
+        result = step(batch, Progress(number, epoch, iteration))
+        meters.update({"loss": result.loss, **result.shown}, result.count)
         bar.set_postfix_str(f"{(meters.count - seen) / (time.perf_counter() - began):.0f} images/s", refresh=False)
-        if iteration % log_period == 0:
+        if iteration % plan.log_period == 0:
             LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
         stop = any_process(interrupt_requested())
         if stop or time.perf_counter() - saved > 60 * run.minutes:
-            run.save(TrainingProgress(stage, epoch, iteration), parts)
+            run.save(TrainingProgress(number, epoch, iteration), parts)
             saved = time.perf_counter()
         if stop:
             barrier()  # torchrun ends the others when one leaves, and the first may still be writing
             raise InterruptedRunError(f"{place}, iteration {iteration}", saved=True)
     seconds = time.perf_counter() - began
-    entry = {"stage": stage, "epoch": epoch, **meters.means(), "lr": update.optimizers[0].param_groups[0]["lr"]}
+    entry = {"stage": number, "epoch": epoch, **meters.means(), **rates(plan)}
     entry |= {"images_per_second": (meters.count - seen) / seconds, "seconds": seconds}
     LOGGER.info("%s: %s", place, _values(entry, skip=("stage", "epoch")))
     run.history.append(entry)
     meters.reset()
-    run.save(TrainingProgress(stage, epoch, iteration, ended=True), parts)
+    run.save(TrainingProgress(number, epoch, iteration, ended=True), parts)
+
+
+def rates(plan: StagePlan) -> dict[str, float]:
+    """The current learning rates: ``lr``, which is BASE_LR under the schedule, and those of parts that have another."""
+    base = plan.scheduler.schedule(plan.scheduler.epoch, plan.base_lr)
+    groups = [group for optimizer in plan.optimizers for group in optimizer.param_groups]
+    others = {f"lr of {g['label']}": g["lr"] for g in groups if "label" in g and g["lr"] != base}
+    return {"lr": base, **others}
 
 
 def due(epoch: int, period: int, epochs: int) -> bool:
@@ -133,7 +176,9 @@ def due(epoch: int, period: int, epochs: int) -> bool:
 
 
 def _values(values: dict[str, float], skip: Sequence[str] = ()) -> str:
-    shown = {"lr": "{:.3g}", "images_per_second": "{:.1f}", "seconds": "{:.1f}"}
+    shown = {"images_per_second": "{:.1f}", "seconds": "{:.1f}"}
     return "  ".join(
-        f"{name} {shown.get(name, '{:.4f}').format(value)}" for name, value in values.items() if name not in skip
+        f"{name} {('{:.3g}' if name.startswith('lr') else shown.get(name, '{:.4f}')).format(value)}"
+        for name, value in values.items()
+        if name not in skip
     )

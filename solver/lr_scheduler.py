@@ -17,7 +17,7 @@ from utils.errors import ReIDError
 
 
 def cosine_lr(
-    epoch: int, base: float, *, num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int
+    epoch: float, base: float, *, num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int
 ) -> float:
     """Learning rate of one epoch: linear warm-up, then half a cosine down to ``lr_min``.
 
@@ -40,7 +40,7 @@ def cosine_lr(
 
 
 def multistep_factor(
-    epoch: int,
+    epoch: float,
     *,
     milestones: Sequence[int],
     gamma: float,
@@ -71,40 +71,43 @@ def multistep_factor(
 
 
 class EpochScheduler:
-    """Sets the learning rate of every parameter group from the group's own base rate, once an epoch.
+    """Sets the learning rate of every scheduled parameter group from the group's own base rate.
 
     The base rate is the group's ``initial_lr``, or its ``lr`` where there is none. Building a scheduler sets
-    the rates of epoch 0; call :meth:`step` at the start of each epoch.
+    the rates of epoch 0; call :meth:`step` at the start of each epoch, or of each iteration with a fraction.
 
     Args:
-        optimizer: whose rates are set.
-        schedule: (epoch, base rate) -> rate.
+        optimizers: whose rates are set; one or several.
+        schedule: (epoch, base rate) -> rate, a pure function.
     """
 
-    def __init__(self, optimizer: Optimizer, schedule: Callable[[int, float], float]) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizers: Optimizer | Sequence[Optimizer], schedule: Callable[[float, float], float]) -> None:
+        self.optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         self.schedule = schedule
-        for group in optimizer.param_groups:
+        for group in self._groups():
             group.setdefault("initial_lr", group["lr"])
         self.step(0)
 
-    def step(self, epoch: int) -> None:
-        """Set the rates of ``epoch``, counted from 1."""
+    def step(self, epoch: float) -> None:
+        """Set the rates of ``epoch``, counted from 1; 1.5 is half-way through the first."""
         self.epoch = epoch
-        for group in self.optimizer.param_groups:
+        for group in self._groups():
             group["lr"] = self.schedule(epoch, group["initial_lr"])
 
     def get_lr(self) -> list[float]:
-        """The current rate of each parameter group."""
-        return [group["lr"] for group in self.optimizer.param_groups]
+        """The current rate of each scheduled parameter group."""
+        return [group["lr"] for group in self._groups()]
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch; everything else is configuration."""
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the epoch in ``state``."""
+        """Continue from the epoch in ``state``."""
         self.step(state["epoch"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for o in self.optimizers for group in o.param_groups if group.get("scheduled", True)]
 
 
 class WarmupMultiStepLR(EpochScheduler):
@@ -112,7 +115,7 @@ class WarmupMultiStepLR(EpochScheduler):
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         milestones: Sequence[int],
         gamma: float = 0.1,
         warmup_factor: float = 0.01,

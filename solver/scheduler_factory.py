@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch.optim import Optimizer
@@ -13,7 +13,7 @@ from utils.errors import ReIDError
 
 
 def create_scheduler(
-    optimizer: Optimizer, num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int
+    optimizer: Optimizer | Sequence[Optimizer], num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int
 ) -> EpochScheduler:
     """Cosine with warm-up: :func:`~solver.lr_scheduler.cosine_lr`, whose arguments it takes."""
     schedule = partial(
@@ -22,11 +22,11 @@ def create_scheduler(
     return EpochScheduler(optimizer, schedule)
 
 
-def _cosine(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:
+def _cosine(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
     return create_scheduler(optimizer, stage.MAX_EPOCHS, stage.LR_MIN, stage.WARMUP_LR_INIT, stage.WARMUP_EPOCHS)
 
 
-def _multistep(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:
+def _multistep(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
     return WarmupMultiStepLR(
         optimizer,
         stage.STEPS,
@@ -37,15 +37,15 @@ def _multistep(stage: CfgNode, optimizer: Optimizer) -> EpochScheduler:
     )
 
 
-SCHEDULERS: dict[str, Callable[[CfgNode, Optimizer], EpochScheduler]] = {
+SCHEDULERS: dict[str, Callable[[CfgNode, Optimizer | Sequence[Optimizer]], EpochScheduler]] = {
     "cosine": _cosine,
     "multistep": _multistep,
 }
-"""From the name in SOLVER.STAGE1.SCHEDULER and SOLVER.STAGE2.SCHEDULER to what builds it."""
+"""From the name in SOLVER.STAGE<n>.SCHEDULER to what builds it."""
 
 
-def make_scheduler(stage_cfg: CfgNode, optimizer: Optimizer) -> EpochScheduler:
-    """The scheduler that one stage, cfg.SOLVER.STAGE1 or cfg.SOLVER.STAGE2, asks for.
+def make_scheduler(stage_cfg: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
+    """The scheduler of one stage, ``cfg.SOLVER.STAGE<n>``, for its optimizers.
 
     Raises:
         ReIDError: SCHEDULER names none.

@@ -20,9 +20,9 @@ import processor.evaluation
 import processor.train_step
 import test_clipreid
 import train_clipreid
-from model.layers.batch_norm import synchronise_batch_norm
+from model.layers.batch_norm import in_front_of_seam, synchronise_batch_norm
 from utils import distributed
-from utils.distributed import gather_batch, in_parallel, is_main, joined_processes, rank, shard_of, sharded
+from utils.distributed import average_gradients, gather_batch, is_main, joined_processes, rank, shard_of, sharded
 from utils.errors import ReIDError
 
 ROWS = np.random.default_rng(0).normal(size=(7, 5))
@@ -54,13 +54,13 @@ class Network(nn.Module):
 def gradients_of(rows):
     """The loss of this process's ``rows`` with those of all, and the gradients after three steps of SGD."""
     network = Network()
-    step = in_parallel(network, [network])
     optimizer = SGD(network.parameters(), lr=0.1, weight_decay=0.1)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        loss = step(torch.tensor(rows))
+        loss = network(torch.tensor(rows))
         loss.backward()
+        average_gradients(network.parameters())
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, network.state_dict(), {name: p.grad for name, p in network.named_parameters()}
@@ -77,13 +77,15 @@ def batch_norm_of(images):
     inputs = torch.tensor(images, dtype=torch.float32)
 
     def loss(part):
-        (out,) = gather_batch(network(part))
+        with in_front_of_seam():
+            rows = network(part)
+        (out,) = gather_batch(rows)
         return (out * torch.arange(out.numel()).reshape(out.shape).sin()).pow(3).sum()
 
-    step = in_parallel(loss, [network])
     for _ in range(2):
         network.zero_grad()
-        step(inputs).backward()
+        loss(inputs).backward()
+        average_gradients(network.parameters())
     gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
     network.eval()
     return gradients, network.state_dict(), network(torch.tensor(IMAGES, dtype=torch.float32)).detach()
@@ -132,18 +134,18 @@ def everything(runs):
 
 def script(argv, at=0, act="", who=1):
     """A training as its user starts it. Process ``who`` does ``act`` at its ``at``-th step."""
-    losses, steps = processor.train_step.Update._losses, iter(range(1, 10**6))
+    losses, steps = processor.train_step.TrainStep._result, iter(range(1, 10**6))
 
-    def disturbed(self, batch, place):
+    def disturbed(self, batch, at_step):
         if next(steps) == at and rank() == who:
             if act == "fail":
                 raise ReIDError("only this process has lost its disk")
             kind, whom = act.split()
             os.kill(os.getpid() if whom == "itself" else os.getppid(), getattr(signal, kind))
             time.sleep(1)  # until torchrun has passed it on
-        return losses(self, batch, place)
+        return losses(self, batch, at_step)
 
-    processor.train_step.Update._losses = disturbed
+    processor.train_step.TrainStep._result = disturbed
     return train_clipreid.main(argv)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import processor.evaluation
-import processor.processor_clipreid_stage1
+import processor.train_set
 import processor.train_step
 import test_clipreid
 import train_clipreid
@@ -101,9 +101,10 @@ class Events:
         setattr(owner, name, counted)
 
     def install(self):
-        self.around(processor.train_step.Update, "_losses", "step: {2}")
+        place = "step: stage {2.stage} epoch {2.epoch}, iteration {2.iteration}"
+        self.around(processor.train_step.TrainStep, "_result", place)
         self.around(processor.evaluation, "check_interrupt", "evaluation")
-        self.around(processor.processor_clipreid_stage1, "check_interrupt", "features")
+        self.around(processor.train_set, "check_interrupt", "features")
         self.around(os, "replace", "before naming {1}", "after naming {1}")
         save = torch.save
 

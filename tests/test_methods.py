@@ -9,10 +9,10 @@ import torch
 import train_clipreid
 from configs import load_config
 from datasets import make_dataloader, make_dataset
-from loss import make_loss
 from model import make_model
+from model.base import Stage
 from processor import do_train_stage2, start_run
-from solver import make_optimizer_2stage, make_scheduler
+from solver import make_optimizers, make_scheduler
 from tests.run_client import Runs
 from tests.toy_hands import make_toy_hands, write_config
 
@@ -28,7 +28,7 @@ METHODS = {
     "tfmemory": {"MODEL.METHOD": "tfmemory"},
     "one stage": {"MODEL.ONE_STAGE": True, "MODEL.TEXT_LOSS": "i2t+t2i"},
 }
-FROZEN = ("text_encoder.", "bottleneck.bias", "bottleneck_proj.bias", "prompt_learner.token", "template.")
+FROZEN = ("text_encoder.", "all_texts", "bottleneck.bias", "bottleneck_proj.bias", "prompt_learner.token", "template.")
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,12 @@ def train(file, options):
     run = start_run(cfg)
     dataset = make_dataset(cfg)
     loaders = make_dataloader(cfg, dataset)
-    model = make_model(cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt)
+    model = make_model(cfg, train_clipreid.facts_of(cfg, dataset))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer, _ = make_optimizer_2stage(cfg, model)
-    do_train_stage2(
-        *(cfg, model, loaders.stage2, make_loss(cfg, model.num_classes, model.feature_width), [optimizer]),
-        *(make_scheduler(cfg.SOLVER.STAGE2, optimizer), run, None),
-        plain_loader=loaders.stage1,
-    )
+    optimizers = make_optimizers(cfg, model, 2)
+    scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizers)
+    given = (loaders.augmented(2), optimizers, scheduler, run, None)
+    do_train_stage2(cfg, model, Stage(2), *given, plain_loader=loaders.plain)
     after = model.state_dict()
     return before, after, {name for name, _ in model.named_parameters()}, run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from configs import load_config
-from model import make_model
+from model import DataFacts, make_model
 from tests.toy_hands import make_toy_hands, write_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "using.md"
@@ -20,7 +20,9 @@ def test_the_notebook_example_runs(tmp_path, monkeypatch, capsys):
     hands = make_toy_hands(tmp_path / "data" / "synthetic_hand" / "drawn")
     shutil.move(write_config(hands, tmp_path / "run"), run / "config.yml")
     cfg, _ = load_config(run / "config.yml")
-    torch.save(make_model(cfg, 6, 1, 1, "A photo of a {} hand.").state_dict(), run / "RN-Small_28.pth")
+    torch.save(
+        make_model(cfg, DataFacts(6, 1, 1, sentence="A photo of a {} hand.")).checkpoint(), run / "RN-Small_28.pth"
+    )
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     exec(code, {})

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.distributed import is_main
 from utils.errors import ReIDError
@@ -104,20 +104,22 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def save_model(model: nn.Module, path: Path) -> None:
-    """Write the model's state dict under the published names; read it with ``weights_only=True``."""
-    write_atomically(path, lambda file: torch.save(model.state_dict(), file))
+def save_model(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state dict under the published names; read it with ``weights_only=True``."""
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
-def load_model(model: nn.Module, path: Path) -> None:
-    """Read what :func:`save_model` wrote for the same model.
+def load_model(model: nn.Module, path: Path, not_kept: tuple[str, ...] = ()) -> None:
+    """Read what :func:`save_model` wrote for the same model; tensors named ``not_kept...`` stay as they are.
 
     Raises:
         ReIDError: the file is missing, damaged or of another model.
     """
     refuse_pipes(path, "read", "Set RESUME to never to train again.")
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        kept = {name: t for name, t in model.state_dict().items() if name.startswith(not_kept or ("\0",))}
+        model.load_state_dict({**kept, **state})
     except Exception as error:  # damaged files make torch raise about anything
         raise ReIDError(
             f"{path}: is not the checkpoint that this run wrote ({type(error).__name__}: {str(error)[:300]}). Set "

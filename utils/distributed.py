@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,9 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import ReIDError
+from utils.precision import autocast_of_run
 from utils.terminal import finish_output
 
 T = TypeVar("T")
@@ -35,6 +35,9 @@ MAIN_PATIENCE = timedelta(days=2)
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which torchrun describes the processes."""
+
+BUCKET = 2**23
+"""Gradient elements that travel together."""
 
 FAILURE_PATIENCE = 2.0
 """Seconds in which the first process may say itself why a run ends, before another one does."""
@@ -242,7 +245,7 @@ def _all_rows(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 class _GatherRows(Function):
-    """Rows of all processes. Each of them computes the same loss from these, and DistributedDataParallel averages."""
+    """Rows of all processes. Each computes the same loss from these, and their gradients are averaged."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
@@ -273,7 +276,8 @@ def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The rows of all processes, in their order, from each process's own.
 
     Gradients pass: where each process computes the same function of what is gathered, and the gradients of parameters
-    are then averaged over the processes (:func:`in_parallel`), they are those of one process with the whole batch.
+    are then averaged over the processes (:func:`average_gradients`), they are those of one process with the whole
+    batch.
 
     Args:
         tensors: [b, ...] each, with the same b, which may differ between processes.
@@ -293,35 +297,48 @@ def gather_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
 def sharded(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
     """``compute(items)``, row by row [N, ...], with the rows divided among the processes.
 
-    Gradients pass: to ``items``, which all processes have, and to parameters (:func:`in_parallel`).
+    Gradients pass: to ``items``, which all processes have, and to parameters (:func:`average_gradients`).
+    ``compute`` runs in the number format of the run (:func:`utils.precision.computing_in`).
     """
-    return gather_batch(compute(_TakeRows.apply(items) if _groups else items))[0]
+    with autocast_of_run():
+        mine = compute(_TakeRows.apply(items) if _groups else items)
+    return gather_batch(mine)[0]
 
 
-class _Step(nn.Module):
-    """A training step as a module of the parameters that it trains."""
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients of ``parameters`` by their means over the processes.
 
-    def __init__(self, step: Callable[[Any], Any], trained: Sequence[nn.Parameter]) -> None:
-        super().__init__()
-        self.step = step
-        self.trained = nn.ParameterList(trained)
-        # Without one parameter that is never used, looking for such would give a warning.
-        self.unused = nn.Parameter(torch.zeros_like(trained[0][:1]))
-
-    def forward(self, batch: Any) -> Any:
-        return self.step(batch)
-
-
-def in_parallel(step: Callable[[T], Any], trained: Iterable[nn.Module]) -> Callable[[T], Any]:
-    """``step``, with the gradients of ``trained`` averaged over the processes; these start with the same parameters.
-
-    Running statistics stay each process's own; see :func:`share_from_main`.
+    Which parameters get gradients may change from step to step and from process to process: a gradient that only
+    others have counts as 0 here, one that nobody has is left out.
     """
     if not _groups:
-        return step
-    parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
-    # Which terms a loss has, and so which parameters get a gradient, is the configuration's choice.
-    return DistributedDataParallel(_Step(step, parameters), find_unused_parameters=True)
+        return
+    trained = list(parameters)
+    there = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
+    dist.all_reduce(there, dist.ReduceOp.MAX, _groups[0].talk)
+    for p, anywhere in zip(trained, there.tolist(), strict=True):
+        if anywhere and p.grad is None:
+            p.grad = torch.zeros_like(p)
+    gradients = [p.grad for p, anywhere in zip(trained, there.tolist(), strict=True) if anywhere]
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket]) / world_size()
+        dist.all_reduce(flat)
+        for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one type, together at most :data:`BUCKET` elements unless one alone is larger."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        size = sum(t.numel() for t in bucket) + tensor.numel()
+        if bucket and (tensor.dtype != bucket[0].dtype or size > BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def lost_process(error: BaseException) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -41,6 +43,18 @@ def reproducibility_note(device: torch.device, deterministic: bool) -> str:
         f"two runs on {device.type} may differ in their last bits; SOLVER.DETERMINISTIC True asks torch for the same "
         "ones, and is slower"
     )
+
+
+@contextmanager
+def seeded(device: torch.device, *key: int) -> Iterator[None]:
+    """Within the block, torch's generators draw from a seed that ``key`` determines; afterwards they are as before."""
+    state = RngState(device)
+    before = state.state_dict()
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    try:
+        yield
+    finally:
+        state.load_state_dict(before)
 
 
 class RngState:

@@ -5,35 +5,23 @@ Both are for pictures; the way features are computed knows nothing of them.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.backbones.timm_backbone import TimmEncoder
-from model.clip.model import Attention, ModifiedResNet, VisionTransformer
+if TYPE_CHECKING:
+    from model.clip.model import Attention, ModifiedResNet, VisionTransformer
 
 
-@torch.no_grad()
-def saliency(
-    encoder: VisionTransformer | ModifiedResNet | TimmEncoder, images: Tensor, side_vector: Tensor | None = None
-) -> Tensor:
-    """How much each place matters, [B, h, w] on the encoder's grid, each image's from 0 to 1.
-
-    Args:
-        encoder: in eval mode.
-        images: [B, 3, H, W].
-        side_vector: camera/view vector [B, D] of a ViT, or None.
-    """
-    if isinstance(encoder, VisionTransformer):
-        maps = attention_rollout(encoder, images, side_vector)
-    elif isinstance(encoder, TimmEncoder):
-        maps = encoder.activations(images)
-    else:
-        maps = activation_map(encoder, images)
+def scaled(maps: Tensor) -> Tensor:
+    """Maps [B, h, w], each from 0 to 1."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
+@torch.no_grad()
 def attention_rollout(encoder: VisionTransformer, images: Tensor, side_vector: Tensor | None = None) -> Tensor:
     """Attention of the class token to each patch through all blocks [B, h, w] (Abnar and Zuidema, arXiv 2005.00928).
 
@@ -56,6 +44,7 @@ def attention_weights(attention: Attention, x: Tensor) -> Tensor:
     return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
 
 
+@torch.no_grad()
 def activation_map(encoder: ModifiedResNet, images: Tensor) -> Tensor:
     """Norm over the channels of the last stage's activations [B, h, w] (Zagoruyko and Komodakis, arXiv 1612.03928)."""
     return encoder.maps(images)[1].float().norm(dim=1)

@@ -9,44 +9,21 @@ import difflib
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.clip.model import FeatureDimensions
+from model.backbones.saliency import scaled
+from model.base import Backbone, LoadReport, Outputs
+from model.loading import copy_all
 from utils.errors import ReIDError
 
 PREFIX = "timm/"
 """How ``MODEL.NAME`` begins for a backbone of timm; its own name follows."""
 
 
-class PooledFeature(NamedTuple):
-    """The one feature [B, D] of a backbone without a space shared with text."""
-
-    feature: Tensor
-
-    @property
-    def tested(self) -> tuple[Tensor, ...]:
-        """See :attr:`model.clip.model.ImageFeatures.tested`."""
-        return (self.feature,)
-
-    @property
-    def projected(self) -> Tensor:
-        """What other networks compare in the shared space; here there is nothing else."""
-        return self.feature
-
-
-@dataclass(frozen=True)
-class TimmShape:
-    """A backbone by timm's name for it; the counterpart of :class:`model.clip.shapes.CLIPShape`."""
-
-    name: str
-    text: None = None
-
-
-class TimmEncoder(nn.Module):
+class TimmEncoder(Backbone):
     """timm's network without its classifier, with random weights.
 
     Args:
@@ -55,12 +32,14 @@ class TimmEncoder(nn.Module):
 
     Attributes:
         network: timm's own module, so a checkpoint's ``image_encoder.network.*`` are timm's names.
-        widths: channels; there is one feature.
+        dims: channels of ``feature``, the only output.
         grid: rows and columns of the last feature map.
 
     Raises:
         ReIDError: there is no such backbone, or it takes no images of this size.
     """
+
+    family = "timm"
 
     def __init__(self, name: str, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -71,12 +50,17 @@ class TimmEncoder(nn.Module):
             raise ReIDError(
                 f"MODEL.NAME = {PREFIX}{name} takes no images of INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
             ) from None
-        self.widths = FeatureDimensions(feature.shape[1], feature.shape[1], 0)
+        self.dims = {"feature": feature.shape[1]}
         self.grid: tuple[int, int] = (last.shape[1], last.shape[2])
 
-    def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> PooledFeature:
-        """Images [B, 3, H, W] -> pooled feature [B, D]; there is no place that ``cv_emb`` could join."""
-        return PooledFeature(self.network(images))
+    def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
+        """Images [B, 3, H, W] -> pooled feature [B, D]; there is no place to which ``side`` could be added."""
+        return {"feature": self.network(images)}
+
+    @torch.no_grad()
+    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
+        """:meth:`activations`, each image's from 0 to 1."""
+        return scaled(self.activations(images))
 
     def activations(self, images: Tensor) -> Tensor:
         """Norm over the channels [B, h, w] of the last feature map, or of a ViT's patch tokens behind the last block.
@@ -99,19 +83,20 @@ class TimmEncoder(nn.Module):
         self.network.train()
         return found
 
-    def rename(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors of a file under this encoder's names, and those that have no place here with the reason.
+    def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
+        """Copy tensors under timm's names, see :meth:`Backbone.load`.
 
-        Older names and position embeddings of another image size become what this network needs, as in timm itself.
+        Older names and position embeddings of another image size are converted as timm itself does.
         """
         kind = self.network.pretrained_cfg.get("classifier") or ()
         classifiers = tuple(f"{part}." for part in ((kind,) if isinstance(kind, str) else kind))
-        skipped = {name: "the classifier of its pre-training" for name in weights if name.startswith(classifiers)}
-        kept = {name: tensor for name, tensor in weights.items() if name not in skipped}
+        skipped = {name: "the classifier of its pre-training" for name in tensors if name.startswith(classifiers)}
+        kept = {name: tensor for name, tensor in tensors.items() if name not in skipped}
         convert = getattr(sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None)
         if convert is not None:
             kept = convert(kept, self.network)
-        return {f"network.{name}": tensor for name, tensor in kept.items()}, skipped
+        copy_all(self.network, kept, "")
+        return LoadReport(list(kept), skipped=skipped)
 
 
 def backbone_name(name: str) -> str | None:

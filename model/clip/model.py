@@ -7,33 +7,21 @@ OpenAI's. Letters in shapes: B images, L tokens, D width of the tower, E width o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.backbones.saliency import activation_map, attention_rollout, scaled
+from model.base import Backbone, LoadReport, Outputs, TextTower
 from model.clip.shapes import HEAD_WIDTH, CLIPShape, ResNetShape, TextShape, ViTShape
+from model.loading import copy_all, resized_table
 
-
-class ImageFeatures(NamedTuple):
-    """The three features CLIP-ReID trains on.
-
-    Attributes:
-        penultimate: class token after the last but one block [B, D], or mean of stage 3 [B, D/2] for ResNets.
-        feature: class token after the last block and its norm [B, D], or mean of stage 4 [B, D].
-        projected: the same in the space shared with text [B, E].
-    """
-
-    penultimate: Tensor
-    feature: Tensor
-    projected: Tensor
-
-    @property
-    def tested(self) -> tuple[Tensor, ...]:
-        """Those that have a BNNeck and a classifier, and side by side make the test feature."""
-        return self.feature, self.projected
+START_SCALE = math.log(1 / 0.07)
+"""log(1 / 0.07), the logarithm of the logit scale that CLIP's pre-training starts from."""
 
 
 class QuickGELU(nn.Module):
@@ -124,13 +112,43 @@ class Transformer(nn.Module):
         """[B, L, D] -> [B, L, D] through all blocks, or those in front of block ``stop``."""
         for block in list(self.resblocks)[:stop]:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
         return x
 
 
-class VisionTransformer(nn.Module):
+class CLIPImageEncoder(Backbone):
+    """What both image towers share: outputs, names, loading.
+
+    :meth:`forward` gives the three features that CLIP-ReID trains on: ``penultimate``, the class token after the last
+    but one block [B, D], or the mean of stage 3 [B, D/2] of a ResNet; ``feature``, the class token after the last block
+    and its norm [B, D], or the mean of stage 4 [B, D]; ``projected``, the same in the space shared with text [B, E].
+    """
+
+    family = "clip"
+
+    def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
+        """Copy CLIP's tensors under OpenAI's names into this tower and :attr:`text`; see :meth:`Backbone.load`."""
+        report = LoadReport()
+        image = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
+        table, count = image.get(self.positions), self.grid[0] * self.grid[1] + 1
+        if table is not None and table.dim() == 2 and 1 < len(table) != count:
+            image[self.positions], report.resized[f"visual.{self.positions}"] = resized_table(table, self.grid)
+        copy_all(self, image, "visual.")
+        report.loaded += [f"visual.{name}" for name in image if f"visual.{name}" not in report.resized]
+        rest = {n: t for n, t in tensors.items() if not n.startswith("visual.")}
+        if self.text is None:
+            report.skipped |= dict.fromkeys(rest, "no text is read")
+            return report
+        self.text.embedding = rest.pop("token_embedding.weight").float()
+        self.text.logit_scale = rest.pop("logit_scale", self.text.logit_scale).float()
+        copy_all(self.text.encoder, rest, "")
+        report.loaded += list(rest)
+        return report
+
+
+class VisionTransformer(CLIPImageEncoder):
     """CLIP's ViT for images of one size.
 
     Args:
@@ -144,6 +162,8 @@ class VisionTransformer(nn.Module):
             alone (CLIP-ReID's code).
     """
 
+    positions = "positional_embedding"
+
     def __init__(
         self, shape: ViTShape, embed_dim: int, image_size: tuple[int, int], stride: tuple[int, int] | None = None
     ) -> None:
@@ -153,7 +173,7 @@ class VisionTransformer(nn.Module):
         scale = shape.width**-0.5
         self.side_on_all = False
         self.grid = (rows, columns)
-        self.widths = FeatureDimensions(shape.width, shape.width, embed_dim)
+        self.dims = {"penultimate": shape.width, "feature": shape.width, "projected": embed_dim}
         self.class_embedding = nn.Parameter(scale * torch.randn(shape.width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(rows * columns + 1, shape.width))
         self.proj = nn.Parameter(scale * torch.randn(shape.width, embed_dim))
@@ -162,30 +182,33 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(shape.width, shape.layers, shape.heads, shape.inner)
         self.ln_post = nn.LayerNorm(shape.width)
 
-    def embed(self, images: Tensor, cv_emb: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] -> tokens [B, L, D] for the first block; ``cv_emb`` [B, D] joins the first or all."""
+    def embed(self, images: Tensor, side: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] -> tokens [B, L, D] for the first block; ``side`` [B, D] is added to the first or all."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        if cv_emb is not None:
-            first = first + cv_emb.unsqueeze(1)
+        if side is not None:
+            first = first + side.unsqueeze(1)
             if self.side_on_all:
-                patches = patches + cv_emb.unsqueeze(1)
+                patches = patches + side.unsqueeze(1)
         return self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding.to(patches.dtype))
 
-    def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:
+    def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] and an optional camera/view vector [B, D] -> features of the class token."""
-        x = self.transformer(self.embed(images, cv_emb), stop=-1)
+        x = self.transformer(self.embed(images, side), stop=-1)
         last = self.transformer.resblocks[-1]
         # Nothing reads the patches behind the last block, so only the class token goes through it.
         feature = self.ln_post(last(x, first_only=True)[:, 0])
-        return ImageFeatures(x[:, 0], feature, feature @ self.proj)
+        return {"penultimate": x[:, 0], "feature": feature, "projected": feature @ self.proj}
 
-    def forward_tokens(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:
+    def forward_tokens(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """As :meth:`forward`, with all tokens in each of the three: [B, L, D], [B, L, D], [B, L, E]."""
-        x = self.transformer(self.embed(images, cv_emb), stop=-1)
-        last = self.transformer.resblocks[-1]
-        feature = self.ln_post(last(x))
-        return ImageFeatures(x, feature, feature @ self.proj)
+        x = self.transformer(self.embed(images, side), stop=-1)
+        feature = self.ln_post(self.transformer.resblocks[-1](x))
+        return {"penultimate": x, "feature": feature, "projected": feature @ self.proj}
+
+    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
+        """Attention rollout, see :func:`model.backbones.saliency.attention_rollout`."""
+        return scaled(attention_rollout(self, images, side))
 
 
 class Bottleneck(nn.Module):
@@ -245,7 +268,7 @@ class AttentionPool2d(nn.Module):
         return self.c_proj(mixed.transpose(1, 2).flatten(2))
 
 
-class ModifiedResNet(nn.Module):
+class ModifiedResNet(CLIPImageEncoder):
     """CLIP's ResNet: three-convolution stem, pooled strides, attention pooling; its last stage has stride 1.
 
     Args:
@@ -254,12 +277,14 @@ class ModifiedResNet(nn.Module):
         image_size: height and width in pixels.
     """
 
+    positions = "attnpool.positional_embedding"
+
     def __init__(self, shape: ResNetShape, embed_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
         width = shape.width
         rows, columns = (((side + 1) // 2) // 8 for side in image_size)
         self.grid = (rows, columns)
-        self.widths = FeatureDimensions(16 * width, 32 * width, embed_dim)
+        self.dims = {"penultimate": 16 * width, "feature": 32 * width, "projected": embed_dim}
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
@@ -287,19 +312,15 @@ class ModifiedResNet(nn.Module):
         third = self.layer3(self.layer2(self.layer1(x)))
         return third, self.layer4(third)
 
-    def forward(self, images: Tensor, cv_emb: Tensor | None = None) -> ImageFeatures:
-        """Images [B, 3, H, W] -> pooled features; a ResNet has no token that ``cv_emb`` could join."""
+    def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
+        """Images [B, 3, H, W] -> pooled features; a ResNet has no token to which ``side`` could be added."""
         third, fourth = self.maps(images)
         projected = self.attnpool(fourth)[:, 0]
-        return ImageFeatures(third.mean(dim=(2, 3)), fourth.mean(dim=(2, 3)), projected)
+        return {"penultimate": third.mean(dim=(2, 3)), "feature": fourth.mean(dim=(2, 3)), "projected": projected}
 
-
-class FeatureDimensions(NamedTuple):
-    """Channels of the three :class:`ImageFeatures`."""
-
-    penultimate: int
-    feature: int
-    projected: int
+    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
+        """Activations of stage 4, see :func:`model.backbones.saliency.activation_map`."""
+        return scaled(activation_map(self, images))
 
 
 class TextEncoder(nn.Module):
@@ -332,8 +353,14 @@ class TextEncoder(nn.Module):
 
 def make_image_encoder(
     shape: CLIPShape, image_size: tuple[int, int], stride: tuple[int, int] | None = None
-) -> VisionTransformer | ModifiedResNet:
-    """The image tower for images of one size."""
+) -> CLIPImageEncoder:
+    """The image tower for images of one size, with a text tower where ``shape`` has one; weights are random."""
+    encoder: CLIPImageEncoder
     if isinstance(shape.image, ViTShape):
-        return VisionTransformer(shape.image, shape.embed_dim, image_size, stride)
-    return ModifiedResNet(shape.image, shape.embed_dim, image_size)
+        encoder = VisionTransformer(shape.image, shape.embed_dim, image_size, stride)
+    else:
+        encoder = ModifiedResNet(shape.image, shape.embed_dim, image_size)
+    if shape.text is not None:
+        table = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
+        encoder.text = TextTower(TextEncoder(shape.text, shape.embed_dim), table, torch.tensor(START_SCALE))
+    return encoder

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from model.clip.simple_tokenizer import encode, refuse_marks, tokenize
 from utils.errors import ReIDError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from model.base import Backbone, TextTower
 
 LEARNABLE = re.compile(r"(?<![^\W_])X(?:\s+X)*(?![^\W_])")
 """X side by side, each a word of its own; punctuation may touch them."""
@@ -90,3 +96,78 @@ class PromptLearner(Template):
     def forward(self, labels: Tensor, whole: bool = False) -> Tensor:
         """Identities [B] -> embedded sentences [B, L, D], up to the end of the text or as a ``whole`` context."""
         return self.place(self.cls_ctx[labels], whole)
+
+    def check(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Refuse prompts under ``prefix`` in a checkpoint that were learned for other identities or another sentence.
+
+        Raises:
+            ReIDError: naming the tensor and what to set.
+        """
+        learned, wanted = state.get(f"{prefix}cls_ctx"), self.cls_ctx
+        if learned is None or learned.shape != wanted.shape:
+            found = "none" if learned is None else f"{prefix}cls_ctx {list(learned.shape)}"
+            raise ReIDError(
+                f"the prompts of {len(wanted)} identities, {prefix}cls_ctx {list(wanted.shape)}, were expected; "
+                f"found {found}. Prompts can't be moved to another data set: run stage 1 on this one."
+            )
+        for name in ("token_prefix", "token_suffix"):
+            own, other = self.get_buffer(name), state.get(f"{prefix}{name}")
+            fits = other is not None and other.shape == own.shape
+            if not fits or not torch.allclose(other, own.float().cpu(), atol=1e-3):
+                raise ReIDError(
+                    f"{prefix}{name} differs: the prompts were learned inside another sentence or with other CLIP "
+                    "weights. Set MODEL.PROMPT and MODEL.PRETRAIN_PATH as in their stage 1."
+                )
+
+
+def text_of(backbone: Backbone, method: str) -> TextTower:
+    """The text tower of ``backbone``, for a ``method`` that needs one.
+
+    Raises:
+        ReIDError: there is none.
+    """
+    if backbone.text is None:
+        raise ReIDError(
+            f"there is no text encoder in it, which MODEL.METHOD {method} needs. Start from CLIP's weights or from a "
+            "checkpoint of CLIP-ReID, or set MODEL.METHOD to baseline."
+        )
+    return backbone.text
+
+
+def check_sentence(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str, sentence: str) -> None:
+    """Compare a checkpoint's sentence with the model's: tokens before the X, number of X, tokens after them.
+
+    The fixed words can only be the file's, since it has no token embedding table.
+
+    Args:
+        state, own: tensors of the file and of the model.
+        prefix: of the embeddings, ``prompt_learner.`` or ``template.``.
+        sentence: the model's, for messages.
+
+    Raises:
+        ReIDError: they differ, or the file has no sentence.
+    """
+    names = (f"{prefix}token_prefix", f"{prefix}token_suffix")
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ReIDError(
+            f"there is no {missing[0]}: this checkpoint has no sentence of this method to start from. Train with "
+            "MODEL.METHOD baseline, or start from CLIP's weights."
+        )
+    found, wanted = _counts(state, names), _counts(own, names)
+    if found != wanted:
+        said = "{} tokens before the learned ones, {} learned, {} after (start and end of the text included)"
+        raise ReIDError(
+            f"the checkpoint's sentence has {said.format(*found)}; {sentence!r} has {said.format(*wanted)}. The file "
+            "has no token embeddings for another sentence: set MODEL.PROMPT to the checkpoint's own, or start from "
+            "CLIP's weights."
+        )
+
+
+def _counts(tensors: Mapping[str, Tensor], names: tuple[str, str]) -> tuple[int, int, int]:
+    """Tokens before, among and after the X. Padding, many copies of one embedding, does not count."""
+    prefix, suffix = (tensors[name] for name in names)
+    context = len(tensors["text_encoder.positional_embedding"])
+    distinct = (suffix[0] != suffix[0, -1]).any(dim=1).nonzero()
+    after = int(distinct[-1]) + 1 if len(distinct) else 0
+    return prefix.shape[1], context - prefix.shape[1] - suffix.shape[1], after

@@ -168,7 +168,7 @@ def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
         return _possible(CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1]))
     except (KeyError, IndexError) as error:
         raise ReIDError(f"These are no CLIP weights: the tensor {error} is missing.") from None
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ReIDError(f"These are no CLIP weights: a tensor has another number of dimensions ({error}).") from None
 
 
@@ -191,7 +191,7 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
         return _possible(CLIPShape(_image_shape(image), _text_shape(text) if text else None, embed_dim))
     except (KeyError, IndexError) as error:
         raise ReIDError(f"This is no CLIP-ReID checkpoint: the tensor {error} is missing.") from None
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ReIDError(f"This is no CLIP-ReID checkpoint: a tensor has other dimensions ({error}).") from None
 
 

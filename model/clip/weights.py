@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.base import METADATA
 from model.clip.heads import check_heads
 from model.clip.names import some_of, to_openai_names
 from model.clip.torchscript import is_torchscript, read_torchscript
@@ -24,8 +25,6 @@ from model.clip.wrappers import find_state_dict, without_wrappers
 from utils.errors import ReIDError
 from utils.optional import MissingPackageError, import_optional
 
-RECORD = "reid"
-"""Where a checkpoint of this project keeps facts: in the state dict's ``_metadata``, or in the safetensors header."""
 REID_MARKS = ("image_encoder.", "prompt_learner.")
 """How names begin that only a CLIP-ReID checkpoint has; ``classifier.weight`` and the like are common."""
 
@@ -160,7 +159,7 @@ def _read_zip(path: Path) -> StateDict:
 def _read_safetensors(path: Path) -> StateDict:
     with import_optional("safetensors").safe_open(path, framework="pt") as file:
         tensors = _own((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
-        return StateDict(tensors, _json((file.metadata() or {}).get(RECORD, "")))
+        return StateDict(tensors, _json((file.metadata() or {}).get(METADATA, "")))
 
 
 def _json(text: str) -> dict[str, Any] | None:
@@ -176,7 +175,7 @@ def _from_content(content: Any) -> StateDict:
     """The state dict in what ``torch.load`` returned, let go tensor by tensor, so that memory never holds it twice."""
     state = find_state_dict(content)
     kept = getattr(state, "_metadata", None)
-    record = kept.get(RECORD) if isinstance(kept, dict) else None
+    record = kept.get(METADATA) if isinstance(kept, dict) else None
     named = ((name, state.pop(name)) for name in list(state))
     tensors = _own((name, value) for name, value in named if isinstance(name, str) and isinstance(value, Tensor))
     return StateDict(tensors, record if isinstance(record, dict) else None)

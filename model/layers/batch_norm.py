@@ -2,47 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.distributed import stack_over_processes, world_size
+from utils.errors import ReIDError
+
+_SYNCHRONISED = {nn.BatchNorm1d: "1d", nn.BatchNorm2d: "2d", nn.BatchNorm3d: "3d"}
+
+_in_front: list[bool] = []
 
 
 def synchronise_batch_norm(module: nn.Module) -> None:
-    """Put a :class:`SynchronisedBatchNorm2d` in the place of every ``BatchNorm2d`` within ``module``.
+    """Let every BatchNorm within ``module`` normalise by the images of all processes in front of the seam.
 
-    Parameters and buffers stay the same tensors under the same names.
+    Behind the seam (:func:`in_front_of_seam`), where each process has the whole batch, they stay as they are.
+    Parameters, buffers and names do not change.
+
+    Raises:
+        ReIDError: a layer does more than normalise.
     """
-    for name, child in module.named_children():
-        synchronise_batch_norm(child)
-        if isinstance(child, nn.BatchNorm2d):
-            norm = SynchronisedBatchNorm2d(child.num_features, child.eps, child.momentum)
-            norm._parameters, norm._buffers = child._parameters, child._buffers
-            setattr(module, name, norm.train(child.training))
+    for name, layer in module.named_modules():
+        if type(layer) in _SYNCHRONISED:
+            layer.__class__ = _CLASSES[type(layer)]
+        elif isinstance(layer, _BatchNorm) and not isinstance(layer, _Synchronised):
+            raise ReIDError(
+                f"SOLVER.SYNC_BN: {name} is a {type(layer).__name__}, which may do more than normalise. Set it to "
+                "False, or train in one process."
+            )
 
 
-class SynchronisedBatchNorm2d(nn.BatchNorm2d):
-    """``BatchNorm2d`` that in training takes mean and variance over the images [b, C, H, W] of all processes."""
+@contextmanager
+def in_front_of_seam() -> Iterator[None]:
+    """Within the block, synchronised layers normalise by the images of all processes."""
+    _in_front.append(True)
+    try:
+        yield
+    finally:
+        _in_front.pop()
+
+
+@contextmanager
+def without_statistics(model: nn.Module) -> Iterator[None]:
+    """Do not count into running statistics what is computed a second time."""
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
+    counts = [None if count is None else count.clone() for _, count in before]
+    for layer in norms:
+        layer.momentum = 0.0  # not track_running_stats: the recomputation must keep the same tensors as the first pass
+    try:
+        yield
+    finally:
+        for layer, (momentum, count), value in zip(norms, before, counts, strict=True):
+            layer.momentum = momentum
+            if count is not None:
+                count.copy_(value)
+
+
+class _Synchronised(_BatchNorm):
+    """In training and in front of the seam, mean and variance over the rows [b, C, ...] of all processes."""
 
     @torch.compiler.disable
     def forward(self, images: Tensor) -> Tensor:
-        if not self.training or world_size() == 1:
+        if not self.training or world_size() == 1 or not _in_front:
             return super().forward(images)
         mean, variance, count = _statistics(images.detach())
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
         return _Normalise.apply(images, self.weight, self.bias, mean, variance, count, self.eps)
+
+
+_CLASSES = {
+    kind: type(f"SynchronisedBatchNorm{size}", (_Synchronised, kind), {}) for kind, size in _SYNCHRONISED.items()
+}
+
+
+def _all_but_channels(rows: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, rows.dim()))
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 2))
 
 
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean and variance [C] over all processes, and how many values of a channel they are of."""
-    variance, mean = torch.var_mean(images.float(), (0, 2, 3), correction=0)
+    variance, mean = torch.var_mean(images.float(), _all_but_channels(images), correction=0)
     count = mean.new_full((1,), images.numel() // len(mean))
     variances, means, counts = (stack_over_processes(part) for part in (variance, mean, count))
     share = counts / counts.sum()
@@ -70,9 +125,9 @@ class _Normalise(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance = ctx.saved_tensors
         scale = (variance + ctx.eps).rsqrt()
-        g, centred = gradient.float(), x.float() - mean[:, None, None]
-        own = torch.stack([g.sum((0, 2, 3)), (g * centred).sum((0, 2, 3))])
+        g, centred = gradient.float(), x.float() - _per_channel(mean, x)
+        own = torch.stack([g.sum(_all_but_channels(g)), (g * centred).sum(_all_but_channels(g))])
         plain, product = stack_over_processes(own).sum(0) / ctx.count
-        dx = g - plain[:, None, None] - centred * (scale.square() * product)[:, None, None]
-        dx = (weight * scale)[:, None, None] * dx
+        dx = g - _per_channel(plain, x) - centred * _per_channel(scale.square() * product, x)
+        dx = _per_channel(weight * scale, x) * dx
         return dx.to(x.dtype), own[1] * scale, own[0], None, None, None, None

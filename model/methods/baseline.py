@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.registry import make_encoder
-from model.backbones.saliency import saliency
-from model.backbones.timm_backbone import PooledFeature, TimmShape
-from model.clip.model import ImageFeatures
-from model.clip.shapes import CLIPShape
-from model.execution import encode_in_parts
-from utils.distributed import gather_batch
+from loss import Criterion, make_loss
+from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
 from utils.errors import ReIDError
+from utils.logger import LOGGER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from yacs.config import CfgNode
 
-Collect = Callable[..., tuple[Tensor, Tensor]]
-"""Features [N, E] of all training images, without augmentation, and their labels [N].
-
-It may be given what to compute of a batch: images [B, 3, H, W], cameras [B], views [B] -> [B, F]. Otherwise that is the
-projected feature without side information.
-"""
-
-
-class Guidance(NamedTuple):
-    """What a method compares the features of a batch with, besides classifiers and each other.
-
-    Attributes:
-        logits: [B, C] similarity to something that stands for each identity, for the cross-entropy of weight
-            ``MODEL.I2T_LOSS_WEIGHT``; None for a method without.
-        terms: further losses by name, weighted; None for none.
-    """
-
-    logits: Tensor | None = None
-    terms: dict[str, Tensor] | None = None
-
-
-class TrainOutput(NamedTuple):
-    """What one training step of stage 2 needs: two scores [B, C], the three raw features, the method's own part.
-
-    Where several processes train, it is of the images of all, and ``labels`` [B] are theirs.
-    A backbone of timm has one score and one feature.
-    """
-
-    scores: list[Tensor]
-    features: ImageFeatures | PooledFeature
-    guidance: Guidance
-    labels: Tensor
+TESTED = {"feature": "", "projected": "_proj"}
+"""The outputs that have a BNNeck and a classifier, and side by side make the test feature; endings of the names."""
 
 
 class SideInformation(NamedTuple):
@@ -71,46 +39,27 @@ class SideInformation(NamedTuple):
         return max(self.cameras, 1) * max(self.views, 1)
 
 
-class ImageReID(nn.Module):
-    """Re-identification from images alone (the baselines of CLIP-ReID, Table 1), and the base of every method.
+class ImageReID(Method):
+    """Re-identification from images alone (the baselines of CLIP-ReID, Table 1).
 
-    A method is a subclass in a file of its own and a line in :data:`model.methods.registry.METHODS`. It says in class
-    attributes what it is, and overrides, as far as it differs: :meth:`options`, :meth:`check`, :meth:`stage1_loss`,
-    :meth:`prepare`, :meth:`begin_epoch`, :meth:`texts`, :meth:`guide`, :meth:`heads` (docs/methods.md).
+    CLIP's towers have three features, of which two are classified and tested; other backbones have one. The methods
+    with CLIP's features are subclasses. They override :meth:`options`, :meth:`losses` and :meth:`begin_epoch`.
 
     Letters in shapes: B images, C identities, D image width, E width of the shared space.
 
     Args:
-        shape: sizes of the CLIP network, or a backbone of timm.
+        backbone: pre-trained.
         num_classes: C, the training identities.
-        image_size: height and width in pixels.
-        stride: step between a ViT's patches; None for the patch itself.
         side_information: camera/view embedding, None for none.
-        cosine_head: classifiers score the cosine, as margin losses want it, in place of the inner product.
+        cosine_head: classifiers score the cosine, as margin losses require, in place of the inner product.
         neck_feat: ``before`` or ``after`` the BNNeck, for :meth:`embed`.
-
-    Attributes:
-        stages: values of ``SOLVER.STAGES`` that make sense.
-        reads_text: whether it needs CLIP's text encoder and a sentence.
-        takes_embeddings: whether it takes CLIP's token embeddings for texts of its own.
-        takes_names: whether it takes the names of the identities.
-        learnable: what stands for the learnable tokens in the data set's own sentence.
-        parts: in how many parts the encoder goes through a training batch; see :mod:`model.execution`.
+        criterion: ID, triplet and center loss; None in a test.
     """
 
-    stages: ClassVar[tuple[list[int], ...]] = ([2],)
-    reads_text: ClassVar[bool] = False
-    takes_embeddings: ClassVar[bool] = False
-    takes_names: ClassVar[bool] = False
-    learnable: ClassVar[str] = "X X X X"
-
-    @classmethod
-    def check(cls, cfg: CfgNode) -> None:
-        """Refuse what this method cannot do, before any data is read.
-
-        Raises:
-            ReIDError: naming the key, the value and a valid one.
-        """
+    backbones = ()
+    identity_bound = ("classifier.", "classifier_proj.", "cv_embed")
+    resume_only = ("criterion.",)
+    train_only = ("prompt_learner.", "text_encoder.", "inversion.", "template.", "memory", "logit_scale")
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -118,139 +67,178 @@ class ImageReID(nn.Module):
         return ()
 
     @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+    def check(cls, cfg: CfgNode) -> None:
+        if (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW) and 2 not in cfg.SOLVER.STAGES:
+            raise ReIDError(
+                f"MODEL.SIE_CAMERA/SIE_VIEW with SOLVER.STAGES = {cfg.SOLVER.STAGES}: side information is learned in "
+                "stage 2; without it random numbers would be added to every feature. Set both to False (stage 1 does "
+                "not use them)."
+            )
+        if 2 in cfg.SOLVER.STAGES:
+            _check_losses(cfg, cls.own_losses(cfg))
+
+    @classmethod
+    def needs(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
+        kinds = {"cameras": cfg.MODEL.SIE_CAMERA, "views": cfg.MODEL.SIE_VIEW}
+        return frozenset(name for name, on in kinds.items() if on)
+
+    @classmethod
+    def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:
+        cameras = facts.cameras if cfg.MODEL.SIE_CAMERA else 0
+        views = facts.views if cfg.MODEL.SIE_VIEW else 0
+        return cls(
+            backbone,
+            facts.identities,
+            side_information=SideInformation(cameras, views, cfg.MODEL.SIE_COE) if cameras or views else None,
+            cosine_head=cfg.MODEL.ID_LOSS_TYPE != "softmax",
+            neck_feat=cfg.TEST.NECK_FEAT,
+            criterion=make_loss(cfg, facts.identities, backbone.dims["feature"]) if training else None,
+            **cls.options(cfg, backbone, facts, training),
+        )
+
+    @classmethod
+    def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         """Arguments of the constructor that only this method has."""
         return {}
 
     def __init__(
         self,
-        shape: CLIPShape | TimmShape,
+        backbone: Backbone,
         num_classes: int,
-        image_size: tuple[int, int],
-        stride: tuple[int, int] | None = None,
         *,
         side_information: SideInformation | None = None,
         cosine_head: bool = False,
         neck_feat: str = "before",
+        criterion: Criterion | None = None,
     ) -> None:
         super().__init__()
-        image_encoder = make_encoder(shape, image_size, stride)
-        widths = image_encoder.widths
+        self.num_classes = num_classes
         self.side_information = side_information
         self.cosine_head = cosine_head
         self.neck_feat = neck_feat
-        self.parts = 1
-        self.feature_width = widths.feature
+        self.tested = [name for name in TESTED if name in backbone.dims]
+        self.compared = [name for name in ("penultimate", *TESTED) if name in backbone.dims]
         if side_information is not None:
-            self.cv_embed = nn.Parameter(torch.zeros(side_information.rows, widths.feature))
+            self.cv_embed = nn.Parameter(torch.zeros(side_information.rows, backbone.dims["feature"]))
             nn.init.trunc_normal_(self.cv_embed, std=0.02)
-        self.classifier = nn.Linear(widths.feature, num_classes, bias=False)
-        if widths.projected:
-            self.classifier_proj = nn.Linear(widths.projected, num_classes, bias=False)
-        self.bottleneck = nn.BatchNorm1d(widths.feature)
-        if widths.projected:
-            self.bottleneck_proj = nn.BatchNorm1d(widths.projected)
-        self.image_encoder = image_encoder
-        for classifier in self.classifiers:
+        for name in self.tested:
+            classifier = nn.Linear(backbone.dims[name], num_classes, bias=False)
             nn.init.normal_(classifier.weight, std=0.001)
-        for neck in self.necks:
+            self.add_module(f"classifier{TESTED[name]}", classifier)
+        for name in self.tested:
+            neck = nn.BatchNorm1d(backbone.dims[name])
             neck.bias.requires_grad_(False)
+            self.add_module(f"bottleneck{TESTED[name]}", neck)
+        self.image_encoder = backbone
+        if criterion is not None:
+            self.criterion = criterion
 
-    @property
-    def classifiers(self) -> list[nn.Linear]:
-        """One for each feature that is tested."""
-        return [part for name, part in self.named_children() if name in ("classifier", "classifier_proj")]
+    def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:
+        found = self.image_encoder(batch.images, self._side_vector(batch.cameras, batch.views))
+        return {name: found[name] for name in self.compared}
 
-    @property
-    def necks(self) -> list[nn.BatchNorm1d]:
-        """The BNNecks in front of the classifiers."""
-        return [part for name, part in self.named_children() if name in ("bottleneck", "bottleneck_proj")]
+    def necks(self, outputs: Outputs) -> list[Tensor]:
+        """The tested features behind their BNNecks, [B, D] and [B, E]."""
+        return [self.get_submodule(f"bottleneck{TESTED[name]}")(outputs[name]) for name in self.tested]
 
-    @property
-    def num_classes(self) -> int:
-        """C, the identities the classifiers know."""
-        return self.classifier.out_features
+    def scores(self, outputs: Outputs) -> list[Tensor]:
+        """Scores of the identities from each tested feature, [B, C]."""
+        classifiers = [self.get_submodule(f"classifier{TESTED[name]}") for name in self.tested]
+        return [self._score(neck, c) for neck, c in zip(self.necks(outputs), classifiers, strict=True)]
 
-    def encode_image(
-        self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None
-    ) -> ImageFeatures | PooledFeature:
-        """Images [B, 3, H, W] -> raw features; with camera or view labels [B] the side information joins in."""
-        return self.image_encoder(images, self._side_vector(camids, viewids))
+    def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
+        scores = self.scores(outputs)
+        terms = self.criterion(scores, [outputs[name] for name in self.compared], labels)
+        return terms, {"accuracy": accuracy(scores[0], labels)}
 
-    def stage1_loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of stage 1 and its named parts, from image features [B, E] that no longer change, and labels [B]."""
-        raise NotImplementedError(f"{type(self).__name__} has no stage 1")
+    def embed(self, outputs: Outputs) -> Tensor:
+        """Image and projected feature side by side [B, D + E], not normalised; [B, D] of other backbones."""
+        parts = self.necks(outputs) if self.neck_feat == "after" else [outputs[name] for name in self.tested]
+        return torch.cat([part.float() for part in parts], dim=1)
 
-    def prepare(self, collect: Collect, chunk: int) -> None:
-        """Compute what stays as it is during stage 2; called before it, and again when a run goes on.
+    def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        if name.startswith("criterion."):  # the centers, whose gradient is that of the unweighted loss
+            return Rate(solver.CENTER_LR, 0.0, "SGD", scheduled=False, momentum=0.0)
+        if name.startswith("bottleneck") and name.endswith(".bias"):
+            return None  # a BNNeck has no shift (Luo et al., arXiv 1903.07071)
+        return super().rate(name, stage, solver)
 
-        Args:
-            collect: for methods that start from the features of the training images.
-            chunk: identities to go through the text encoder at a time.
-        """
+    @classmethod
+    def facts_in(cls, cfg: CfgNode, state: Mapping[str, Tensor], seen: DataFacts, known: DataFacts | None) -> DataFacts:
+        facts = super().facts_in(cfg, state, seen, known)
+        rows = len(state["cv_embed"]) if "cv_embed" in state else 0
+        if rows and not (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW):
+            _check_switched_off(cfg, rows, seen)
+        elif cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW:
+            cameras, views = _counts_in(cfg, rows, (known or seen).views)
+            facts = replace(facts, cameras=cameras, views=views)
+        return facts
 
-    def begin_epoch(self, collect: Collect) -> None:
-        """Compute what is made anew for each epoch of stage 2, in eval mode; not called in the middle of one."""
-
-    def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor | None:
-        """A text feature [B, E] for each image of a batch, for methods whose texts change during stage 2.
-
-        Several processes divide the text encoder's work by :func:`~utils.distributed.sharded`.
-        """
-        return None
-
-    def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
-        """Compare the features of a whole batch, in float32."""
-        return Guidance()
-
-    def heads(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> tuple[list[Tensor], Guidance]:
-        """All that is behind the encoders, in float32: the classifiers' scores and what the method compares with."""
-        scores = [
-            self._score(neck(feature), classifier)
-            for neck, feature, classifier in zip(self.necks, features.tested, self.classifiers, strict=True)
-        ]
-        return scores, self.guide(features, texts, labels)
-
-    def forward(self, images: Tensor, camids: Tensor, viewids: Tensor, labels: Tensor) -> TrainOutput:
-        """One training step of stage 2; all behind the encoders computes in float32, on the whole batch.
-
-        Several processes encode a share of the images each; what is behind the image encoder, all of them compute on
-        the whole batch, but for what :func:`~utils.distributed.sharded` divides.
-        """
-        features = encode_in_parts(self.encode_image, self.parts, images, camids, viewids)
-        labels, *rows = gather_batch(labels, *(f.float() for f in features))
-        features = type(features)(*rows)
-        texts = self.texts(features, labels)
-        with torch.autocast(images.device.type, enabled=False):
-            scores, guidance = self.heads(features, texts, labels)
-            return TrainOutput(scores, features, guidance, labels)
-
-    def embed(self, images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
-        """The test feature [B, D + E]: image and projected feature side by side, not normalised; [B, D] of timm's."""
-        features = self.encode_image(images, camids, viewids)
-        parts = [feature.float() for feature in features.tested]
-        if self.neck_feat == "after":
-            parts = [neck(part) for neck, part in zip(self.necks, parts, strict=True)]
-        return torch.cat(parts, dim=1)
-
-    def saliency(self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None) -> Tensor:
-        """Where the image encoder looks, [B, h, w] in [0, 1]; see :mod:`model.backbones.saliency`."""
-        return saliency(self.image_encoder, images, self._side_vector(camids, viewids))
+    def saliency(self, batch: Batch) -> Tensor:
+        return self.image_encoder.saliency(batch.images, self._side_vector(batch.cameras, batch.views))
 
     def _score(self, feature: Tensor, classifier: nn.Linear) -> Tensor:
         if self.cosine_head:
             return F.linear(F.normalize(feature), F.normalize(classifier.weight))
         return classifier(feature)
 
-    def _side_vector(self, camids: Tensor | None, viewids: Tensor | None) -> Tensor | None:
+    def _side_vector(self, cameras: Tensor | None, views: Tensor | None) -> Tensor | None:
         """Rows of the side information table [B, D], times its factor; None without labels or without a table."""
         side = self.side_information
-        if side is None or (camids is None and viewids is None):
+        if side is None or (cameras is None and views is None):
             return None
         row: Tensor | int = 0
-        for labels, count in ((camids, side.cameras), (viewids, side.views)):
+        for labels, count in ((cameras, side.cameras), (views, side.views)):
             if count:
                 if labels is None:
                     raise ReIDError("The model has side information (SIE); give both cameras and views of the images.")
                 row = row * count + labels
         return side.coefficient * self.cv_embed[row]
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Share of rows [B, C] whose largest score is that of their label."""
+    return (scores.detach().argmax(1) == labels).float().mean()
+
+
+def _check_switched_off(cfg: CfgNode, rows: int, seen: DataFacts) -> None:
+    """A table of another data set's cameras may be left out; one that fits this data set must be used."""
+    if not cfg.MODEL.NAME.startswith("ViT"):
+        return  # a published ResNet has a table that nothing reads
+    if rows in (seen.cameras, seen.views, seen.cameras * seen.views) or not seen.cameras:
+        raise ReIDError(
+            "it was trained with side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW as in its training."
+        )
+    LOGGER.warning("%s: its side information is of other cameras and is left out", cfg.TEST.WEIGHT)
+
+
+def _counts_in(cfg: CfgNode, rows: int, views: int) -> tuple[int, int]:
+    """Cameras and views of a table with ``rows`` rows; ``views`` are known where there are both."""
+    if not rows:
+        raise ReIDError("it was trained without side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW to False.")
+    if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and (not views or rows % views):
+        raise ReIDError(
+            f"its side information cv_embed has {rows} rows, no multiple of the data set's {views} views. Set "
+            "MODEL.SIE_CAMERA and MODEL.SIE_VIEW to False to test without side information."
+        )
+    views = (views if cfg.MODEL.SIE_CAMERA else rows) if cfg.MODEL.SIE_VIEW else 0
+    return rows // max(views, 1) if cfg.MODEL.SIE_CAMERA else 0, views
+
+
+def _check_losses(cfg: CfgNode, own: tuple[str, ...]) -> None:
+    """Stage 2 needs a loss; which ones there are, sampler and method decide, see :func:`loss.make_loss.make_loss`."""
+    model, sampler = cfg.MODEL, cfg.DATALOADER.SAMPLER
+    center = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
+    weights = {f"MODEL.{key}": model[key] for key in own}
+    if sampler != "triplet":
+        weights["MODEL.ID_LOSS_WEIGHT"] = model.ID_LOSS_WEIGHT
+    if sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE:
+        weights["MODEL.TRIPLET_LOSS_WEIGHT"] = model.TRIPLET_LOSS_WEIGHT
+    if center:
+        weights["SOLVER.STAGE2.CENTER_LOSS_WEIGHT"] = cfg.SOLVER.STAGE2.CENTER_LOSS_WEIGHT
+    if not any(weights.values()):
+        raise ReIDError(
+            f"{' = '.join(weights) or 'no weight'} = 0 leaves stage 2 without a loss (DATALOADER.SAMPLER = {sampler}, "
+            f"MODEL.METHOD = {model.METHOD}, MODEL.METRIC_LOSS_TYPE = {model.METRIC_LOSS_TYPE}). Give one of them a "
+            "weight above 0, or take DATALOADER.SAMPLER softmax_triplet."
+        )

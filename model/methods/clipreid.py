@@ -5,59 +5,64 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from loss import LossAndParts, Stage1Loss, SupConLoss, contrast_terms
-from model.clip.model import ImageFeatures, TextEncoder
-from model.clip.prompts import PromptLearner, context_tokens
-from model.clip.shapes import CLIPShape
-from model.methods.baseline import Collect, Guidance, ImageReID
+from loss import SupConLoss, contrast_terms
+from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.clip.prompts import PromptLearner, check_sentence, context_tokens, text_of
+from model.methods.baseline import ImageReID, accuracy
 from utils.distributed import sharded
 from utils.errors import ReIDError
+from utils.precision import widened
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from yacs.config import CfgNode
 
 
 ONE_STAGE_LOSSES = ("i2t", "i2t+t2i")
 """Values of ``MODEL.TEXT_LOSS`` that need no texts of identities outside the batch."""
 
+IDENTITIES_AT_ONCE = 64
+"""Identities that pass the text encoder together when the texts of all are computed."""
+
 
 class CLIPReID(ImageReID):
-    """CLIP-ReID: :class:`ImageReID` plus a prompt learner and CLIP's frozen text encoder.
+    """CLIP-ReID: :class:`ImageReID` with a prompt learner and CLIP's frozen text encoder.
 
-    Stage 1 learns the prompts against image features that stay as they are, by :math:`L_{i2t} + L_{t2i}`. In stage 2
-    the images follow the texts of all identities, by :math:`L_{i2tce}`: the logits are inner products with the
-    projected feature, neither normalised nor scaled. The ablations of the paper have other losses in stage 2, or no
-    stage 1: then the prompts are learned in stage 2 with all else.
+    Stage 1 learns the prompts against frozen image features, by :math:`L_{i2t} + L_{t2i}`. In stage 2 the images
+    follow the texts of all identities, by :math:`L_{i2tce}`: the logits are inner products with the projected
+    feature, neither normalised nor scaled. The ablations of the paper have other losses in stage 2, or no stage 1: then
+    the prompts are learned in stage 2 with everything else.
 
     Args:
-        sentence: see :class:`PromptLearner`.
-        token_embedding: CLIP's token embedding table; None draws a random one.
+        text: CLIP's text tower; None in a test.
+        sentence: see :class:`~model.clip.prompts.PromptLearner`.
         text_loss: of stage 2, the terms of ``MODEL.TEXT_LOSS`` with ``+`` between them: ``i2tce`` against all
             identities, ``i2t`` and ``t2i`` within the batch as in stage 1, ``none``.
-        text_weight: of ``i2t`` and ``t2i`` in stage 2; that of ``i2tce`` is the criterion's.
+        text_weight: of these terms.
+        label_smoothing: of ``i2tce``.
         one_stage: the prompts change during stage 2.
         other arguments: see :class:`ImageReID`.
+
+    Attributes:
+        all_texts: [C, E] text features of all identities, computed when stage 2 starts.
     """
 
-    stages = ([1, 2], [1], [2])
-    reads_text = True
+    stages = (Stage(1, cached=("projected",)), Stage(2))
+    backbones = ("clip",)
+    identity_bound = (*ImageReID.identity_bound, "prompt_learner.cls_ctx")
+    resume_only = (*ImageReID.resume_only, "all_texts")
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
         return () if cfg.MODEL.TEXT_LOSS == "none" else ("I2T_LOSS_WEIGHT",)
 
     @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {
-            "text_loss": cfg.MODEL.TEXT_LOSS,
-            "text_weight": cfg.MODEL.I2T_LOSS_WEIGHT,
-            "one_stage": cfg.MODEL.ONE_STAGE,
-        }
-
-    @classmethod
     def check(cls, cfg: CfgNode) -> None:
+        super().check(cfg)
         one_stage, loss = cfg.MODEL.ONE_STAGE, cfg.MODEL.TEXT_LOSS
         if one_stage and (cfg.SOLVER.STAGES != [2] or loss not in ONE_STAGE_LOSSES):
             raise ReIDError(
@@ -67,68 +72,89 @@ class CLIPReID(ImageReID):
             )
         if cfg.SOLVER.STAGES == [2] and not (cfg.MODEL.STAGE1_WEIGHT or one_stage or loss == "none"):
             raise ReIDError(
-                "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that nobody "
+                "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that were never "
                 "learned. Name the checkpoint that stage 1 wrote, run both stages, or set MODEL.ONE_STAGE to True."
             )
         if cfg.MODEL.PROMPT:
             context_tokens(cfg.MODEL.PROMPT)
 
+    @classmethod
+    def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
+        return {
+            "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
+            "sentence": cfg.MODEL.PROMPT or facts.sentence.format("X X X X"),
+            "text_loss": cfg.MODEL.TEXT_LOSS,
+            "text_weight": cfg.MODEL.I2T_LOSS_WEIGHT,
+            "label_smoothing": 0.1 if cfg.MODEL.IF_LABELSMOOTH == "on" else 0.0,
+            "one_stage": cfg.MODEL.ONE_STAGE,
+        }
+
     def __init__(
         self,
-        shape: CLIPShape,
+        backbone: Backbone,
         num_classes: int,
-        *args: Any,
-        sentence: str,
-        token_embedding: Tensor | None = None,
+        *,
+        text: TextTower | None = None,
+        sentence: str = "",
         text_loss: str = "i2tce",
         text_weight: float = 1.0,
+        label_smoothing: float = 0.1,
         one_stage: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(shape, num_classes, *args, **options)
-        if token_embedding is None:
-            token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
-        self.prompt_learner = PromptLearner(sentence, num_classes, token_embedding, shape.text.context)
-        self.text_encoder = TextEncoder(shape.text, shape.embed_dim)
-        self.contrast = Stage1Loss()
-        self.supcon = SupConLoss()
+        super().__init__(backbone, num_classes, **options)
+        self.contrast = SupConLoss()
         self.text_losses = [] if text_loss == "none" else text_loss.split("+")
         self.text_weight = text_weight
+        self.label_smoothing = label_smoothing
         self.one_stage = one_stage
-        self.register_buffer("all_texts", None, persistent=False)
+        if text is not None:
+            self.sentence = sentence
+            self.prompt_learner = PromptLearner(sentence, num_classes, text.embedding, text.context)
+            self.text_encoder = text.encoder
+            self.register_buffer("all_texts", torch.zeros(num_classes, backbone.dims["projected"]))
 
     def encode_text(self, labels: Tensor) -> Tensor:
         """Identities [B] -> features of their sentences [B, E], not normalised."""
         return self.text_encoder(self.prompt_learner(labels), self.prompt_learner.end)
 
-    def stage1_loss(self, features: Tensor, labels: Tensor) -> LossAndParts:
-        """:math:`L_{i2t} + L_{t2i}`; the text encoder sees each distinct identity of the batch once."""
-        identities, position = labels.unique(return_inverse=True)
-        return self.contrast(features, sharded(self.encode_text, identities)[position], labels)
-
-    def prepare(self, collect: Collect, chunk: int) -> None:
-        """Texts of all identities [C, E]: neither prompts nor text encoder change any more (but in one stage)."""
-        if self.one_stage or not self.text_losses:
+    def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
+        """Texts of all identities, once: prompts and text encoder do not change in stage 2 (except in one stage)."""
+        if at.stage != 2 or at.epoch != 1 or self.one_stage or not self.text_losses:
             return
 
         def encode(labels: Tensor) -> Tensor:
-            return torch.cat([self.encode_text(part).float() for part in labels.split(chunk)])
+            return torch.cat([widened(self.encode_text(part)) for part in labels.split(IDENTITIES_AT_ONCE)])
 
-        self.all_texts = sharded(encode, torch.arange(self.num_classes, device=self.prompt_learner.cls_ctx.device))
+        self.all_texts.copy_(sharded(encode, torch.arange(self.num_classes, device=self.all_texts.device)))
 
-    def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor | None:
-        if not self.one_stage:
-            return None
-        identities, position = labels.unique(return_inverse=True)
-        return sharded(self.encode_text, identities)[position]
-
-    def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
-        images = features.projected
-        if texts is None and self.all_texts is not None:
-            texts = self.all_texts[labels]
-        terms = {}
+    def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
+        images = outputs["projected"]
+        if at.stage == 1:
+            return contrast_terms(self.contrast, images, self._texts(labels), labels), {}
+        terms, shown = super().losses(outputs, labels, at)
         if not {"i2t", "t2i"}.isdisjoint(self.text_losses):
-            both = contrast_terms(self.supcon, images, texts, labels)
-            terms = {name: self.text_weight * term for name, term in both.items() if name in self.text_losses}
-        logits = images @ self.all_texts.T if "i2tce" in self.text_losses else None
-        return Guidance(logits, terms)
+            texts = self._texts(labels) if self.one_stage else self.all_texts[labels]
+            both = contrast_terms(self.contrast, images, texts, labels)
+            terms |= {name: self.text_weight * term for name, term in both.items() if name in self.text_losses}
+        if "i2tce" in self.text_losses and self.text_weight:
+            logits = images @ self.all_texts.T
+            terms["i2t"] = self.text_weight * F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            shown["text accuracy"] = accuracy(logits, labels)
+        return terms, shown
+
+    def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        prompt = name.startswith("prompt_learner.")
+        if stage == 1:
+            return Rate(solver.BASE_LR, solver.WEIGHT_DECAY) if prompt else None
+        if name.startswith("text_encoder.") or (prompt and not self.one_stage):
+            return None
+        return super().rate(name, stage, solver)
+
+    def check_start(self, state: Mapping[str, Tensor]) -> None:
+        check_sentence(state, self.state_dict(), "prompt_learner.", self.sentence)
+
+    def _texts(self, labels: Tensor) -> Tensor:
+        """A text feature for each image [B, E]; the text encoder reads each distinct identity of the batch once."""
+        identities, position = labels.unique(return_inverse=True)
+        return widened(sharded(self.encode_text, identities))[position]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from loss import LossAndParts
-from model.clip.model import ImageFeatures, TextEncoder
-from model.clip.shapes import CLIPShape
+from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.clip.model import START_SCALE
+from model.clip.prompts import text_of
 from model.clip.simple_tokenizer import encode, tokenize
-from model.methods.baseline import Collect, Guidance, ImageReID
+from model.methods.baseline import ImageReID, accuracy
+from utils.distributed import sharded
 from utils.errors import ReIDError
+from utils.precision import widened
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -90,75 +91,111 @@ class CoOp(ImageReID):
     the loss its cross-entropy. Stage 2, which is not CoOp's, lets the images follow these texts as CLIP-ReID's does.
 
     Args:
+        text: CLIP's text tower; None in a test.
         names: of the C classes, in the order of the labels.
         context, class_specific, middle, start: see :class:`ContextLearner`.
-        token_embedding: CLIP's token embedding table; None draws a random one.
+        text_weight, label_smoothing: of the cross-entropy with the texts in stage 2.
         other arguments: see :class:`ImageReID`.
+
+    Attributes:
+        all_texts: [C, E] text features of all classes, computed when stage 2 starts.
     """
 
-    stages = ([1], [1, 2])
-    takes_embeddings = True
-    takes_names = True
+    stages = (Stage(1, cached=("projected",)), Stage(2))
+    backbones = ("clip",)
+    identity_bound = (*ImageReID.identity_bound, "prompt_learner.")
+    resume_only = (*ImageReID.resume_only, "all_texts")
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
         return ("I2T_LOSS_WEIGHT",)
 
     @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+    def check(cls, cfg: CfgNode) -> None:
+        super().check(cfg)
+        if cfg.SOLVER.STAGES == [2]:
+            raise ReIDError(
+                "SOLVER.STAGES = [2] with MODEL.METHOD coop: stage 2 would start from a context that was never "
+                "learned. Set it to [1, 2] or [1]."
+            )
+
+    @classmethod
+    def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         coop = cfg.MODEL.COOP
         return {
+            "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
+            "names": facts.names,
             "context": coop.CONTEXT,
             "class_specific": coop.CLASS_SPECIFIC,
             "middle": coop.POSITION == "middle",
             "start": coop.INIT,
+            "text_weight": cfg.MODEL.I2T_LOSS_WEIGHT,
+            "label_smoothing": 0.1 if cfg.MODEL.IF_LABELSMOOTH == "on" else 0.0,
         }
 
     def __init__(
         self,
-        shape: CLIPShape,
-        *args: Any,
-        names: Sequence[str],
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        text: TextTower | None = None,
+        names: Sequence[str] = (),
         context: int = 16,
         class_specific: bool = False,
         middle: bool = False,
         start: str = "",
-        token_embedding: Tensor | None = None,
+        text_weight: float = 1.0,
+        label_smoothing: float = 0.1,
         **options: Any,
     ) -> None:
-        super().__init__(shape, *args, **options)
-        if shape.text is None:
-            raise ReIDError("MODEL.METHOD coop needs a text encoder, which these weights do not have.")
-        if token_embedding is None:
-            token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
+        super().__init__(backbone, num_classes, **options)
+        self.text_weight = text_weight
+        self.label_smoothing = label_smoothing
+        if text is None:
+            return
+        if not text.reads_words:
+            raise ReIDError(
+                "MODEL.METHOD coop needs CLIP's token embeddings, which a checkpoint of re-identification does not "
+                "have. Start from CLIP's weights."
+            )
         how = {"class_specific": class_specific, "middle": middle, "start": start}
-        self.prompt_learner = ContextLearner(names, context, token_embedding, shape.text.context, **how)
-        self.text_encoder = TextEncoder(shape.text, shape.embed_dim)
-        self.register_buffer("logit_scale", torch.tensor(math.log(1 / 0.07)))
-        self.register_buffer("all_texts", None, persistent=False)
+        self.prompt_learner = ContextLearner(names, context, text.embedding, text.context, **how)
+        self.text_encoder = text.encoder
+        self.register_buffer("logit_scale", torch.tensor(START_SCALE))
+        self.register_buffer("all_texts", torch.zeros(num_classes, backbone.dims["projected"]))
 
     def encode_text(self, labels: Tensor) -> Tensor:
         """Classes [B] -> features of their sentences [B, E], not normalised."""
         return self.text_encoder(self.prompt_learner(labels), self.prompt_learner.ends[labels])
 
-    def stage1_loss(self, features: Tensor, labels: Tensor) -> LossAndParts:
-        """Cross-entropy over all classes."""
-        texts = self._encode_all(TEXTS_AT_ONCE)
-        with torch.autocast(features.device.type, enabled=False):
-            logits = self.logit_scale.exp() * F.normalize(features.float()) @ F.normalize(texts.float()).T
-            loss = F.cross_entropy(logits, labels)
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        return loss, {"ce": loss.detach(), "accuracy": accuracy}
+    def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
+        """Texts of all classes, once: neither context nor text encoder change in stage 2."""
+        if at.stage == 2 and at.epoch == 1:
+            self.all_texts.copy_(self._encode_all())
 
-    def prepare(self, collect: Collect, chunk: int) -> None:
-        """Texts of all classes [C, E]: neither context nor text encoder change any more."""
-        self.all_texts = self._encode_all(chunk).float()
+    def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
+        if at.stage == 1:
+            texts = self._encode_all()
+            logits = self.logit_scale.exp() * F.normalize(outputs["projected"]) @ F.normalize(texts).T
+            return {"ce": F.cross_entropy(logits, labels)}, {"accuracy": accuracy(logits, labels)}
+        terms, shown = super().losses(outputs, labels, at)
+        logits = outputs["projected"] @ self.all_texts.T
+        if self.text_weight:
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            terms["i2t"] = self.text_weight * loss
+        return terms, shown | {"text accuracy": accuracy(logits, labels)}
 
-    def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
-        return Guidance(features.projected @ self.all_texts.T)
+    def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        if stage == 1:
+            prompt = name.startswith("prompt_learner.")
+            return Rate(solver.BASE_LR, solver.WEIGHT_DECAY) if prompt else None
+        return None if name.startswith(("prompt_learner.", "text_encoder.")) else super().rate(name, stage, solver)
 
-    def _encode_all(self, chunk: int) -> Tensor:
-        parts = torch.arange(self.num_classes, device=self.logit_scale.device).split(chunk)
+    def _encode_all(self) -> Tensor:
+        return widened(sharded(self._encode, torch.arange(self.num_classes, device=self.logit_scale.device)))
+
+    def _encode(self, classes: Tensor) -> Tensor:
+        parts = classes.split(TEXTS_AT_ONCE)
         if len(parts) == 1 or not torch.is_grad_enabled():
             return torch.cat([self.encode_text(part) for part in parts])
         return torch.cat([checkpoint(self.encode_text, part, use_reentrant=False) for part in parts])

@@ -1,20 +1,21 @@
-"""CLIP-HandID (Baisa, Pallam, Jayavel, arXiv 2506.12447): each image is put into words by a network of its own."""
+"""CLIP-HandID (Baisa, Pallam, Jayavel, arXiv 2506.12447): a network turns each image into a pseudo-word."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from loss import SupConLoss, contrast_terms
-from model.clip.model import ImageFeatures, TextEncoder
-from model.clip.prompts import Template, context_tokens
-from model.clip.shapes import CLIPShape
-from model.methods.baseline import Guidance, ImageReID
+from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Terms, TextTower
+from model.clip.prompts import Template, check_sentence, context_tokens, text_of
+from model.methods.baseline import ImageReID
 from utils.distributed import sharded
+from utils.precision import widened
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from yacs.config import CfgNode
 
 
@@ -26,14 +27,13 @@ class HandID(ImageReID):
     sentences of a batch attract each other by :math:`L_{i2t} + L_{t2i}`, with the identities as labels.
 
     Args:
+        text: CLIP's text tower; None in a test.
         sentence: with one ``X`` for each pseudo-word.
-        token_embedding: CLIP's token embedding table; None draws a random one.
         text_weight: of :math:`L_{i2t}` and :math:`L_{t2i}`.
         other arguments: see :class:`ImageReID`.
     """
 
-    reads_text = True
-    learnable = "X"
+    backbones = ("clip",)
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -41,40 +41,54 @@ class HandID(ImageReID):
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
+        super().check(cfg)
         if cfg.MODEL.PROMPT:
             context_tokens(cfg.MODEL.PROMPT)
 
     @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"text_weight": cfg.MODEL.I2T_LOSS_WEIGHT}
+    def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
+        return {
+            "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
+            "sentence": cfg.MODEL.PROMPT or facts.sentence.format("X"),
+            "text_weight": cfg.MODEL.I2T_LOSS_WEIGHT,
+        }
 
     def __init__(
         self,
-        shape: CLIPShape,
-        *args: Any,
-        sentence: str,
-        token_embedding: Tensor | None = None,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        text: TextTower | None = None,
+        sentence: str = "",
         text_weight: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(shape, *args, **options)
-        if token_embedding is None:
-            token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
-        self.template = Template(sentence, token_embedding, shape.text.context)
-        self.text_encoder = TextEncoder(shape.text, shape.embed_dim)
-        count, width = self.template.free
-        self.inversion = inversion_network(shape.embed_dim, count * width)
+        super().__init__(backbone, num_classes, **options)
         self.contrast = SupConLoss()
         self.text_weight = text_weight
+        if text is not None:
+            self.sentence = sentence
+            self.template = Template(sentence, text.embedding, text.context)
+            self.text_encoder = text.encoder
+            count, width = self.template.free
+            self.inversion = inversion_network(backbone.dims["projected"], count * width)
 
-    def texts(self, features: ImageFeatures, labels: Tensor) -> Tensor:
-        # The inversion sees the whole batch in each of several processes, so that its dropout is that of one.
-        words = self.inversion(features.projected).unflatten(1, self.template.free)
-        return sharded(lambda share: self.text_encoder(self.template.place(share), self.template.end), words)
+    def texts(self, images: Tensor) -> Tensor:
+        """Projected features [B, E] -> features of their sentences [B, E]."""
+        words = self.inversion(images).unflatten(1, self.template.free)
+        return widened(sharded(lambda part: self.text_encoder(self.template.place(part), self.template.end), words))
 
-    def guide(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> Guidance:
-        terms = contrast_terms(self.contrast, features.projected, texts, labels)
-        return Guidance(terms={name: self.text_weight * term for name, term in terms.items()})
+    def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
+        terms, shown = super().losses(outputs, labels, at)
+        images = outputs["projected"]
+        both = contrast_terms(self.contrast, images, self.texts(images), labels)
+        return terms | {name: self.text_weight * term for name, term in both.items()}, shown
+
+    def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        return None if name.startswith("text_encoder.") else super().rate(name, stage, solver)
+
+    def check_start(self, state: Mapping[str, Tensor]) -> None:
+        check_sentence(state, self.state_dict(), "template.", self.sentence)
 
 
 def inversion_network(image_width: int, word_width: int, dropout: float = 0.5) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""PCL-CLIP (Li and Gong, arXiv 2310.17218): images are contrasted with a centroid for each identity, without text."""
+"""PCL-CLIP (Li and Gong, arXiv 2310.17218): images are contrasted with a prototype of each identity, without text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss import centroid_contrast, identity_means, moved_centroids
-from model.clip.model import ImageFeatures
-from model.methods.baseline import Collect, Guidance, ImageReID
+from loss import identity_means, moved_prototypes, prototype_contrast
+from model.base import Backbone, DataFacts, Outputs, Progress, Terms, TrainingSet
+from model.methods.baseline import ImageReID, accuracy
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -25,16 +25,18 @@ class PCL(ImageReID):
 
     Args:
         weight: of the contrast.
-        momentum: share of an old centroid that stays when a batch moves it.
+        momentum: share of an old prototype that is kept when a batch moves it.
         temperature: of the contrast.
-        rebuild: compute the centroids anew before each epoch, as the published code does, and not only before the
-            first.
+        rebuild: compute the prototypes from all images before each epoch, as the published code does, and not only
+            before the first.
         other arguments: see :class:`ImageReID`.
 
     Attributes:
-        memory: centroids of length 1 [C, D + E]; zeros until training begins. A buffer that is saved, so that a run
-            that goes on finds it.
+        memory: the memory bank, prototypes of length 1 [C, D + E]; zeros until training begins.
     """
+
+    backbones = ("clip",)
+    identity_bound = (*ImageReID.identity_bound, "memory")
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -42,6 +44,7 @@ class PCL(ImageReID):
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
+        super().check(cfg)
         if cfg.MODEL.ID_LOSS_TYPE != "softmax":
             raise ReIDError(
                 f"MODEL.ID_LOSS_TYPE = {cfg.MODEL.ID_LOSS_TYPE} with MODEL.METHOD pcl, which adds up the scores of two "
@@ -49,7 +52,7 @@ class PCL(ImageReID):
             )
 
     @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+    def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         return {
             "weight": cfg.MODEL.MEMORY_LOSS_WEIGHT,
             "momentum": cfg.MODEL.MEMORY_MOMENTUM,
@@ -59,47 +62,38 @@ class PCL(ImageReID):
 
     def __init__(
         self,
-        *args: Any,
+        backbone: Backbone,
+        num_classes: int,
+        *,
         weight: float = 1.0,
         momentum: float = 0.2,
         temperature: float = 0.05,
         rebuild: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(backbone, num_classes, **options)
         self.weight = weight
         self.momentum = momentum
         self.temperature = temperature
         self.rebuild = rebuild
-        width = self.classifier.in_features + self.classifier_proj.in_features
-        self.register_buffer("memory", torch.zeros(self.num_classes, width))
+        self.register_buffer("memory", torch.zeros(num_classes, sum(backbone.dims[name] for name in self.tested)))
 
-    def prepare(self, collect: Collect, chunk: int) -> None:
-        """Fill the memory if it is empty: a run that goes on finds its own."""
-        if not self.rebuild and not self.memory.any():
-            self._fill(collect)
+    def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
+        """The prototypes: mean of each identity's features of length 1, brought to length 1 itself."""
+        if self.rebuild or at.epoch == 1:
+            means = identity_means(*data.features(lambda outputs: self._joined(self.necks(outputs))), self.num_classes)
+            self.memory.copy_(F.normalize(means))
 
-    def begin_epoch(self, collect: Collect) -> None:
-        if self.rebuild:
-            self._fill(collect)
-
-    def heads(self, features: ImageFeatures, texts: Tensor | None, labels: Tensor) -> tuple[list[Tensor], Guidance]:
-        necks = self._necks(features)
+    def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
+        necks = self.necks(outputs)
         scores = self.classifier(necks[0]) + self.classifier_proj(necks[1])
-        joined = F.normalize(torch.cat(necks, dim=1))
-        # The batch is compared with the memory as it was before; a copy, since the gradient needs it again.
-        contrast = centroid_contrast(joined, self.memory.clone(), labels, self.temperature)
-        self.memory.copy_(moved_centroids(self.memory, joined, labels, self.momentum))
-        return [scores], Guidance(terms={"pcl": self.weight * contrast})
+        terms = self.criterion([scores], [outputs[name] for name in self.compared], labels)
+        joined = self._joined(necks)
+        # The batch is compared with the memory bank before its update; a copy, since the gradient needs it again.
+        contrast = prototype_contrast(joined, self.memory.clone(), labels, self.temperature)
+        self.memory.copy_(moved_prototypes(self.memory, joined, labels, self.momentum))
+        return terms | {"pcl": self.weight * contrast}, {"accuracy": accuracy(scores, labels)}
 
-    def _necks(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
-        return self.bottleneck(features.feature), self.bottleneck_proj(features.projected)
-
-    def _fill(self, collect: Collect) -> None:
-        """Mean of each identity's features of length 1, brought to length 1 itself."""
-
-        def encode(images: Tensor, camids: Tensor, viewids: Tensor) -> Tensor:
-            features = ImageFeatures(*(part.float() for part in self.encode_image(images, camids, viewids)))
-            return F.normalize(torch.cat(self._necks(features), dim=1))
-
-        self.memory.copy_(F.normalize(identity_means(*collect(encode), self.num_classes)))
+    @staticmethod
+    def _joined(necks: list[Tensor]) -> Tensor:
+        return F.normalize(torch.cat(necks, dim=1))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from model.backbones.timm_backbone import PREFIX
+from model.backbones.registry import family_of
+from model.base import Method
 from model.methods.baseline import ImageReID
 from model.methods.clipreid import CLIPReID
 from model.methods.coop import CoOp
@@ -18,7 +19,7 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-METHODS: dict[str, type[ImageReID]] = {
+METHODS: dict[str, type[Method]] = {
     "clipreid": CLIPReID,
     "baseline": ImageReID,
     "zeroshot": ZeroShot,
@@ -27,14 +28,19 @@ METHODS: dict[str, type[ImageReID]] = {
     "pcl": PCL,
     "tfmemory": TFMemory,
 }
-"""From the name to the class; docs/methods.md tells what each is."""
+"""From the name to the class; docs/methods.md describes them."""
 
-ON_ANY_BACKBONE = ("baseline", "zeroshot")
-"""Methods that make do with the one feature of a backbone of timm."""
+FAMILIES = {
+    "clip": "one of CLIP's networks, with its text encoder and both image features",
+    "timm": "timm/<name>",
+    "resnet": "a ResNet of model/backbones/resnet.py",
+    "vit": "a ViT of model/backbones/vit.py",
+}
+"""What a family of backbones is, for messages."""
 
 
 def check_method(cfg: CfgNode) -> None:
-    """Refuse a method, stages or losses that cannot work.
+    """Refuse a method, backbone, stages or losses that cannot work.
 
     Raises:
         ReIDError: naming the key, the value and a valid one.
@@ -45,43 +51,33 @@ def check_method(cfg: CfgNode) -> None:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ReIDError(f"MODEL.METHOD = {name!r}: choose one of {', '.join(METHODS)}.{hint}")
     method = METHODS[name]
-    if stages not in method.stages:
-        choices = " or ".join(str(choice) for choice in method.stages)
-        raise ReIDError(f"SOLVER.STAGES = {stages}: MODEL.METHOD {name} has other stages; set it to {choices}.")
-    if cfg.MODEL.NAME.startswith(PREFIX) and name not in ON_ANY_BACKBONE:
+    own = [stage.number for stage in method.stages]
+    if not set(stages) <= set(own) or bool(stages) != bool(own):
         raise ReIDError(
-            f"MODEL.METHOD = {name} with MODEL.NAME = {cfg.MODEL.NAME}: it needs CLIP's text encoder or both of CLIP's "
-            f"image features, which no backbone of timm has. Take {' or '.join(ON_ANY_BACKBONE)}, or a CLIP network."
+            f"SOLVER.STAGES = {stages}: the stages of MODEL.METHOD {name} are {own}. Set it to {own or '[]'}"
+            f"{', or to some of them' if len(own) > 1 else ''}."
+        )
+    if method.backbones and family_of(cfg.MODEL.NAME) not in method.backbones:
+        wanted = " or ".join(FAMILIES.get(family, family) for family in method.backbones)
+        raise ReIDError(
+            f"MODEL.METHOD = {name} with MODEL.NAME = {cfg.MODEL.NAME}: this method needs {wanted}. Choose another "
+            "MODEL.NAME, or MODEL.METHOD baseline."
         )
     if cfg.MODEL.STAGE1_WEIGHT and 1 in stages:
         raise ReIDError(
             f"MODEL.STAGE1_WEIGHT = {cfg.MODEL.STAGE1_WEIGHT} with SOLVER.STAGES = {stages}: stage 1 would learn its "
-            "prompts anew. Leave it empty, or set SOLVER.STAGES to [2]."
+            "prompts from the start. Leave it empty, or set SOLVER.STAGES to [2]."
         )
-    if (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW) and 2 not in stages:
-        raise ReIDError(
-            f"MODEL.SIE_CAMERA/SIE_VIEW with SOLVER.STAGES = {stages}: side information is learned in stage 2; without "
-            "it random numbers would be added to every feature. Set both to False (stage 1 does not use them)."
-        )
+    if method.mixes_images:
+        _check_whole_batches(cfg, name)
     method.check(cfg)
-    if 2 in stages:
-        _check_losses(cfg, method)
 
 
-def _check_losses(cfg: CfgNode, method: type[ImageReID]) -> None:
-    """Stage 2 needs a loss; which ones there are, sampler and method decide, see :func:`loss.make_loss.make_loss`."""
-    model, sampler = cfg.MODEL, cfg.DATALOADER.SAMPLER
-    center = "center" in model.METRIC_LOSS_TYPE or model.IF_WITH_CENTER == "yes"
-    weights = {f"MODEL.{key}": model[key] for key in method.own_losses(cfg)}
-    if sampler != "triplet":
-        weights["MODEL.ID_LOSS_WEIGHT"] = model.ID_LOSS_WEIGHT
-    if sampler != "softmax" and "triplet" in model.METRIC_LOSS_TYPE:
-        weights["MODEL.TRIPLET_LOSS_WEIGHT"] = model.TRIPLET_LOSS_WEIGHT
-    if center:
-        weights["SOLVER.STAGE2.CENTER_LOSS_WEIGHT"] = cfg.SOLVER.STAGE2.CENTER_LOSS_WEIGHT
-    if not any(weights.values()):
-        raise ReIDError(
-            f"{' = '.join(weights) or 'no weight'} = 0 leaves stage 2 without a loss (DATALOADER.SAMPLER = {sampler}, "
-            f"MODEL.METHOD = {model.METHOD}, MODEL.METRIC_LOSS_TYPE = {model.METRIC_LOSS_TYPE}). Give one of them a "
-            "weight above 0, or take DATALOADER.SAMPLER softmax_triplet."
-        )
+def _check_whole_batches(cfg: CfgNode, name: str) -> None:
+    for stage in cfg.SOLVER.STAGES:
+        parts = cfg.SOLVER[f"STAGE{stage}"].ACCUMULATE
+        if parts > 1:
+            raise ReIDError(
+                f"SOLVER.STAGE{stage}.ACCUMULATE = {parts} with MODEL.METHOD {name}: each image is compared with "
+                "others of its batch inside the network, so a batch cannot be cut into micro-batches. Set it to 1."
+            )

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.backbones.timm_backbone import TimmShape
-from model.clip.model import TextEncoder
-from model.clip.shapes import CLIPShape
+from model.base import Backbone, DataFacts, TextTower
 from model.clip.simple_tokenizer import tokenize
 from model.methods.baseline import ImageReID
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 
 class ZeroShot(ImageReID):
-    """Nothing is trained: what CLIP (arXiv 2103.00020), or a backbone of timm, has learned elsewhere.
+    """Nothing is trained: what CLIP (arXiv 2103.00020), or another backbone, has learned elsewhere.
 
     Args:
-        token_embedding: CLIP's token embedding table, to match sentences; None draws a random one.
-        other arguments: see :class:`ImageReID`.
+        text: CLIP's text tower, to match sentences; None for none.
+        other arguments: see :class:`ImageReID`. Features are those in front of the BNNecks, which are untrained.
     """
 
-    stages = ([],)
-    takes_embeddings = True
+    stages = ()
 
-    def __init__(
-        self,
-        shape: CLIPShape | TimmShape,
-        *args: Any,
-        token_embedding: Tensor | None = None,
-        **options: Any,
-    ) -> None:
-        # Nobody has trained a BNNeck, so features are those in front of it.
-        super().__init__(shape, *args, **options | {"neck_feat": "before"})
-        if shape.text is not None:
-            if token_embedding is None:
-                token_embedding = 0.02 * torch.randn(shape.text.vocabulary, shape.text.width)
-            self.context = shape.text.context
-            self.register_buffer("token_table", token_embedding.float(), persistent=False)
-            self.text_encoder = TextEncoder(shape.text, shape.embed_dim)
+    @classmethod
+    def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
+        return {"text": backbone.text if training else None}
+
+    def __init__(self, *args: Any, text: TextTower | None = None, **options: Any) -> None:
+        super().__init__(*args, **options | {"neck_feat": "before"})
+        if text is not None and text.reads_words:
+            self.context = text.context
+            self.register_buffer("token_table", text.embedding.float(), persistent=False)
+            self.text_encoder = text.encoder
 
     @property
     def matches_text(self) -> bool:

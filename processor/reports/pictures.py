@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from model.base import Batch, Method
 from processor.evaluation import Evaluation
 from utils.checkpoint import write_atomically
 from utils.errors import ReIDError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from datasets.bases import Record, ReIDDataset
-    from model.methods.baseline import ImageReID
 
 SHOWN_QUERIES = 8
 CONFUSED_IDENTITIES = 12
@@ -41,7 +41,7 @@ def write_pictures(
     folder: Path,
     evaluation: Evaluation,
     dataset: ReIDDataset,
-    model: ImageReID,
+    model: Method,
     loader: DataLoader,
     seed: int,
 ) -> None:
@@ -195,15 +195,15 @@ def most_confused(similarity: Tensor, count: int) -> list[int]:
 
 
 def write_attention(
-    path: Path, evaluation: Evaluation, dataset: ReIDDataset, model: ImageReID, loader: DataLoader
+    path: Path, evaluation: Evaluation, dataset: ReIDDataset, model: Method, loader: DataLoader
 ) -> None:
     """Write where the network looks on queries from the best to the worst."""
     chosen = evenly(by_precision(evaluation)).tolist()
     device = next(model.parameters()).device
     place = {record.path: number for number, record in enumerate(loader.dataset.records)}
-    images, _, camids, viewids, _ = default_collate([loader.dataset[place[dataset.query[i].path]] for i in chosen])
+    loaded = default_collate([loader.dataset[place[dataset.query[i].path]] for i in chosen])
     model.eval()
-    maps = model.saliency(images.to(device), camids.to(device), viewids.to(device)).cpu().numpy()
+    maps = model.saliency(Batch.of(loaded, model.inputs, device)).cpu().numpy()
     seen = []
     for i, values in zip(chosen, maps, strict=True):
         record, precision = dataset.query[i], evaluation.metrics.average_precision[i]

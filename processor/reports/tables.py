@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model.base import Method
 from processor.evaluation import Evaluation
 from processor.reports.curves import write_curves
 from processor.reports.environment import environment
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import ReIDDataset
-    from model.methods.baseline import ImageReID
     from utils.retrieval.verification import VerificationMetrics
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
@@ -40,7 +40,7 @@ def finish_run(
     dataset: ReIDDataset,
     name: str,
     evaluation: Evaluation | None,
-    model: ImageReID,
+    model: Method,
     loader: DataLoader,
 ) -> None:
     """Write ``metrics.json``, ``queries.npz`` and the pictures, and end the log with the table of results.
@@ -160,7 +160,7 @@ def note_text_results(
     run: Run,
     dataset: ReIDDataset,
     evaluation: Evaluation | None,
-    model: ImageReID,
+    model: Method,
     sentence: Callable[[Mapping[str, str]], str],
     templates: Mapping[str, str],
 ) -> None:

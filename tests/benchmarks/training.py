@@ -39,17 +39,17 @@ from yacs.config import CfgNode
 
 from configs import load_config
 from datasets import make_dataloader, make_dataset
-from loss import make_loss
 from model import make_model, set_execution
-from model.methods.baseline import ImageReID
+from model.base import Method, Stage
 from model.methods.clipreid import CLIPReID
 from processor import do_train_stage1, do_train_stage2
 from processor.runs.run import Run
 from processor.training_loop import Scheduler
-from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
+from solver import make_optimizers, make_scheduler
 from tests.benchmarks.machine import Peak, describe, product_flops
 from tests.benchmarks.photos import drawn_photos
 from tests.model.whole_prompts import encode_whole
+from train_clipreid import facts_of
 from utils.device import choose_device, choose_precision
 from utils.seed import seed_everything
 
@@ -136,7 +136,7 @@ class Clocked:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         batches = iter(self.loader)
         while True:
             start = time.perf_counter()
@@ -158,6 +158,11 @@ class Turns:
         self.pipe, self.run, self.loader, self.batch, self.scheduler = pipe, run, loader, batch, scheduler
         self.measured = ExitStack()
         self.flops = 0
+        self.epoch = 0.0
+
+    def schedule(self, epoch: float, base: float) -> float:
+        """As the scheduler's."""
+        return self.scheduler.schedule(epoch, base) if self.scheduler is not None else base
 
     def step(self, epoch: int) -> None:
         if epoch > 1:
@@ -218,15 +223,13 @@ class Setting:
         self.dataset.train = self.dataset.train[:images]
         self.loaders = make_dataloader(cfg, self.dataset)
 
-    def model(self) -> ImageReID:
-        data = self.dataset
-        counts = data.num_train_pids, data.num_train_cams, data.num_train_views
-        model = make_model(self.cfg, *counts, data.prompt).to(self.run.device)
+    def model(self) -> Method:
+        model = make_model(self.cfg, facts_of(self.cfg, self.dataset)).to(self.run.device)
         set_execution(self.cfg, model)
         return model
 
-    def turns(self, loader: Clocked, stage: CfgNode, optimizer: Optimizer | None = None) -> Turns:
-        scheduler = None if optimizer is None else make_scheduler(stage, optimizer)
+    def turns(self, loader: Clocked, stage: CfgNode, optimizers: Sequence[Optimizer] = ()) -> Turns:
+        scheduler = make_scheduler(stage, optimizers) if optimizers else None
         return Turns(self.pipe, self.run, loader, stage.IMS_PER_BATCH, scheduler)
 
 
@@ -234,31 +237,30 @@ def _stage1(setting: Setting) -> None:
     cfg, model = setting.cfg, setting.model()
     if setting.path == "plain":
         use_whole_prompts(model, cfg.SOLVER.STAGE1.IMS_PER_BATCH)
-    loader, optimizer = Clocked(setting.loaders.stage1), make_optimizer_1stage(cfg, model, setting.fused)
-    turns = setting.turns(loader, cfg.SOLVER.STAGE1, optimizer)
-    do_train_stage1(cfg, model, loader, optimizer, turns, setting.run)
+    loader, optimizers = Clocked(setting.loaders.plain), make_optimizers(cfg, model, 1, setting.fused)
+    turns = setting.turns(loader, cfg.SOLVER.STAGE1, optimizers)
+    do_train_stage1(cfg, model, model.stages[0], loader, optimizers, turns, setting.run)
 
 
 def _stage2(setting: Setting) -> None:
     cfg, model = setting.cfg, setting.model()
-    criterion = make_loss(cfg, model.num_classes, model.feature_width).to(setting.run.device)
-    optimizers = [o for o in make_optimizer_2stage(cfg, model, criterion.center, setting.fused) if o is not None]
-    loader = Clocked(setting.loaders.stage2)
-    turns = setting.turns(loader, cfg.SOLVER.STAGE2, optimizers[0])
-    objects = (cfg, model, loader, criterion, optimizers, turns, setting.run)
-    do_train_stage2(*objects, evaluate=lambda: None, plain_loader=setting.loaders.stage1)
+    optimizers = make_optimizers(cfg, model, 2, setting.fused)
+    loader = Clocked(setting.loaders.augmented(2))
+    turns = setting.turns(loader, cfg.SOLVER.STAGE2, optimizers)
+    objects = (cfg, model, Stage(2), loader, optimizers, turns, setting.run)
+    do_train_stage2(*objects, evaluate=lambda: None, plain_loader=setting.loaders.plain)
 
 
 def _loader(setting: Setting) -> None:
     """Epochs without a network."""
-    loader = Clocked(setting.loaders.stage2)
+    loader = Clocked(setting.loaders.augmented(2))
     turns = setting.turns(loader, setting.cfg.SOLVER.STAGE2)
     for epoch in count(1):
         turns.step(epoch)
         start, images = time.perf_counter(), 0
         loader.batch_sampler.set_epoch(epoch)
         for batch in loader:
-            images += len(batch[0])
+            images += len(batch["images"])
         seconds = time.perf_counter() - start
         setting.run.history.append({"seconds": seconds, "images_per_second": images / seconds})
 

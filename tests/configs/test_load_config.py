@@ -385,7 +385,7 @@ def test_python_files_are_refused_unread(tmp_path):
         "!!python/object/new:os.mkdir [{mark}]",
         "!!python/name:os.mkdir",
         "!!python/module:antigravity",
-        "!!python/object:utils.meter.Meters {{}}",
+        "!!python/object:utils.progress.Meters {{}}",
     ],
 )
 def test_python_tags_are_refused_unrun(tmp_path, tag):

@@ -15,7 +15,9 @@ SOURCES = [
 ]
 
 PARAMETERS = {
-    ("solver/make_optimizer_prompt.py", "stage"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("solver/make_optimizer_prompt.py", "solver"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("model/base.py", "solver"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("model/methods/baseline.py", "solver"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("datasets/__init__.py", "keys"): ["DATASETS", "DATASETS.SYNTHETIC"],
@@ -27,6 +29,8 @@ def dotted(node, names):
     """The groups or keys that an expression stands for: ``cfg.MODEL.NAME`` is MODEL.NAME, ``stage.GAMMA`` two."""
     if isinstance(node, ast.Name):
         return [""] if node.id == "cfg" else names.get(node.id, [])
+    if isinstance(node, ast.Subscript) and dotted(node.value, names) == ["SOLVER"]:  # cfg.SOLVER[f"STAGE{number}"]
+        return ["SOLVER.STAGE1", "SOLVER.STAGE2"]
     if isinstance(node, ast.Attribute):
         return [f"{group}.{node.attr}".lstrip(".") for group in dotted(node.value, names)]
     return []

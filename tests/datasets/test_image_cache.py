@@ -60,8 +60,9 @@ def all_batches(root, *options):
     loaders = make_dataloader(cfg := hand_config(root, *options), make_dataset(cfg))
     found = []
     for epoch in (1, 2, 3):
-        loaders.stage2.batch_sampler.set_epoch(epoch)
-        found += [tensor for batch in loaders.stage2 for tensor in batch]
+        batches = loaders.augmented(2)
+        batches.batch_sampler.set_epoch(epoch)
+        found += [tensor for batch in batches for tensor in batch.values()]
     return found + [t for _ in range(2) for name in ("stage1", "test") for b in getattr(loaders, name) for t in b]
 
 

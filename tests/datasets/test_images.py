@@ -370,7 +370,7 @@ def test_an_item_is_the_picture_and_its_record(records):
     data = ImageDataset(records, plain_transform([16, 16], MEAN, STD))
     assert len(data) == 3
     for index in range(3):
-        image, *rest = data[index]
+        image, *rest = data[index].values()
         assert rest == [10 + index, 20 + index, 30 + index, index]
         expected = (pixels(index).transpose(2, 0, 1) / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
         assert np.abs(image.numpy() - expected).max() < 1e-5
@@ -382,7 +382,7 @@ def test_exif_reaches_the_items(tmp_path):
     record = Record(save(tmp_path / "x.png", pixels(0), exif=exif), 0, 0, 0)
     transform = plain_transform([16, 16], MEAN, STD)
     lying, upright = (
-        ImageDataset([record], transform, partial(read_image, reading=Reading(upright=on)))[0][0]
+        ImageDataset([record], transform, partial(read_image, reading=Reading(upright=on)))[0]["images"]
         for on in (False, True)
     )
     assert torch.equal(upright, lying.flip(1, 2))
@@ -390,12 +390,12 @@ def test_exif_reaches_the_items(tmp_path):
 
 def test_a_draw_depends_on_its_seed_alone(records):
     data = ImageDataset(records, AUGMENTED)
-    first = data[SeededIndex(1, 77)][0]
+    first = data[SeededIndex(1, 77)]["images"]
     torch.manual_seed(5)
     random.seed(5)
     data[SeededIndex(0, 3)]
-    assert torch.equal(data[SeededIndex(1, 77)][0], first)
-    assert len({data[SeededIndex(1, seed)][0].numpy().tobytes() for seed in range(20)}) == 20
+    assert torch.equal(data[SeededIndex(1, 77)]["images"], first)
+    assert len({data[SeededIndex(1, seed)]["images"].numpy().tobytes() for seed in range(20)}) == 20
     random.seed(77)
     torch.manual_seed(77)
     assert torch.equal(AUGMENTED(read_image(records[1].path)), first)

@@ -39,8 +39,13 @@ def normalised(path_seed):
     return (pixels(path_seed).transpose(2, 0, 1) / 255 - mean) / std
 
 
+def whole(loader):
+    """Images, labels, cameras, views and indices of all batches."""
+    return [torch.cat(part) for part in zip(*(batch.values() for batch in loader), strict=True)]
+
+
 def test_stage_1_reads_every_training_image_once_in_order_and_unchanged(root):
-    images, pids, *_, indices = (torch.cat(part) for part in zip(*loaders(root).stage1, strict=True))
+    images, pids, _, _, indices = whole(loaders(root).plain)
     assert pids.tolist() == [pid for pid, count in enumerate(TRAIN.values()) for _ in range(count)]
     assert indices.tolist() == list(range(11))
     for seed, image in enumerate(images):  # plant_hands numbers the pictures in this order
@@ -48,7 +53,7 @@ def test_stage_1_reads_every_training_image_once_in_order_and_unchanged(root):
 
 
 def test_the_test_loader_reads_queries_then_gallery(root):
-    images, pids, camids, viewids, indices = (torch.cat(part) for part in zip(*loaders(root).test, strict=True))
+    images, pids, camids, viewids, indices = whole(loaders(root).test)
     assert pids.tolist() == [0, 1, 0, 0, 1, 1] and indices.tolist() == list(range(6))
     assert camids.tolist() == viewids.tolist() == [0] * 6
     for seed, image in enumerate(images, 11):
@@ -56,14 +61,15 @@ def test_the_test_loader_reads_queries_then_gallery(root):
 
 
 def test_stage_2_batches_hold_what_the_sampler_planned(root):
-    loader = loaders(root).stage2
+    loader = loaders(root).augmented(2)
     for epoch in (1, 2, 3):
         loader.batch_sampler.set_epoch(epoch)
         planned = [[draw.index for draw in batch] for batch in loader.batch_sampler]
         batches = list(loader)
-        assert [batch[4].tolist() for batch in batches] == planned and planned
+        assert [batch["index"].tolist() for batch in batches] == planned and planned
         records = loader.dataset.records
-        for images, pids, camids, _, indices in batches:
+        for batch in batches:
+            images, pids, camids, _, indices = batch.values()
             assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
             assert pids.tolist() == [records[i].pid for i in indices]
             assert camids.tolist() == [records[i].camid for i in indices]
@@ -73,10 +79,11 @@ def test_stage_2_batches_hold_what_the_sampler_planned(root):
 def _all_batches(made):
     """Every tensor of two epochs of training, the features' images and the test."""
     found = []
+    augmented = made.augmented(2)
     for epoch in (1, 2):
-        made.stage2.batch_sampler.set_epoch(epoch)
-        found += [tensor for batch in made.stage2 for tensor in batch]
-    return found + [tensor for loader in (made.stage1, made.test) for batch in loader for tensor in batch]
+        augmented.batch_sampler.set_epoch(epoch)
+        found += [tensor for batch in augmented for tensor in batch.values()]
+    return found + [tensor for loader in (made.plain, made.test) for batch in loader for tensor in batch.values()]
 
 
 @pytest.mark.parametrize("sampler", ["softmax", "softmax_triplet"])
@@ -89,11 +96,11 @@ def test_batches_are_bit_identical_with_any_number_of_workers(root, sampler, wor
 
 
 def test_an_epoch_can_be_repeated_and_epochs_differ(root):
-    loader = loaders(root).stage2
+    loader = loaders(root).augmented(2)
 
     def epoch(number):
         loader.batch_sampler.set_epoch(number)
-        return torch.cat([batch[0] for batch in loader])
+        return torch.cat([batch["images"] for batch in loader])
 
     first, second = epoch(1), epoch(2)
     assert torch.equal(epoch(1), first)
@@ -130,7 +137,7 @@ def test_samplers_by_name(root):
     kinds = {"softmax": ShuffledBatches, "softmax_triplet": PKBatchSampler, "triplet": PKBatchSampler}
     for name, kind in kinds.items():
         cfg = hand_config(root, "DATALOADER.SAMPLER", name)
-        assert type(make_sampler(cfg, make_dataset(cfg))) is kind
+        assert type(make_sampler(cfg, make_dataset(cfg), 8)) is kind
 
 
 def test_one_is_no_plural():
@@ -171,15 +178,16 @@ def _ends_with(script, capfd):
 
 
 @pytest.mark.parametrize("count", ["0", "2"])
-@pytest.mark.parametrize("kind", ["stage1", "stage2", "test"])
+@pytest.mark.parametrize("kind", ["plain", "augmented", "test"])
 def test_a_file_that_vanishes_is_one_clean_message(root, capfd, kind, count, workers_allowed):
     loader = getattr(loaders(root, "DATALOADER.NUM_WORKERS", count), kind)
+    loader = loader(2) if kind == "augmented" else loader
     lost = root / ("test/gallery/yo/g1.png" if kind == "test" else "train/cem/2.png")
     lost.unlink()
 
     def script():
         for epoch in range(1, 30):  # a PK epoch may leave the image out
-            if kind == "stage2":
+            if kind == "augmented":
                 loader.batch_sampler.set_epoch(epoch)
             list(loader)
 
@@ -212,5 +220,5 @@ def test_exif_is_a_key(root):
     exif = Image.Exif()
     exif[0x0112] = 3
     save(root / "test/query/xi/q.png", pixels(11), exif=exif)
-    lying, upright = (next(iter(loaders(root, "INPUT.EXIF", on).test))[0][0] for on in ("False", "True"))
+    lying, upright = (next(iter(loaders(root, "INPUT.EXIF", on).test))["images"][0] for on in ("False", "True"))
     assert torch.equal(upright, lying.flip(1, 2)) and not torch.equal(upright, lying)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import make_model, make_test_model
+from model import DataFacts, make_model, make_test_model
+from model.base import Batch
 from tests.fuzzing import fuzz
 from tests.model.test_loading import config
 from tests.model.weight_files import clip_tensors, small_model
@@ -37,12 +38,12 @@ def test_any_tensors(tmp_path, kind, data):
     path = tmp_path / "weights.pth"
     torch.save(state, path)
     for build in (
-        lambda: make_test_model(config(TEST__WEIGHT=path), num_views=1),
-        lambda: make_model(config(MODEL__PRETRAIN_PATH=path), 3, 1, 1, "A photo of a {} person."),
+        lambda: make_test_model(config(TEST__WEIGHT=path), DataFacts(1, views=1)),
+        lambda: make_model(config(MODEL__PRETRAIN_PATH=path), DataFacts(3, 1, 1, sentence="A photo of a {} person.")),
     ):
         try:
             model = build()
         except ReIDError as error:
             assert str(error)
         else:
-            assert model.eval().embed(torch.zeros(1, 3, 64, 64), None, None).ndim == 2
+            assert model.eval().test_feature(Batch(torch.zeros(1, 3, 64, 64))).ndim == 2

@@ -1,4 +1,4 @@
-"""Centroids against plain Python, image by image, in float64."""
+"""Prototypes against plain Python, image by image, in float64."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from loss import centroid_contrast, identity_means, moved_centroids
+from loss import identity_means, moved_prototypes, prototype_contrast
 
 
 def unit(*shape, seed=0):
@@ -31,7 +31,7 @@ def test_memory_after_a_sequence_of_batches(momentum):
     fast, slow = unit(5, 6), unit(5, 6).tolist()
     for step, labels in enumerate(([3, 3, 0, 3], [1, 1, 1, 1], [0, 2, 3, 0])):
         features = unit(4, 6, seed=10 + step)
-        fast = moved_centroids(fast, features, torch.tensor(labels), momentum)
+        fast = moved_prototypes(fast, features, torch.tensor(labels), momentum)
         slow = slow_move(slow, features.tolist(), labels, momentum)
     assert torch.allclose(fast, torch.tensor(slow), atol=1e-6)
     assert torch.equal(fast[4], unit(5, 6)[4]), "an identity that never came stays as it was"
@@ -40,7 +40,7 @@ def test_memory_after_a_sequence_of_batches(momentum):
 def test_the_least_similar_image_moves_it():
     memory = torch.tensor([[1.0, 0.0]])
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    found = moved_centroids(memory, features, torch.zeros(3, dtype=torch.long), 0.2)
+    found = moved_prototypes(memory, features, torch.zeros(3, dtype=torch.long), 0.2)
     assert torch.allclose(found, F.normalize(torch.tensor([[0.2, 0.8]])))
 
 
@@ -50,7 +50,7 @@ def test_contrast_by_hand():
     for feature, label in zip(features.tolist(), labels, strict=True):
         scores = [sum(a * b for a, b in zip(feature, c, strict=True)) / 0.05 for c in centroids.tolist()]
         expected += (math.log(sum(math.exp(score) for score in scores)) - scores[label]) / 3
-    found = centroid_contrast(features, centroids, torch.tensor(labels), 0.05)
+    found = prototype_contrast(features, centroids, torch.tensor(labels), 0.05)
     assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
     found.backward()
     assert features.grad.abs().sum() > 0

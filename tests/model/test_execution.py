@@ -5,30 +5,36 @@ import torch
 import torch.nn.functional as F
 
 from configs import load_config
+from model.base import Batch
 from model.clip.shapes import CLIPShape, ResNetShape, ViTShape
 from model.execution import set_execution
 from model.methods.baseline import ImageReID
+from processor.train_step import Encoder
+from tests.model.small import AT, build
+from utils.device import Precision
 from utils.errors import ReIDError
 
 VIT = CLIPShape(ViTShape(64, 3, 16), None, 32)
 RESNET = CLIPShape(ResNetShape(8, (1, 1, 1, 1)), None, 32)
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-SIDE = torch.zeros(8, dtype=torch.long)
 LABELS = torch.arange(8) % 5
 
 
 def built(shape, *options):
+    """The model, and how a batch goes through it."""
     torch.manual_seed(0)
-    model = ImageReID(shape, 5, (32, 32)).train()
+    model = build(ImageReID, shape).train()
     cfg, _ = load_config(None, ["MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", *options])
     set_execution(cfg, model)
+    model.encode = Encoder(model, Precision(torch.device("cpu"), torch.float32), cfg.SOLVER.STAGE2.ACCUMULATE)
     return model
 
 
 def gradients(model, images=IMAGES):
     """A loss that compares all images of the batch, as the triplet loss does, and the gradients of everything."""
-    scores, features, *_ = model(images, SIDE, SIDE, LABELS)
-    loss = F.cross_entropy(scores[0], LABELS) + torch.cdist(features.feature, features.feature).std()
+    outputs, labels = model.encode(Batch(images, LABELS), AT)
+    feature = outputs["feature"]
+    loss = F.cross_entropy(model.scores(outputs)[0], labels) + torch.cdist(feature, feature).std()
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
@@ -69,8 +75,8 @@ def activation_bytes(model):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(IMAGES, SIDE, SIDE, LABELS)
-    assert output.scores[0].requires_grad
+        outputs, _ = model.encode(Batch(IMAGES, LABELS), AT)
+    assert outputs["feature"].requires_grad
     return sum(kept.values())
 
 
@@ -83,7 +89,7 @@ def test_a_resnet_in_parts_normalises_each_and_counts_it_once():
     divided, by_hand = built(RESNET, "SOLVER.STAGE2.ACCUMULATE", "2"), built(RESNET)
     gradients(divided)
     for half in IMAGES.chunk(2):
-        by_hand.encode_image(half)
+        by_hand(Batch(half))
     for name, buffer in divided.image_encoder.named_buffers():
         assert torch.equal(buffer, dict(by_hand.image_encoder.named_buffers())[name]), name
 

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from model import export as export_module
+from model.base import Batch
 from model.export import TestFeature, export_onnx, export_safetensors, main
 from model.methods.baseline import SideInformation
 from tests.model.weight_files import small_model
@@ -54,10 +55,10 @@ def test_timm_reads_the_vit(saved):
         img_size=SIZE,
         num_classes=32,
     ).eval()
-    ours = model.encode_image(images())
+    ours = model(Batch(images()))
     tokens = theirs.forward_features(images())
-    torch.testing.assert_close(tokens[:, 0], ours.feature, rtol=0, atol=1e-5)
-    torch.testing.assert_close(theirs(images()), ours.projected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens[:, 0], ours["feature"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(theirs(images()), ours["projected"], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -98,7 +99,7 @@ def test_open_clip_reads_the_vit(saved):
     model = small_model(size=SIZE)
     theirs = transformer.VisionTransformer(SIZE, 16, 64, 2, 1, 4.0, output_dim=32, act_layer=QuickGELU).eval()
     theirs.load_state_dict({name.removeprefix("visual."): t for name, t in load_file(saved(model)).items()})
-    torch.testing.assert_close(theirs(images()), model.encode_image(images()).projected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(theirs(images()), model(Batch(images()))["projected"], rtol=0, atol=1e-5)
 
 
 def test_what_other_networks_cannot_hold_is_said(saved):
@@ -151,7 +152,7 @@ def test_test_feature_is_the_evaluation_s(tmp_path):
     from torch.nn.functional import normalize
 
     model = small_model(size=SIZE)
-    plain, mirrored = model.embed(images(), None, None), model.embed(images().flip(-1), None, None)
+    plain, mirrored = model.test_feature(Batch(images())), model.test_feature(Batch(images().flip(-1)))
     found = TestFeature(model, flip=True, normalise=True)(images())
     torch.testing.assert_close(found, normalize(plain + mirrored))
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from model.clip.shapes import CLIPShape, ResNetShape, TextShape, ViTShape
 from model.methods.clipreid import CLIPReID
 from tests.model.clip.test_weights import archive
+from tests.model.small import build
 
 TEXT = TextShape(64, 1)
 SHAPES = {
@@ -23,7 +24,7 @@ def small_model(name="ViT-Tiny-16", classes=5, size=(64, 64), stride=None, **opt
     """A CLIP-ReID model with random weights that are the same in every call."""
     torch.manual_seed(3)
     options.setdefault("sentence", SENTENCE)
-    model = CLIPReID(SHAPES[name], classes, size, stride, **options).eval()
+    model = build(CLIPReID, SHAPES[name], classes, size, stride, **options).eval()
     for module in model.modules():  # statistics that are not those of a fresh network
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(std=0.1)
@@ -92,5 +93,5 @@ def write(kind, model, path):
         widths = {f"{tower}_config": {"hidden_size": 64, "num_attention_heads": 1} for tower in ("vision", "text")}
         (path.parent / "config.json").write_text(json.dumps(widths))
     else:
-        torch.save({f"module.{name}": t for name, t in model.state_dict().items()}, path)
+        torch.save({f"module.{name}": t for name, t in model.checkpoint().items()}, path)
     return path

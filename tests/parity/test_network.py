@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from model.base import Batch, Progress
 from model.clip.model import make_image_encoder
 from model.clip.positions import resize_positions
 from model.clip.shapes import shape_of_weights
 from model.clip.simple_tokenizer import tokenize
-from model.loading import load_clip_weights
 from model.methods.baseline import SideInformation
 from model.methods.clipreid import CLIPReID
 from tests.parity.kit import assert_agrees, case, images, index, manifest, tensors
@@ -58,12 +58,12 @@ def test_vit_forward(key, meta):
         cv = meta["cv_emb"]
         side = torch.from_numpy(recipe(cv["seed"], cv["name"], cv["shape"], cv["offset"], cv["scale"]))
     tokens = encoder.forward_tokens(images(spec), side)
-    for stored, found in zip(("b11", "b12ln", "proj"), tokens, strict=True):
+    for stored, found in zip(("b11", "b12ln", "proj"), tokens.values(), strict=True):
         assert_agrees("03_vit_forward", f"{key}.{stored}_cls", found[:, 0])
         assert_agrees("03_vit_forward", f"{key}.{stored}_tokmean", found.mean(1))
         assert_agrees("03_vit_forward", f"{key}.{stored}_tokstd", found.std(1, unbiased=False))
     # The fast path computes the same class token without the others.
-    for stored, found in zip(("b11", "b12ln", "proj"), encoder(images(spec), side), strict=True):
+    for stored, found in zip(("b11", "b12ln", "proj"), encoder(images(spec), side).values(), strict=True):
         assert_agrees("03_vit_forward", f"{key}.{stored}_cls", found)
 
 
@@ -91,15 +91,9 @@ def reid_model(name, reid, size=(256, 128), stride=None, **options):
     """A model with the kit's CLIP weights and ReID tensors; buffers and sentence are its own."""
     weights, parts = tensors(name), tensors(reid)
     options.setdefault("sentence", "A photo of a X X X X person.")
-    model = CLIPReID(
-        shape_of_weights(weights),
-        manifest(reid)["num_classes"],
-        size,
-        stride,
-        token_embedding=weights["token_embedding.weight"],
-        **options,
-    )
-    load_clip_weights(model, weights)
+    backbone = make_image_encoder(shape_of_weights(weights), size, stride)
+    backbone.load(weights)
+    model = CLIPReID(backbone, manifest(reid)["num_classes"], text=backbone.text, **options)
     state = {k: v.clone() for k, v in parts.items() if not k.startswith("cv_embed")}
     side = options.get("side_information")
     if side is not None:
@@ -107,7 +101,7 @@ def reid_model(name, reid, size=(256, 128), stride=None, **options):
         state["cv_embed"] = parts[f"cv_embed.{kind}"].clone()
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
-    assert all(m.startswith(("image_encoder.", "text_encoder.", "prompt_learner.token_")) for m in missing)
+    assert all(m.startswith(("image_encoder.", "text_encoder.", "prompt_learner.token_", "all_t")) for m in missing)
     return model
 
 
@@ -145,15 +139,16 @@ def test_reid_model(key, meta):
     model = reid_model(meta["model"], f"reid_{meta['model']}", (256, 128), stride, side_information=side)
     model.eval()
     with torch.no_grad():
-        assert_agrees(name, f"{key}.eval_before", model.embed(batch, cams, views))
-        assert_agrees(name, f"{key}.get_image_eval", model.encode_image(batch).projected)
+        seen = Batch(batch, labels, cams, views)
+        assert_agrees(name, f"{key}.eval_before", model.test_feature(seen))
+        assert_agrees(name, f"{key}.get_image_eval", model(Batch(batch))["projected"])
         model.neck_feat = "after"
-        assert_agrees(name, f"{key}.eval_after", model.embed(batch, cams, views))
-        model.prepare(None, 5)
-        scores, features, *_ = model.train()(batch, cams, views, labels)
+        assert_agrees(name, f"{key}.eval_after", model.test_feature(seen))
+        outputs = model.train()(seen, Progress(2, 1, 1))
+        scores = model.scores(outputs)
     for i, score in enumerate(scores):
         assert_agrees(name, f"{key}.train_score{i}", score)
-    for i, feature in enumerate(features):
+    for i, feature in enumerate(outputs.values()):
         assert_agrees(name, f"{key}.train_feat{i}", feature)
     for stored, neck in (("bn", model.bottleneck), ("bn_proj", model.bottleneck_proj)):
         assert_agrees(name, f"{key}.{stored}_running_mean_after", neck.running_mean)

@@ -8,11 +8,13 @@ import torch
 
 from configs import load_config
 from loss import make_loss
+from model.base import Stage
 from model.methods.baseline import SideInformation
-from processor.processor_clipreid_stage1 import collect_image_features, do_train_stage1
+from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_train_stage2
 from processor.runs.run import Run
-from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
+from processor.train_set import PlainImages
+from solver import make_optimizers, make_scheduler
 from tests.parity.kit import assert_agrees, case, images, index
 from tests.parity.test_network import reid_model
 from utils.device import Precision
@@ -23,6 +25,11 @@ NAME = "12_traces"
 @pytest.fixture
 def run(tmp_path):
     return Run(Precision(torch.device("cpu"), torch.float32), tmp_path)
+
+
+def batch(pixels, labels, cameras, views):
+    index = torch.arange(len(labels))
+    return {"images": pixels, "labels": labels, "cameras": cameras, "views": views, "index": index}
 
 
 class FixedBatches(list):
@@ -38,11 +45,18 @@ class FixedBatches(list):
         assert skip == 0
 
 
-def recorded(criterion):
-    """The criterion, and a list that its totals will be added to."""
-    totals = []
-    criterion.register_forward_hook(lambda module, args, output: totals.append(output[0].item()))
-    return criterion, totals
+def recorded(model):
+    """Lists that get the total loss and the other scalars of every step."""
+    totals, shown, losses = [], [], model.losses
+
+    def remember(*args):
+        terms, others = losses(*args)
+        totals.append(float(sum(terms.values())))
+        shown.append({name: float(value) for name, value in others.items()})
+        return terms, others
+
+    model.losses = remember
+    return totals, shown
 
 
 def recorded_rates(optimizer):
@@ -57,34 +71,23 @@ def recorded_rates(optimizer):
     return first, last
 
 
-def recorded_accuracy(criterion):
-    """A list that gets the share of images whose own text has the largest logit."""
-    accuracy = []
-
-    def remember(module, args):
-        _, _, labels, logits, _ = args
-        accuracy.append((logits.argmax(1) == labels).float().mean().item())
-
-    criterion.register_forward_pre_hook(remember)
-    return accuracy
-
-
 @pytest.mark.parametrize(("key", "name"), [("s1_vit", "T"), ("s1_cnn", "T2")])
 def test_stage_1(key, name, run):
     golden, meta = case(NAME), index()[NAME]["meta"][key]
     labels = torch.from_numpy(golden[f"{key}.labels"])
     no_side = torch.zeros_like(labels)
-    batch = (images(meta["image"], golden[f"{key}.labels"]), labels, no_side, no_side)
+    loaded = batch(images(meta["image"], golden[f"{key}.labels"]), labels, no_side, no_side)
     cfg, _ = load_config(
         f"configs/{meta['config']}",
         ["SOLVER.STAGE1.IMS_PER_BATCH", str(meta["batch"]), "SOLVER.STAGE1.LOG_PERIOD", "99"],
     )
     model = reid_model(name, f"trace_reid_{name}")
-    features, _ = collect_image_features(model, FixedBatches([batch]), run)
+    plain = PlainImages(model, FixedBatches([loaded]), run.precision)
+    features, _ = plain.features(lambda outputs: outputs["projected"], side=False)
     assert_agrees(NAME, f"{key}.image_features", features)
 
-    _, totals = recorded(model.contrast)
-    optimizer = make_optimizer_1stage(cfg, model)
+    totals, _ = recorded(model)
+    (optimizer,) = make_optimizers(cfg, model, 1)
     scheduler = make_scheduler(cfg.SOLVER.STAGE1, optimizer)  # the cosine of the whole 120 or 60 epochs
     after_first = []
     optimizer.register_step_post_hook(
@@ -95,7 +98,8 @@ def test_stage_1(key, name, run):
     cfg.SOLVER.STAGE1.MAX_EPOCHS = meta["epochs"]
     perm = torch.from_numpy(golden[f"{key}.perm"])
     frozen = {n: t.clone() for n, t in model.state_dict().items() if "cls_ctx" not in n}
-    do_train_stage1(cfg, model, FixedBatches([batch]), optimizer, scheduler, run, order=lambda epoch: perm[epoch - 1])
+    stage, loader = Stage(1, cached=("projected",)), FixedBatches([loaded])
+    do_train_stage1(cfg, model, stage, loader, [optimizer], scheduler, run, order=lambda epoch: perm[epoch - 1])
 
     np.testing.assert_allclose(totals[0], golden[f"{key}.loss"][0], rtol=1e-5)
     np.testing.assert_allclose(totals, golden[f"{key}.loss"], rtol=1e-4)
@@ -119,9 +123,9 @@ def test_stage_2(key, name, run):
     cfg, _ = load_config(f"configs/{meta['config']}", [str(w) for pair in overrides.items() for w in pair])
     side = SideInformation(meta["cameras"], 0, cfg.MODEL.SIE_COE) if cfg.MODEL.SIE_CAMERA else None
     model = reid_model(name, f"trace_reid_{name}", side_information=side)
-    criterion, totals = recorded(make_loss(cfg, model.num_classes, model.feature_width))
-    optimizer, center = make_optimizer_2stage(cfg, model, criterion.center)
-    assert center is None
+    model.criterion = make_loss(cfg, model.num_classes, model.image_encoder.dims["feature"])
+    totals, shown = recorded(model)
+    (optimizer,) = make_optimizers(cfg, model, 2)
     scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert list(trainable) == meta["trainable"]
@@ -133,12 +137,11 @@ def test_stage_2(key, name, run):
 
     optimizer.register_step_pre_hook(remember_gradients)
     weight_rates, bias_rates = recorded_rates(optimizer)
-    accuracy = recorded_accuracy(criterion)
     cfg.defrost()
     cfg.SOLVER.STAGE2.MAX_EPOCHS = meta["epochs"]
     nothing = SimpleNamespace(summary=dict)  # the traces have no images to test on
-    loader = FixedBatches(list(zip(*parts, strict=True)))
-    do_train_stage2(cfg, model, loader, criterion, [optimizer], scheduler, run, evaluate=lambda: nothing)
+    loader = FixedBatches([batch(*part) for part in zip(*parts, strict=True)])
+    do_train_stage2(cfg, model, Stage(2), loader, [optimizer], scheduler, run, evaluate=lambda: nothing)
     assert_agrees(NAME, f"{key}.text_features", model.all_texts)
 
     tolerance = 5e-4 if key == "s2_cnn_lr3.5e-3" else 1e-4
@@ -146,7 +149,7 @@ def test_stage_2(key, name, run):
     np.testing.assert_allclose(totals, golden[f"{key}.loss"], rtol=tolerance)
     np.testing.assert_allclose(weight_rates, golden[f"{key}.lr_weights"], rtol=1e-12)
     np.testing.assert_allclose(bias_rates, golden[f"{key}.lr_biases"], rtol=1e-12)
-    assert_agrees(NAME, f"{key}.i2t_acc", accuracy)
+    assert_agrees(NAME, f"{key}.i2t_acc", [values["text accuracy"] for values in shown])
     np.testing.assert_allclose(gradients[0], golden[f"{key}.grad_norm_first_iter"], rtol=1e-3, atol=1e-5)
     check_parameters(key, meta, model, trainable, before)
 

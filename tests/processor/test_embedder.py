@@ -22,7 +22,7 @@ from PIL import Image
 from configs import load_config
 from datasets import make_dataloader, make_dataset
 from datasets.image_cache import Reader
-from model import make_model, make_test_model
+from model import DataFacts, make_model, make_test_model
 from processor import Embedder, extract, load_embedder, search
 from processor.evaluation import extract_features
 from processor.extract import Listed, list_folder
@@ -42,7 +42,7 @@ def model(tmp_path_factory):
     cfg, _ = load_config(file)
     torch.manual_seed(0)
     weight = base / "model.pth"
-    torch.save(make_model(cfg, 6, 1, 1, "A photo of a {} hand.").state_dict(), weight)
+    torch.save(make_model(cfg, DataFacts(6, 1, 1, sentence="A photo of a {} hand.")).checkpoint(), weight)
     return file, weight, hands
 
 
@@ -50,7 +50,9 @@ def expected_features(file, weight):
     """Features of the query images, the way of the evaluation."""
     cfg, _ = load_config(file, ["TEST.WEIGHT", str(weight)])
     dataset = make_dataset(cfg, require_train=False)
-    found = extract_features(make_test_model(cfg, 1), make_dataloader(cfg, dataset).test, torch.device("cpu"))
+    found = extract_features(
+        make_test_model(cfg, DataFacts(1, views=1)), make_dataloader(cfg, dataset).test, torch.device("cpu")
+    )
     paths = [record.path for record in (*dataset.query, *dataset.gallery)]
     return paths, torch.nn.functional.normalize(found.features).numpy()
 

@@ -8,10 +8,10 @@ import torch
 import train_clipreid
 from configs import load_config
 from datasets import make_dataloader, make_dataset
-from loss import make_loss
 from model import make_model
+from model.base import Stage
 from processor import do_train_stage1, do_train_stage2, start_run
-from solver import make_optimizer_1stage, make_optimizer_2stage, make_scheduler
+from solver import make_optimizers, make_scheduler
 from tests.toy_hands import make_toy_hands, write_config
 
 LEARN = {
@@ -73,7 +73,7 @@ def parts(config, *overrides):
     cfg, _ = load_config(config, overrides)
     run = start_run(cfg)
     dataset = make_dataset(cfg)
-    model = make_model(cfg, dataset.num_train_pids, dataset.num_train_cams, dataset.num_train_views, dataset.prompt)
+    model = make_model(cfg, train_clipreid.facts_of(cfg, dataset))
     return cfg, run, make_dataloader(cfg, dataset), model
 
 
@@ -89,20 +89,19 @@ def copy(model):
 def test_stage_one_changes_the_prompts_and_nothing_else(config, name):
     cfg, run, loaders, model = parts(config, "MODEL.NAME", name)
     before = copy(model)
-    optimizer = make_optimizer_1stage(cfg, model)
-    do_train_stage1(cfg, model, loaders.stage1, optimizer, make_scheduler(cfg.SOLVER.STAGE1, optimizer), run)
+    stage, optimizers = model.stages[0], make_optimizers(cfg, model, 1)
+    scheduler = make_scheduler(cfg.SOLVER.STAGE1, optimizers)
+    do_train_stage1(cfg, model, stage, loaders.plain, optimizers, scheduler, run)
     assert changed(model, before) == {"prompt_learner.cls_ctx"}
     moved = (model.prompt_learner.cls_ctx - before["prompt_learner.cls_ctx"]).abs().amax((1, 2))
     assert (moved > 0).all(), "every identity's prompt is learned"
 
 
 def train_stage2(cfg, run, loaders, model):
-    criterion = make_loss(cfg, model.num_classes, model.feature_width)
-    optimizer, center = make_optimizer_2stage(cfg, model, criterion.center)
-    optimizers = [o for o in (optimizer, center) if o is not None]
-    scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizer)
-    do_train_stage2(cfg, model, loaders.stage2, criterion, optimizers, scheduler, run, NoEvaluation)
-    return criterion
+    optimizers = make_optimizers(cfg, model, 2)
+    scheduler = make_scheduler(cfg.SOLVER.STAGE2, optimizers)
+    given = (loaders.augmented(2), optimizers, scheduler, run, NoEvaluation)
+    do_train_stage2(cfg, model, Stage(2), *given, plain_loader=loaders.plain)
 
 
 class NoEvaluation:
@@ -115,12 +114,13 @@ def test_stage_two_trains_every_parameter_it_should(config, name):
     sie = ["MODEL.SIE_VIEW", "True"] if name.startswith("ViT") else []
     cfg, run, loaders, model = parts(config, "MODEL.NAME", name, "MODEL.METRIC_LOSS_TYPE", "triplet_center", *sie)
     before = copy(model)
-    criterion = train_stage2(cfg, run, loaders, model)
+    train_stage2(cfg, run, loaders, model)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     fixed = {name for name in before if name.startswith(("prompt_learner.", "text_encoder."))}
     fixed |= {"bottleneck.bias", "bottleneck_proj.bias"}
     assert trained == {name for name, _ in model.named_parameters()} - fixed
-    for parameter_name, parameter in [*model.named_parameters(), ("centers", next(criterion.center.parameters()))]:
+    assert "criterion.center.centers" in trained
+    for parameter_name, parameter in model.named_parameters():
         if parameter_name in fixed:
             assert parameter.grad is None, parameter_name
         else:

@@ -6,11 +6,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from configs import load_config
-from loss.make_loss import Stage1Loss
+from loss import SupConLoss, contrast_terms
+from model.base import Batch
 from model.clip.shapes import CLIPShape, TextShape, ViTShape
 from model.methods.clipreid import CLIPReID
 from processor import do_train_stage1, start_run
-from solver import make_optimizer_1stage
+from solver import make_optimizers
+from tests.model.small import build
 from tests.model.whole_prompts import encode_whole
 from tests.toy_hands import make_toy_hands, write_config
 
@@ -19,9 +21,8 @@ EPOCHS = 3
 
 def small_model(seed=0):
     torch.manual_seed(seed)
-    return CLIPReID(
-        CLIPShape(ViTShape(64, 2, 16), TextShape(128, 4), 64), 6, (32, 32), sentence="A photo of a X X X X hand."
-    )
+    shape = CLIPShape(ViTShape(64, 2, 16), TextShape(128, 4), 64)
+    return build(CLIPReID, shape, 6, sentence="A photo of a X X X X hand.")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -61,12 +62,17 @@ class Images(torch.utils.data.Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index):
-        return self.pictures[index], index // 4, 0, 0
+        return {"images": self.pictures[index], "labels": index // 4, "cameras": 0, "views": 0, "index": index}
 
 
 class Constant:
+    epoch = 0
+
     def step(self, epoch):
         pass
+
+    def schedule(self, epoch, base):
+        return base
 
 
 def plain_trace(model, cfg):
@@ -79,8 +85,8 @@ def plain_trace(model, cfg):
         for batch in np.array_split(order, range(stage.IMS_PER_BATCH, 24, stage.IMS_PER_BATCH)):
             labels = torch.from_numpy(batch) // 4
             with torch.no_grad():
-                image = model.eval().encode_image(Images.pictures[batch]).projected
-            loss, _ = Stage1Loss()(image, encode_whole(model, labels), labels)
+                image = model.eval()(Batch(Images.pictures[batch]))["projected"]
+            loss = sum(contrast_terms(SupConLoss(), image, encode_whole(model, labels), labels).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -96,8 +102,8 @@ def test_loss_trace_equals_that_of_77_tokens(tmp_path):
     cut, whole = small_model(), small_model()
 
     run = start_run(cfg)
-    optimizer = make_optimizer_1stage(cfg, cut)
-    do_train_stage1(cfg, cut, DataLoader(Images(), 8), optimizer, Constant(), run)
+    optimizers = make_optimizers(cfg, cut, 1)
+    do_train_stage1(cfg, cut, cut.stages[0], DataLoader(Images(), 8), optimizers, Constant(), run)
     losses = [entry["loss"] for entry in run.history]
     assert losses == pytest.approx(plain_trace(whole, cfg), rel=1e-5, abs=0)
     assert losses[-1] < losses[0] - 0.05  # something was learned: the traces are not equal because nothing moves

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from configs import load_config
-from solver import make_optimizer_1stage, make_optimizer_2stage, named_rates, train_only
+from solver import make_optimizers, named_rates
 from tests.solver.conftest import RATES, RECIPES, named_model, small_model
 from utils.errors import ReIDError
 
@@ -32,13 +32,12 @@ def golden_model(case):
 @pytest.mark.parametrize("case", RATES)
 def test_golden_rates(case):
     cfg, model = RECIPES[case.split("_")[0]], golden_model(case)
-    stage1 = make_optimizer_1stage(cfg, model)
+    (stage1,) = make_optimizers(cfg, model, 1)
     assert named_rates(stage1, model) == [tuple(row) for row in RATES[case]["stage1"]]
     assert trainable(model) == ["prompt_learner.cls_ctx"]
 
-    stage2, center = make_optimizer_2stage(cfg, model)
+    (stage2,) = make_optimizers(cfg, model, 2)
     assert named_rates(stage2, model) == [tuple(row) for row in RATES[case]["stage2"]]
-    assert center is None
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(
         RATES[case]["requires_grad_false_after_building_stage2_optimizer"]
     )
@@ -48,7 +47,7 @@ def test_golden_rates(case):
 
 
 def test_equal_rates_share_a_group(vit):
-    optimizer, _ = make_optimizer_2stage(vit, small_model())
+    (optimizer,) = make_optimizers(vit, small_model(), 2)
     assert [(g["lr"], g["initial_lr"], len(g["params"])) for g in optimizer.param_groups] == [
         (5e-6, 5e-6, 6),
         (1e-5, 1e-5, 1),
@@ -57,16 +56,16 @@ def test_equal_rates_share_a_group(vit):
 
 def test_stage2_restores_what_stage1_froze(vit):
     model = small_model()
-    make_optimizer_1stage(vit, model)
+    make_optimizers(vit, model, 1)
     assert trainable(model) == ["prompt_learner.cls_ctx"]
-    make_optimizer_2stage(vit, model)
+    make_optimizers(vit, model, 2)
     assert trainable(model) == [name for name in NAMES if name not in FROZEN_IN_STAGE2]
 
 
 def test_biases_have_their_own_decay(vit):
     vit.SOLVER.STAGE2.WEIGHT_DECAY_BIAS = 0.0
     model = small_model()
-    optimizer, _ = make_optimizer_2stage(vit, model)
+    (optimizer,) = make_optimizers(vit, model, 2)
     decays = {name: weight_decay for name, _, weight_decay in named_rates(optimizer, model)}
     assert decays.pop("image_encoder.ln_post.bias") == 0
     assert set(decays.values()) == {1e-4}
@@ -75,7 +74,7 @@ def test_biases_have_their_own_decay(vit):
 def test_large_fc_lr_doubles_the_classifiers_rate(vit):
     vit.SOLVER.STAGE2.LARGE_FC_LR = True
     model = small_model()
-    optimizer, _ = make_optimizer_2stage(vit, model)
+    (optimizer,) = make_optimizers(vit, model, 2)
     rates = {name: lr for name, lr, _ in named_rates(optimizer, model)}
     assert rates["classifier.weight"] == rates["classifier_proj.weight"] == 1e-5
     assert rates["image_encoder.proj"] == rates["bottleneck.weight"] == 5e-6
@@ -85,7 +84,7 @@ def test_new_layers_have_a_rate_of_their_own():
     """CLIP-HandID: 5e-6 for the image encoder, 5e-5 for what is new."""
     cfg, _ = load_config(ROOT / "configs" / "hand" / "handid.yml")
     model = small_model()
-    optimizer, _ = make_optimizer_2stage(cfg, model)
+    (optimizer,) = make_optimizers(cfg, model, 2)
     rates = {name: lr for name, lr, _ in named_rates(optimizer, model)}
     encoder = {name: rate for name, rate in rates.items() if name.startswith("image_encoder.")}
     assert len(encoder) == 2 and set(encoder.values()) == {5e-6}
@@ -98,7 +97,7 @@ def test_a_first_step_that_loss_scaling_skips_leaves_no_trace(vit, name, monkeyp
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **kind: torch.full_like(tensor, torch.nan, **kind))
     vit.SOLVER.STAGE2.OPTIMIZER_NAME = name
     model = small_model()
-    optimizer, _ = make_optimizer_2stage(vit, model)
+    (optimizer,) = make_optimizers(vit, model, 2)
     scaler = torch.amp.GradScaler("cpu")
     for factor in (torch.inf, 1.0, 1.0):
         optimizer.zero_grad()
@@ -113,19 +112,20 @@ def test_optimizer_names(vit, name):
     vit.SOLVER.STAGE1.OPTIMIZER_NAME = vit.SOLVER.STAGE2.OPTIMIZER_NAME = name
     vit.SOLVER.STAGE1.MOMENTUM = vit.SOLVER.STAGE2.MOMENTUM = 0.8
     model = small_model()
-    for optimizer in (make_optimizer_1stage(vit, model), make_optimizer_2stage(vit, model)[0]):
+    for optimizer in (*make_optimizers(vit, model, 1), *make_optimizers(vit, model, 2)):
         assert type(optimizer) is getattr(torch.optim, name)
         assert optimizer.param_groups[0].get("momentum") == (0.8 if name == "SGD" else None)
 
 
-def test_center_optimizer(vit):
-    center = nn.Linear(3, 4, bias=False)
-    optimizer, center_optimizer = make_optimizer_2stage(vit, small_model(), center)
-    assert isinstance(center_optimizer, torch.optim.SGD)
-    (group,) = center_optimizer.param_groups
-    assert group["lr"] == 0.5 and group["momentum"] == 0 and group["weight_decay"] == 0
-    assert group["params"][0] is center.weight
-    assert all(p is not center.weight for g in optimizer.param_groups for p in g["params"])
+def test_centers_have_an_optimizer_of_their_own(vit):
+    model = small_model()
+    model.criterion = named_model("center.centers")
+    optimizer, of_centers = make_optimizers(vit, model, 2)
+    assert isinstance(of_centers, torch.optim.SGD)
+    (group,) = of_centers.param_groups
+    assert group["lr"] == 0.5 and group["momentum"] == 0 and group["weight_decay"] == 0 and not group["scheduled"]
+    assert group["params"][0] is model.criterion.center.centers
+    assert all(p is not group["params"][0] for g in optimizer.param_groups for p in g["params"])
 
 
 def adam_float64(start, gradients, lr, weight_decay):
@@ -147,7 +147,7 @@ def test_stage1_is_adam_with_coupled_decay_on_every_prompt(vit, fused):
     prompts = model.prompt_learner.cls_ctx = nn.Parameter(torch.randn(5, 4, 8) * 0.02)
     start, gradients = prompts.detach().clone(), torch.randn(30, 5, 4, 8) * 1e-3
     gradients[:, 3:] = 0  # identities without an image
-    optimizer = make_optimizer_1stage(vit, model, fused)
+    (optimizer,) = make_optimizers(vit, model, 1, fused)
     for gradient in gradients:
         prompts.grad = gradient.clone()
         optimizer.step()
@@ -158,24 +158,17 @@ def test_stage1_is_adam_with_coupled_decay_on_every_prompt(vit, fused):
 
 
 def test_fusing_follows_the_device(vit):
-    on_cpu = make_optimizer_1stage(vit, small_model())
-    on_meta = make_optimizer_1stage(vit, small_model().to("meta"))
+    (on_cpu,) = make_optimizers(vit, small_model(), 1)
+    (on_meta,) = make_optimizers(vit, small_model().to("meta"), 1)
     assert on_cpu.defaults["fused"] is True and on_meta.defaults["fused"] is False
 
 
-def test_train_only_returns_the_chosen_in_order():
-    model = small_model()
-    chosen = train_only(model, lambda name: name.startswith("bottleneck"))
-    assert list(chosen) == trainable(model) == NAMES[5:9]
-    assert chosen["bottleneck.bias"] is model.bottleneck.bias
-
-
 def test_a_model_without_prompts_cannot_run_stage1(vit):
-    with pytest.raises(ReIDError, match="prompt_learner"):
-        make_optimizer_1stage(vit, named_model("image_encoder.proj"))
+    with pytest.raises(ReIDError, match="Stage 1 of CLIPReID trains no parameter"):
+        make_optimizers(vit, named_model("image_encoder.proj"), 1)
 
 
 def test_unknown_optimizer_is_an_error(vit):
     vit.SOLVER.STAGE2.OPTIMIZER_NAME = "Lion"
     with pytest.raises(ReIDError, match="OPTIMIZER_NAME = 'Lion': choose one of Adam, AdamW, SGD"):
-        make_optimizer_2stage(vit, small_model())
+        make_optimizers(vit, small_model(), 2)

@@ -8,8 +8,7 @@ from solver import (
     WarmupMultiStepLR,
     cosine_lr,
     create_scheduler,
-    make_optimizer_1stage,
-    make_optimizer_2stage,
+    make_optimizers,
     make_scheduler,
     multistep_factor,
 )
@@ -35,14 +34,14 @@ def curve(scheduler, epochs=131):
     rows = [scheduler.get_lr()]
     for epoch in range(1, epochs):
         scheduler.step(epoch)
-        rows.append([group["lr"] for group in scheduler.optimizer.param_groups])
+        rows.append([group["lr"] for group in scheduler.optimizers[0].param_groups])
     return rows
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_golden_stage1(recipe):
     cfg = RECIPES[recipe]
-    scheduler = make_scheduler(cfg.SOLVER.STAGE1, make_optimizer_1stage(cfg, small_model()))
+    scheduler = make_scheduler(cfg.SOLVER.STAGE1, make_optimizers(cfg, small_model(), 1))
     rates = [row[0] for row in curve(scheduler)]
     assert rates == pytest.approx(CURVES[f"{recipe}.stage1_lr"], rel=0, abs=1e-12)
 
@@ -50,7 +49,7 @@ def test_golden_stage1(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_golden_stage2(recipe):
     cfg = RECIPES[recipe]
-    scheduler = make_scheduler(cfg.SOLVER.STAGE2, make_optimizer_2stage(cfg, small_model())[0])
+    scheduler = make_scheduler(cfg.SOLVER.STAGE2, make_optimizers(cfg, small_model(), 2))
     weights, biases = zip(*curve(scheduler), strict=True)
     assert weights == pytest.approx(CURVES[f"{recipe}.stage2_lr_weights"], rel=0, abs=1e-12)
     assert biases == pytest.approx(CURVES[f"{recipe}.stage2_lr_biases"], rel=0, abs=1e-12)

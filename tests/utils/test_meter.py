@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.meter import Meters
+from utils.progress import Meters
 
 
 def test_means_are_weighted_by_images():

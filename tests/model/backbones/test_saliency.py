@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from model.backbones.saliency import activation_map, attention_rollout, attention_weights, saliency
+from model.backbones.saliency import activation_map, attention_rollout, attention_weights
 from model.clip.model import make_image_encoder
 from model.clip.shapes import ARCHITECTURES, HEAD_WIDTH
 
@@ -54,5 +54,5 @@ def test_activations_and_range():
     found = activation_map(network, images)
     assert np.allclose(found.numpy() ** 2, (network.maps(images)[1].numpy() ** 2).sum(1), rtol=1e-4)
     for name in ("RN-Tiny", "ViT-Tiny-16"):
-        maps = saliency(encoder(name), images)
+        maps = encoder(name).saliency(images)
         assert torch.equal(maps.amin((1, 2)), torch.zeros(2)) and torch.allclose(maps.amax((1, 2)), torch.ones(2))

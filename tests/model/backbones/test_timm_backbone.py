@@ -13,22 +13,25 @@ from safetensors.torch import load_file, save_file
 import test_clipreid
 import train_clipreid
 from configs import load_config
-from model import make_model, make_test_model, set_execution
+from model import DataFacts, make_model, make_test_model, set_execution
 from model.backbones import timm_backbone
+from model.base import Batch
 from model.convert import main as convert
 from model.convert import rename_in_order
 from model.export import TestFeature, export_onnx, export_safetensors
 from model.make_model_clipreid import check_weights
 from model.methods.registry import check_method
 from processor import load_embedder
+from processor.train_step import Encoder
+from tests.model.small import AT
 from tests.model.test_export import run_onnx
 from tests.toy_hands import make_toy_hands, write_config
+from utils.device import Precision
 from utils.errors import ReIDError
 
 CNN, VIT = "test_resnet.r160_in1k", "test_vit.r160_in1k"
 SIZE = (64, 32)
 IMAGES = torch.randn(6, 3, *SIZE, generator=torch.Generator().manual_seed(0))
-SIDE = torch.zeros(6, dtype=torch.long)
 LABELS = torch.arange(6) % 3
 
 
@@ -41,8 +44,9 @@ def config(name, *options):
 def built(name, *options):
     torch.manual_seed(1)
     cfg = config(name, "MODEL.PRETRAIN_CHOICE", "random", *options)
-    model = make_model(cfg, 3, 1, 1, "")
+    model = make_model(cfg, DataFacts(3, 1, 1))
     set_execution(cfg, model)
+    model.encode = Encoder(model, Precision(torch.device("cpu"), torch.float32), cfg.SOLVER.STAGE2.ACCUMULATE)
     return model
 
 
@@ -70,35 +74,36 @@ def weights(name, tmp_path_factory):
 
 def test_features_are_those_of_timm(name, weights):
     """timm reads the same file by its own means, position embeddings for this size of image included."""
-    own = make_model(config(name, "MODEL.PRETRAIN_PATH", str(weights)), 3, 1, 1, "").eval()
+    own = make_model(config(name, "MODEL.PRETRAIN_PATH", str(weights)), DataFacts(3, 1, 1)).eval()
     source = {"file": str(weights)}
     theirs = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, **size_of(name))
     with torch.no_grad():
         expected = theirs.eval()(IMAGES)
-        assert torch.equal(own.encode_image(IMAGES).feature, expected)
-        assert torch.equal(own.embed(IMAGES, SIDE, SIDE), expected / (1 + 1e-5) ** 0.5)  # a BNNeck that saw nothing
-    assert own.feature_width == expected.shape[1] and expected.std() > 1e-3
+        assert torch.equal(own(Batch(IMAGES))["feature"], expected)
+        assert torch.equal(own.test_feature(Batch(IMAGES)), expected / (1 + 1e-5) ** 0.5)  # a BNNeck that saw nothing
+    assert own.image_encoder.dims["feature"] == expected.shape[1] and expected.std() > 1e-3
 
 
 def test_a_file_of_weights_is_read_strictly(name, weights, tmp_path, caplog):
     caplog.set_level("INFO")
-    make_model(config(name, "MODEL.PRETRAIN_PATH", str(weights)), 3, 1, 1, "")
+    make_model(config(name, "MODEL.PRETRAIN_PATH", str(weights)), DataFacts(3, 1, 1))
     assert "the classifier of its pre-training" in caplog.text
     tensors = torch.load(weights, weights_only=True)
     lost = next(n for n in tensors if n.endswith("weight"))
-    for change, words in (({lost: None}, f"missing, first image_encoder.network.{lost}"), ({"new": 1}, "no place")):
+    for change, words in (({lost: None}, f"missing, first {lost}"), ({"new": 1}, "no place")):
         changed = {n: t for n, t in tensors.items() if change.get(n, 0) is not None}
         changed |= {n: torch.ones(2) for n, given in change.items() if given}
         save_file(changed, tmp_path / "file.safetensors")
         with pytest.raises(ReIDError, match=words):
-            make_model(config(name, "MODEL.PRETRAIN_PATH", str(tmp_path / "file.safetensors")), 3, 1, 1, "")
+            make_model(config(name, "MODEL.PRETRAIN_PATH", str(tmp_path / "file.safetensors")), DataFacts(3, 1, 1))
 
 
 def test_one_score_one_feature(name):
     model = built(name).train()
-    scores, features, *_ = model(IMAGES, SIDE, SIDE, LABELS)
-    assert [score.shape for score in scores] == [(6, 3)] and len(features) == 1
-    neck = features.feature
+    outputs = model(Batch(IMAGES, LABELS), AT)
+    scores = model.scores(outputs)
+    assert [score.shape for score in scores] == [(6, 3)] and list(outputs) == ["feature"]
+    neck = outputs["feature"]
     neck = (neck - neck.mean(0)) / (neck.var(0, unbiased=False) + 1e-5).sqrt()
     assert torch.allclose(scores[0], neck @ model.classifier.weight.T, atol=1e-5)
     assert not any("proj" in n for n, _ in model.named_parameters() if not n.startswith("image_encoder"))
@@ -115,14 +120,15 @@ def test_saliency_is_the_norm_of_the_last_activations(name):
     norms = last[:, 1:].pow(2).sum(2).sqrt().reshape(6, 4, 2) if last.dim() == 3 else last.pow(2).sum(1).sqrt()
     low, high = norms.flatten(1).min(1).values, norms.flatten(1).max(1).values
     expected = (norms - low[:, None, None]) / (high - low)[:, None, None]
-    assert torch.allclose(model.saliency(IMAGES), expected, atol=1e-5)
+    assert torch.allclose(model.saliency(Batch(IMAGES)), expected, atol=1e-5)
     assert model.image_encoder.grid == tuple(expected.shape[1:])
 
 
 def gradients(model):
     model.train()
-    scores, features, *_ = model(IMAGES, SIDE, SIDE, LABELS)
-    (torch.nn.functional.cross_entropy(scores[0], LABELS) + torch.cdist(*2 * features).std()).backward()
+    outputs, labels = model.encode(Batch(IMAGES, LABELS), AT)
+    spread = torch.cdist(outputs["feature"], outputs["feature"]).std()
+    (torch.nn.functional.cross_entropy(model.scores(outputs)[0], labels) + spread).backward()
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -137,7 +143,7 @@ def test_a_vit_saves_memory_with_the_same_gradients(option):
 def test_channels_last_changes_the_layout_alone():
     model = built(CNN, "SOLVER.CHANNELS_LAST", "True").eval()
     assert model.image_encoder.network.forward_features(IMAGES).is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(model.embed(IMAGES, SIDE, SIDE), built(CNN).eval().embed(IMAGES, SIDE, SIDE), atol=1e-4)
+    assert torch.allclose(model.test_feature(Batch(IMAGES)), built(CNN).eval().test_feature(Batch(IMAGES)), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -175,7 +181,7 @@ def test_a_whole_run_learns_and_its_checkpoint_comes_back(name, tmp_path):
     weight = tmp_path / "run" / f"timm-{name}_8.pth"
     state = torch.load(weight, weights_only=True)
     cfg, _ = load_config(file, words)
-    fresh = make_model(cfg, 8, 1, 1, "").state_dict()
+    fresh = make_model(cfg, DataFacts(8, 1, 1)).state_dict()
     still = {n for n, tensor in state.items() if tensor.is_floating_point() and torch.equal(tensor, fresh[n])}
     assert still <= {"bottleneck.bias"} and "bottleneck.bias" in still, "every other tensor has moved"
 
@@ -187,17 +193,17 @@ def test_a_whole_run_learns_and_its_checkpoint_comes_back(name, tmp_path):
     photo = next((hands / "test").rglob("*.png"))
     embedder = load_embedder(file, weight, words)
     cfg, _ = load_config(file, [*words, "TEST.WEIGHT", str(weight)])
-    model = make_test_model(cfg, 1).eval()
+    model = make_test_model(cfg, DataFacts(1, views=1)).eval()
     with torch.no_grad():
         image = embedder.transform(Image.open(photo).convert("RGB"))[None]
-        expected = torch.nn.functional.normalize(model.embed(image, None, None))
+        expected = torch.nn.functional.normalize(model.test_feature(Batch(image)))
     assert np.allclose(embedder.embed([photo]), expected.numpy(), atol=1e-6)
 
     export_safetensors(model, tmp_path / "out.safetensors", {})
     exported = timm.create_model(name, num_classes=0, **({"img_size": (32, 32)} if name == VIT else {}))
     exported.load_state_dict(load_file(tmp_path / "out.safetensors"))
     with torch.no_grad():
-        assert torch.equal(exported.eval()(image), model.encode_image(image).feature)
+        assert torch.equal(exported.eval()(image), model(Batch(image))["feature"])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +223,7 @@ def test_what_cannot_work_is_refused(overrides, words):
         cfg = config(CNN, "MODEL.PRETRAIN_CHOICE", "random", *overrides.split("|"))
         check_method(cfg)
         check_weights(cfg)
-        set_execution(cfg, make_model(cfg, 3, 1, 1, ""))
+        set_execution(cfg, make_model(cfg, DataFacts(3, 1, 1)))
     for word in words.split():
         assert word in str(error.value), f"{word!r} is not in {error.value}"
 
@@ -256,12 +262,12 @@ def test_weights_from_the_hub_are_loaded(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", hub)
     monkeypatch.setattr(timm_backbone, "_reach_hub", lambda _: None)
-    own = make_model(config(CNN), 3, 1, 1, "").eval()
+    own = make_model(config(CNN), DataFacts(3, 1, 1)).eval()
     torch.manual_seed(torch_seed)
     theirs = create(CNN).eval()
     with torch.no_grad():
         assert torch.equal(
-            own.encode_image(IMAGES).feature, theirs.forward_head(theirs.forward_features(IMAGES), pre_logits=True)
+            own(Batch(IMAGES))["feature"], theirs.forward_head(theirs.forward_features(IMAGES), pre_logits=True)
         )
 
 

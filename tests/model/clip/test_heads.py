@@ -33,13 +33,13 @@ def test_sizes_are_those_of_timms_network(name):
     shape = named_shape(name)
     ours = encoder(replace(shape, image=replace(shape.image, layers=1)))  # as many as there are take seconds to build
     with torch.device("meta"):
-        theirs = timm.create_model(TIMM[name], num_classes=ours.widths.projected, depth=1)
+        theirs = timm.create_model(TIMM[name], num_classes=ours.dims["projected"], depth=1)
     blocks = ours.transformer.resblocks
     assert blocks[0].attn.heads == theirs.blocks[0].attn.num_heads
     assert blocks[0].mlp.c_fc.weight.shape == theirs.blocks[0].mlp.fc1.weight.shape
     theirs_count = sum(p.numel() for p in theirs.parameters())
     # timm's head is a linear layer with a bias, open_clip's a matrix
-    assert sum(p.numel() for p in ours.parameters()) == theirs_count - ours.widths.projected
+    assert sum(p.numel() for p in ours.parameters()) == theirs_count - ours.dims["projected"]
 
 
 @torch.no_grad()

@@ -49,4 +49,4 @@ def test_small_ones_run_on_rectangles(name, size):
     image = make_image_encoder(shape, size).eval()
     with torch.no_grad():
         features = image(torch.randn(2, 3, *size))
-    assert [tuple(f.shape) for f in features] == [(2, width) for width in image.widths]
+    assert {name: tuple(f.shape) for name, f in features.items()} == {n: (2, d) for n, d in image.dims.items()}

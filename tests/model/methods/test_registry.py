@@ -18,7 +18,7 @@ def check(overrides):
         ("MODEL.METHOD|clip-reid", "MODEL.METHOD = 'clip-reid' Did you mean clipreid?"),
         ("MODEL.METHOD|baseline", "SOLVER.STAGES = [1, 2] MODEL.METHOD baseline [2]"),
         ("SOLVER.STAGES|[2]", "SOLVER.STAGES = [2] MODEL.STAGE1_WEIGHT checkpoint"),
-        ("SOLVER.STAGES|[]", "SOLVER.STAGES = [] [1]"),
+        ("SOLVER.STAGES|[]", "SOLVER.STAGES = [] [1, 2]"),
         ("MODEL.STAGE1_WEIGHT|some.pth", "MODEL.STAGE1_WEIGHT = some.pth SOLVER.STAGES = [1, 2] [2]"),
         ("SOLVER.STAGES|[1]|MODEL.SIE_CAMERA|True", "MODEL.SIE_CAMERA SOLVER.STAGES = [1] stage 2"),
         ("MODEL.METHOD|zeroshot|SOLVER.STAGES|[]|MODEL.SIE_VIEW|True", "SIE_VIEW SOLVER.STAGES = [] False"),
@@ -57,6 +57,7 @@ def test_what_works_is_let_through(overrides):
 
 
 def test_every_method_takes_its_default_stages():
-    """The first of a method's stages is what its recipes set."""
     for name, method in METHODS.items():
-        check(f"MODEL.METHOD|{name}|SOLVER.STAGES|{method.stages[0]}")
+        network = {"resnet": "resnet-tiny", "vit": "vit-tiny"}.get((*method.backbones, "clip")[0], "ViT-B-16")
+        stages = [stage.number for stage in method.stages]
+        check(f"MODEL.METHOD|{name}|SOLVER.STAGES|{stages}|MODEL.NAME|{network}")

@@ -10,7 +10,8 @@ import train_clipreid
 from configs import load_config
 from datasets.bases import QueryGallerySplit, Record
 from datasets.hands.attributes import TEMPLATES, hand_attributes, hand_sentence
-from model import make_model
+from model import DataFacts, make_model
+from model.base import Batch
 from model.clip.simple_tokenizer import tokenize
 from processor.text_matching import attribute_accuracy, text_results
 from tests.toy_hands import make_toy_hands, write_config
@@ -22,7 +23,7 @@ ROW = {"age": "21", "gender": "female", "skinColor": "fair", "aspectOfHand": "pa
 def zeroshot(name):
     given = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "MODEL.NAME", name, "MODEL.PRETRAIN_CHOICE", "random"]
     given += ["TEST.NECK_FEAT", "after", "INPUT.SIZE_TRAIN", "[32, 32]", "INPUT.SIZE_TEST", "[32, 32]"]
-    return make_model(load_config(None, given)[0], 3, 1, 1, "A photo of a {} hand.").eval()
+    return make_model(load_config(None, given)[0], DataFacts(3, 1, 1, sentence="A photo of a {} hand.")).eval()
 
 
 @pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny", "timm/test_vit.r160_in1k"])
@@ -30,8 +31,8 @@ def test_features_are_the_encoders(name):
     model, images = zeroshot(name), torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         found = model.image_encoder(images)
-        expected = found.feature if name.startswith("timm") else torch.cat([found.feature, found.projected], 1)
-        assert torch.equal(model.embed(images, None, None), expected)
+        both = [found["feature"]] if name.startswith("timm") else [found["feature"], found["projected"]]
+        assert torch.equal(model.test_feature(Batch(images)), torch.cat(both, 1))
     assert model.matches_text != name.startswith("timm")
 
 
