@@ -15,6 +15,12 @@ RETIRED = {
 }
 """Keys that published YAML files may hold and that change nothing, each with the reason."""
 
+RETIRED_IN_CLIP_REID = {
+    "SOLVER.STAGE1.WEIGHT_DECAY_BIAS": "stage 1 of CLIP-ReID trains no bias",
+    "SOLVER.STAGE1.EVAL_PERIOD": "stage 1 of CLIP-ReID does not change the image features",
+}
+"""Likewise in files that name no method, as published ones do; other methods have image stages that read these keys."""
+
 EQUIVALENT = {
     "TEST.DISTANCE_METRIC": "TEST.METRIC",
     "TEST.DO_RERANK": "TEST.RE_RANKING",
@@ -63,19 +69,21 @@ def translate(tree: dict) -> tuple[dict, list[str]]:
         A new nested mapping and one note for each thing that was dropped or moved.
     """
     notes: list[str] = []
+    model = tree.get("MODEL") or {}
+    named = isinstance(model, dict) and ("METHOD" in model or "_BASE_" in tree)
+    retired = RETIRED if named else RETIRED | RETIRED_IN_CLIP_REID
 
     def without_retired(node: dict, prefix: str) -> dict:
         kept = {}
         for key, value in node.items():
             name = f"{prefix}{key}"
-            if name in RETIRED:
-                notes.append(retired_note(name))
+            if name in retired:
+                notes.append(f"{name} has no effect: {retired[name]}.")
             else:
                 kept[key] = without_retired(value, f"{name}.") if isinstance(value, dict) else value
         return kept
 
     solver = tree.get("SOLVER")
-    model = tree.get("MODEL") or {}
     flat = isinstance(solver, dict) and "BASE_LR" in solver and not {"STAGE1", "STAGE2"} & solver.keys()
     if flat and isinstance(model, dict):
         ours = {key: value for key, value in solver.items() if key in ("SEED", "MARGIN", "PRECISION")}

@@ -149,7 +149,7 @@ def test_the_best_checkpoint_is_that_epochs(hands_11k, tmp_path, monkeypatch):
     scores = iter([0.2, 0.7, 0.4])
     judged = stage2.validate_model
     monkeypatch.setattr(
-        stage2, "validate_model", lambda *a: type(judged(*a))(np.ones(50), next(scores), 0.0, 1, 0, np.ones(1))
+        stage2, "validate_model", lambda *a: type(judged(*a))(np.ones(50), next(scores), 0.0, 1, 0, *2 * [np.ones(1)])
     )
     file = write_config(hands_11k, tmp_path / "run")
     options = ["DATASETS.HOLD_OUT", "True", "SOLVER.STAGE2.EVAL_PERIOD", "1", "SOLVER.STAGE2.CHECKPOINT_PERIOD", "1"]
@@ -192,7 +192,7 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_epoch_along(trained, tmp_pa
     (tmp_path / "first" / best).unlink()
     argv = ["--config_file", str(file), *map(str, [*PROTOCOL, *options, "OUTPUT_DIR", tmp_path / "third"])]
     assert train_clipreid.main(argv) == 2
-    assert f"first/{best}: the run to go on had its best epoch there" in log(tmp_path / "third")
+    assert f"first/{best}: the run to resume had its best epoch there" in log(tmp_path / "third")
 
 
 def test_what_chooses_the_best_epoch_may_not_change_on_the_way(trained, tmp_path):

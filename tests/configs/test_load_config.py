@@ -240,7 +240,7 @@ def test_windows_line_endings_of_a_script(tmp_path):
         ("RE_RANKING.K2", "Here it is TEST.RERANK_K2."),
         ("RE_RANKING.LAMBDA_VALUE", "Here it is TEST.RERANK_LAMBDA."),
         ("SOLVER.BASE_LR", "Did you mean SOLVER.STAGE1.BASE_LR or SOLVER.STAGE2.BASE_LR?"),
-        ("SOLVER.CENTER_LR", "Did you mean SOLVER.STAGE2.CENTER_LR?"),
+        ("SOLVER.CENTER_LR", "Did you mean SOLVER.STAGE1.CENTER_LR or SOLVER.STAGE2.CENTER_LR?"),
     ],
 )
 def test_keys_of_forks_name_their_equivalent(tmp_path, key, ours):

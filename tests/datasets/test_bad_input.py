@@ -35,7 +35,9 @@ def assert_trains(cfg, dataset):
     made = make_dataloader(cfg, dataset)
     assert list(made.augmented(2))
     for loader, records in ((made.plain, dataset.train), (made.test, [*dataset.query, *dataset.gallery])):
-        images, pids, camids, viewids, _ = (torch.cat(part) for part in zip(*loader, strict=True))
+        images, pids, camids, viewids, _ = (
+            torch.cat(part) for part in zip(*(batch.values() for batch in loader), strict=True)
+        )
         assert len(images) == len(records) and torch.isfinite(images).all()
         assert pids.tolist() == [r.pid for r in records]
         assert set(viewids.tolist()) <= set(range(dataset.num_views)) and set(camids.tolist()) == {0}

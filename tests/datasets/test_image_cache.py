@@ -63,7 +63,9 @@ def all_batches(root, *options):
         batches = loaders.augmented(2)
         batches.batch_sampler.set_epoch(epoch)
         found += [tensor for batch in batches for tensor in batch.values()]
-    return found + [t for _ in range(2) for name in ("stage1", "test") for b in getattr(loaders, name) for t in b]
+    return found + [
+        t for _ in range(2) for name in ("plain", "test") for b in getattr(loaders, name) for t in b.values()
+    ]
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -17,7 +17,10 @@ def build(method: type[Method], shape, classes=5, size=(32, 32), stride=None, **
     if {"sentence", "names"} & options.keys():
         options["text"] = backbone.text
     options.setdefault("criterion", Criterion())
-    return method(backbone, classes, **options)
+    model = method(backbone, classes, **options)
+    side = options.get("side_information")
+    model.inputs = frozenset() if side is None else frozenset(n for n in ("cameras", "views") if getattr(side, n))
+    return model
 
 
 def training_set(model: Method, images: torch.Tensor, labels: torch.Tensor, **side: torch.Tensor) -> SimpleNamespace:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from configs import load_config
 from processor.evaluation import NOTED, _rank, extract_features
@@ -122,10 +122,11 @@ def test_ties_are_shown_in_the_order_in_which_they_are_scored(tmp_path, option):
 
 def test_an_evaluation_with_workers_keeps_no_shared_memory_open():
     """Labels from a worker are shared memory; kept as they are, each batch leaves two files open."""
-    images = TensorDataset(torch.zeros(60, 3, 4, 4), *(torch.arange(60) for _ in range(4)))
+    images = [{"images": torch.zeros(3, 4, 4), "labels": i, "cameras": i} for i in range(60)]
     loader = DataLoader(images, batch_size=1, num_workers=1)
     model = torch.nn.Module()
-    model.embed = lambda images, cameras, views: images.flatten(1)[:, :2] + 1
+    model.inputs = frozenset()
+    model.test_feature = lambda batch, flip: batch.images.flatten(1)[:, :2] + 1
     opened = Path("/proc/self/fd")
     before, most = len(list(opened.iterdir())), 0
 

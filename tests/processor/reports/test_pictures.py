@@ -16,6 +16,7 @@ from processor.reports.pictures import (
     write_pictures,
     write_ranking_sheets,
 )
+from utils.images import AS_STORED
 from utils.metrics import Features, evaluate
 from utils.plots.projection import principal_axes
 from utils.retrieval.search import Nearest
@@ -30,9 +31,10 @@ class Looker(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.image_encoder = torch.nn.Identity()
+        self.inputs = frozenset()
 
-    def saliency(self, images, camids, viewids):
-        maps = torch.zeros(len(images), 2, 2)
+    def saliency(self, batch):
+        maps = torch.zeros(len(batch.images), 2, 2)
         maps[:, 0, 0] = 1
         return maps
 
@@ -57,10 +59,14 @@ def world(tmp_path):
     Image.new("RGB", (20, 20), (90, 90, 90)).save(path)
     records = [SimpleNamespace(path=str(path), pid=int(pid), camid=0) for pid in pids]
     dataset = SimpleNamespace(
-        query=records, gallery=records, camera_rule="none", test_identities=[f"person{i}" for i in range(IDENTITIES)]
+        query=records,
+        gallery=records,
+        camera_rule="none",
+        test_identities=[f"person{i}" for i in range(IDENTITIES)],
+        reading=AS_STORED,
     )
     evaluation = Evaluation(evaluate(query, gallery, camera_rule="none"), query, gallery, 0.0)
-    items = [(torch.zeros(3, 4, 4), r.pid, 0, 0, i) for i, r in enumerate(records * 2)]
+    items = [{"images": torch.zeros(3, 4, 4), "labels": r.pid, "index": i} for i, r in enumerate(records * 2)]
     return evaluation, dataset, SimpleNamespace(dataset=Items(items, records))
 
 
