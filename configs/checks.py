@@ -38,6 +38,7 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.ASPECT": ("dorsal right", "dorsal left", "palmar right", "palmar left", "all"),
     "DATASETS.GALLERY": ("all", "aspect"),
     "DATASETS.RUN": tuple(range(10)),
+    "DATASETS.TRAIN_FRACTION_BY": ("ids", "images"),
     "DATASETS.TEST_SIZE": (800, 1600, 2400),
     "DATASETS.BAD_IMAGES": ("error", "skip"),
     "DATASETS.PROTOCOL": ("auto", "open", "closed", "all_pairs", "fvc", "pairs"),
@@ -173,6 +174,13 @@ def _check_input(cfg: CfgNode) -> None:
         raise ReIDError(
             f"INPUT.WHITE = {cfg.INPUT.WHITE!r}: expected auto, or the stored value that is white, such as 4095 for 12 "
             "bits."
+        )
+    if not 0 < cfg.DATASETS.TRAIN_FRACTION <= 1:
+        raise ReIDError(f"DATASETS.TRAIN_FRACTION = {cfg.DATASETS.TRAIN_FRACTION}: expected a share above 0, up to 1.")
+    if cfg.DATASETS.FOLDS == 1 or max(1, cfg.DATASETS.FOLDS) <= cfg.DATASETS.FOLD:
+        raise ReIDError(
+            f"DATASETS.FOLDS = {cfg.DATASETS.FOLDS} with DATASETS.FOLD = {cfg.DATASETS.FOLD}: expected two folds or "
+            "more (0: none), and FOLD from 0 to FOLDS - 1."
         )
     if not cfg.DATASETS.NAMES:
         raise ReIDError("DATASETS.NAMES is empty: name a data set, see docs/datasets.md.")

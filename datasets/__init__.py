@@ -21,6 +21,7 @@ from datasets.make_dataloader_clipreid import Loaders, make_dataloader
 from datasets.market1501 import Market1501
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
+from datasets.parsing.draws import Draws, keep_fraction
 from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import write_drawn_splits
 from datasets.pattern import PatternDataset
@@ -41,7 +42,7 @@ DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
     "occ_duke": lambda keys: (OccludedDuke, _rule(keys)),
     "veri": lambda keys: (VeRi, _rule(keys)),
     "vehicleid": lambda keys: (VehicleID, {"test_size": keys.TEST_SIZE, **_split(keys)}),
-    "hand": lambda keys: (HandFolder, _rule(keys)),
+    "hand": lambda keys: (HandFolder, {"draws": _draws(keys), **_rule(keys)}),
     "listing": lambda keys: (Listing, _listing(keys)),
     "pattern": lambda keys: (PatternDataset, _pattern(keys)),
     "hand_11k": lambda keys: (Hand11k, {"aspect": keys.ASPECT, **_hand_split(keys)}),
@@ -71,8 +72,11 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     kind, options = DATASETS[name](keys)
     if "run" in options:
         options["runs"] = cfg.TEST.RUNS
-    if "roles" in options:
-        options["roles"] = options["roles"]._replace(runs=cfg.TEST.RUNS)
+    for several in ("roles", "draws"):
+        if several in options:
+            options[several] = options[several]._replace(runs=cfg.TEST.RUNS)
+    if keys.FOLDS and "draws" not in options:
+        raise ReIDError(f"DATASETS.FOLDS = {keys.FOLDS}: folds over people are for hand and listing, not for {name}.")
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
     dataset.reading = reading_of(cfg, dataset.boxes)
     if len(dataset.trials) < cfg.TEST.RUNS:
@@ -81,6 +85,9 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
         dataset.notes.append(
             f"DATASETS.HOLD_OUT = True, but {dataset.name} holds out no images: the last epoch is kept"
         )
+    if keys.TRAIN_FRACTION < 1 and require_train:
+        kept = keep_fraction(dataset, keys.TRAIN_FRACTION, keys.TRAIN_FRACTION_BY, keys.TRAIN_FRACTION_SEED)
+        dataset.notes.append(kept)
     if keys.CAMERA_RULE not in ("auto", dataset.camera_rule):
         dataset.use_camera_rule(keys.CAMERA_RULE)
     return dataset
@@ -100,7 +107,7 @@ def _hand_split(keys: CfgNode) -> dict:
 
 def _listing(keys: CfgNode) -> dict:
     file = keys.LISTING or Path(keys.ROOT_DIR) / "listing.csv"
-    return {"file": file, "roles": _roles(keys, ""), "pairs": keys.PAIRS, **_rule(keys)}
+    return {"file": file, "roles": _roles(keys, ""), "pairs": keys.PAIRS, "draws": _draws(keys), **_rule(keys)}
 
 
 def _pattern(keys: CfgNode) -> dict:
@@ -119,6 +126,10 @@ def _roles(keys: CfgNode, protocol: str) -> Roles:
         seed=keys.SPLIT_SEED,
         hold_out=keys.HOLD_OUT,
     )
+
+
+def _draws(keys: CfgNode) -> Draws:
+    return Draws(keys.RUN, 1, keys.SPLIT_SEED, keys.FOLD, keys.FOLDS, keys.PERSON_SEPARATOR)
 
 
 def _drawing(keys: CfgNode) -> dict:

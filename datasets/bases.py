@@ -168,25 +168,30 @@ class ReIDDataset:
         self.check_test()
         self.notes += self._unfindable()
 
-    def leave_out(self, paths: Container[str]) -> None:
-        """Go on without the images in ``paths``, numbering anew: people may vanish with their last image.
+    def leave_out(self, paths: Container[str], training: bool = False) -> None:
+        """Drop the images in ``paths`` and number the others again: people may vanish with their last image.
+
+        Args:
+            paths: of the images.
+            training: drop them from the training and validation images alone.
 
         Raises:
             ReIDError: what is left cannot be trained on or tested.
         """
         stale = self._unfindable()
 
-        def photos(records: Sequence[Record], names: Sequence[str]) -> list[Photo]:
-            return [Photo(r.path, names[r.pid], r.camid, r.viewid) for r in records if r.path not in paths]
+        def photos(records: Sequence[Record], names: Sequence[str], tested: bool = True) -> list[Photo]:
+            left = records if tested and training else [r for r in records if r.path not in paths]
+            return [Photo(r.path, names[r.pid], r.camid, r.viewid) for r in left]
 
         ReIDDataset.__init__(
             self,
-            photos(self.train, self.train_identities),
+            photos(self.train, self.train_identities, tested=False),
             photos(self.query, self.test_identities),
             photos(self.gallery, self.test_identities),
             name=self.name,
             camera_rule=self.camera_rule,
-            val=photos(self.val, self.val_identities),
+            val=photos(self.val, self.val_identities, tested=False),
             absent=self._absent,
             require_train=self.require_train,
             notes=[note for note in self.notes if note not in stale],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import some
+from datasets.parsing.draws import Draws, draw
 from datasets.parsing.folders import spelled
 from datasets.parsing.lists import is_list, read_lists
 from datasets.parsing.pairs import pair_rows, read_pairs
@@ -48,6 +49,7 @@ class Listing(SplitDataset):
         require_train: False where only a test is wanted: training images may then be absent.
         roles: the protocol, ``""`` for what the file says; of lists also the random choice of enrolled images.
         pairs: file of the pairs to compare, for protocol ``pairs``.
+        draws: random splits in place of the table's own, where it has no protocol or an open one.
 
     Raises:
         ReIDError: naming line and column of what is wrong in the table, the images that are not there, or people who
@@ -63,6 +65,7 @@ class Listing(SplitDataset):
         require_train: bool = True,
         roles: Roles = Roles(""),  # noqa: B008 -- immutable
         pairs: str = "",
+        draws: Draws = Draws(),  # noqa: B008 -- immutable
     ) -> None:
         file = Path(file)
         root = file.parent if root is None else Path(root)
@@ -75,6 +78,8 @@ class Listing(SplitDataset):
             both = {row.path for row in rows if row.split == "train"} & {r.path for r in rows if r.split == "gallery"}
             protocol = roles.protocol or ("closed" if both else "")
             splits = {None: rows}
+            if protocol in ("", "open"):
+                splits = draw(rows, draws)
         compared, notes = [], []
         if protocol in ("all_pairs", "fvc"):
             splits = {None: _compare_all(splits[None])}

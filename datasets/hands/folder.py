@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import some
+from datasets.parsing.draws import Draws, draw
 from datasets.parsing.folders import note_lost, note_others, scan
 from datasets.parsing.splits import SplitDataset, SplitRow, inside
 from datasets.parsing.tables import read_table
@@ -42,13 +43,21 @@ class HandFolder(SplitDataset):
         root: the folder.
         require_train: False where only a test is wanted; ``train/`` is then read if it is there.
         camera_rule: ``"none"``, or ``"market"`` if ``views.csv`` names cameras.
+        draws: random splits in place of the folders' own.
 
     Raises:
         ReIDError: a folder is missing or empty, a flat file name tells no identity, the same picture is query
             and gallery, or ``views.csv`` does not fit the images.
     """
 
-    def __init__(self, root: str | Path, *, require_train: bool = True, camera_rule: str = "none") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        require_train: bool = True,
+        camera_rule: str = "none",
+        draws: Draws = Draws(),  # noqa: B008 -- immutable
+    ) -> None:
         root = Path(root)
         if not root.is_dir():
             raise ReIDError(f"{root}: no such folder. Set DATASETS.ROOT_DIR. {TREE}")
@@ -65,14 +74,16 @@ class HandFolder(SplitDataset):
             if absent and "train" in folders:
                 names = some([row.path for row in absent])
                 raise ReIDError(f"{root / 'views.csv'}: {len(absent)} of its images are not in {root}: {names}.")
+        splits = draw(rows, draws)
         super().__init__(
-            rows,
+            next(iter(splits.values())),
             root,
             name="hand",
             camera_rule=camera_rule,
             absent=absent,
             require_train=require_train,
             notes=notes,
+            runs={run: rows for run, rows in splits.items() if run is not None},
         )
 
 
