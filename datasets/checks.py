@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import os
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from datasets.bases import WARNING, ReIDDataset, number_of, some
 from datasets.images import Facts, examine, look_over
 from datasets.levels import file_notes, level_notes, unknown_white
-from datasets.make_dataloader_clipreid import num_workers
+from datasets.make_dataloader_clipreid import make_sampler, num_workers
 from datasets.mirroring import mirroring_notes
 from utils.distributed import gather_objects, shard_of, world_size
 from utils.errors import ReIDError
@@ -32,6 +37,7 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
     """
     if cfg.DATASETS.CHECK_IMAGES or cfg.DATASETS.BAD_IMAGES == "skip":
         _check_images(cfg, dataset)
+        dataset.notes += _note_copies(dataset)
     if dataset.require_train:
         _check_batches(cfg, dataset)
         _check_side_information(cfg, dataset)
@@ -75,6 +81,39 @@ def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
     dataset.notes.append(f"{found}; left out")
 
 
+def _note_copies(dataset: ReIDDataset) -> list[str]:
+    """A warning on queries whose file is in the gallery under another name: they find themselves."""
+    sizes: dict[int, list[str]] = defaultdict(list)
+    for record in dataset.gallery:
+        sizes[_size(record.path)].append(record.path)
+    digests: dict[str, bytes] = {}
+
+    def digest(path: str) -> bytes:
+        if path not in digests:
+            with open(path, "rb") as file:  # noqa: PTH123 -- a Path each is slow
+                digests[path] = hashlib.file_digest(file, "sha256").digest()
+        return digests[path]
+
+    pairs = []
+    for query in dict.fromkeys(record.path for record in dataset.query):
+        twins = (path for path in sizes.get(_size(query), ()) if path != query and digest(path) == digest(query))
+        pairs += [f"{query} = {twin}" for twin in itertools.islice(twins, 1)]
+    if not pairs:
+        return []
+    queries = number_of(len(pairs), "query is", "queries are")
+    return [
+        f"{WARNING}{queries} in the gallery too, as equal files under other names, and find themselves: {some(pairs)}. "
+        "python -m datasets.inspect --drop-duplicates --write-listing FILE leaves them out"
+    ]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)  # noqa: PTH202
+    except OSError:  # reading it will say why
+        return -1
+
+
 def _examine_all(cfg: CfgNode, dataset: ReIDDataset, paths: Sequence[str]) -> dict[str, Facts]:
     """What is out of the ordinary, by path; each process looks at its share of the files."""
     mine = [paths[i] for i in shard_of(len(paths))]
@@ -110,6 +149,7 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
             f"(SOLVER.STAGE2.IMS_PER_BATCH) with {instances} each (DATALOADER.NUM_INSTANCE) needs "
             f"{batch // instances}. Set SOLVER.STAGE2.IMS_PER_BATCH to {dataset.num_train_pids * instances} or less."
         )
+    dataset.notes += _note_coverage(cfg, dataset)
     counts = torch.bincount(torch.tensor([record.pid for record in dataset.train]))
     few = int((counts < instances).sum())
     if few:
@@ -117,6 +157,22 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
             f"{few} of {dataset.num_train_pids} training identities have fewer than {instances} images "
             f"({int((counts == 1).sum())} have one): their images are repeated within a batch"
         )
+
+
+def _note_coverage(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
+    """What an epoch of PK batches covers, counted in the first: an incomplete last batch leaves identities out."""
+    sampler = make_sampler(cfg, dataset)
+    drawn = {int(index) for batch in sampler.plan(np.random.default_rng((sampler.seed, 1))) for index in batch}
+    people, images = {dataset.train[index].pid for index in drawn}, len(dataset.train)
+    batches = number_of(len(sampler), "PK batch", "PK batches")
+    covered = f"{len(drawn)} of {images} training images and {len(people)} of {dataset.num_train_pids} identities"
+    line = f"an epoch is {batches} with {covered}"
+    if 2 * len(drawn) >= images:
+        return [line]
+    return [
+        f"{WARNING}{line}: identities with many images wait for those with few. Lower DATALOADER.NUM_INSTANCE or "
+        "SOLVER.STAGE2.IMS_PER_BATCH, or train more epochs"
+    ]
 
 
 def _check_shares(batch: int, unit: int) -> None:

@@ -17,6 +17,7 @@ from configs import load_config
 from datasets import make_dataset
 from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, number_of, some
 from datasets.images import Facts, reading_of
+from datasets.inspect.changes import copies_to_drop, with_validation_people
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
 from datasets.inspect.proposal import propose_split, read_identities
 from datasets.levels import file_notes, level_notes, unknown_white
@@ -67,10 +68,16 @@ class Report:
 def inspect(arguments: argparse.Namespace) -> int:
     """Print the report, write what was asked for, and return the exit status (0 or 1)."""
     cfg, dataset = _open(arguments)
+    if arguments.val_people:
+        dataset = with_validation_people(dataset, arguments.val_people, arguments.seed, arguments.person_separator)
     report = Report()
     report.fact(f"{dataset.name}: {dataset.root}")
     for note in dataset.notes:
         report.warn(note.removeprefix(WARNING)) if note.startswith(WARNING) else report.fact(f"note: {note}")
+    images = [r.path for r in (*dataset.train, *dataset.val, *dataset.query, *dataset.gallery)]
+    found, unreadable = fingerprints(images, num_workers(cfg), dataset.reading)
+    if arguments.drop_duplicates:
+        _drop_copies(report, dataset, found)
     splits: Splits = {
         "train": (dataset.train, dataset.train_identities),
         "val": (dataset.val, dataset.val_identities),
@@ -81,14 +88,12 @@ def inspect(arguments: argparse.Namespace) -> int:
         report.fact(line)
     _check_learning(report, cfg, dataset)
     _check_test(report, dataset, arguments.person_separator)
-    found, unreadable = fingerprints(
-        (r.path for records, _ in splits.values() for r in records), num_workers(cfg), dataset.reading
-    )
     _check_files(report, found, unreadable)
     _check_levels(report, found, unreadable)
     _check_copies(report, dataset, splits, found)
     _check_leaks(report, splits, found)
-    _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
+    if cfg.TEST.PICTURES or arguments.sheet:
+        _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
     if arguments.write_listing:
         write_split(arguments.write_listing, split_of(dataset, dataset.root))
         report.fact(
@@ -108,6 +113,8 @@ def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
     root = Path(arguments.root)
     if not root.is_dir():
         raise ReIDError(f"--root {root}: no such folder.")
+    if arguments.identity_pattern:
+        return _by_names(root, arguments)
     marks = {"listing.csv": "listing", "HandInfo.csv": "hand_11k", "train": "hand", "query": "hand", "test": "hand"}
     name = next((name for mark, name in marks.items() if (root / mark).exists()), None)
     cfg, _ = load_config(None, ["DATASETS.NAMES", name or "hand", "DATASETS.ROOT_DIR", str(root), *arguments.opts])
@@ -121,6 +128,26 @@ def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
     dataset = SplitDataset(rows, root, name="proposed split", notes=notes)
     dataset.reading = reading_of(cfg)
     return cfg, dataset
+
+
+def _by_names(root: Path, arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
+    """A proposed split of files whose names say whose hands they show."""
+    keys = {"NAMES": "pattern", "ROOT_DIR": str(root), "PATTERN": f"(?:.*/)?{arguments.identity_pattern}[^/]*"}
+    keys |= {"PROTOCOL": "open", "TRAIN": "{person: 50%}", "SPLIT_SEED": str(arguments.seed)}
+    keys |= {"HOLD_OUT": "True"} if arguments.hold_out else {}
+    words = [word for key, value in keys.items() for word in (f"DATASETS.{key}", value)]
+    cfg, _ = load_config(None, [*words, *arguments.opts])
+    return cfg, make_dataset(cfg, require_train=False)
+
+
+def _drop_copies(report: Report, dataset: ReIDDataset, found: Mapping[str, Fingerprint]) -> None:
+    """Leave copies out of the data set, each named with the file that stays."""
+    dropped = copies_to_drop(dataset, found)
+    report.fact(f"{number_of(len(dropped), 'copy is', 'copies are')} left out")
+    for path, stays in dropped.items():
+        report.fact(f"left out: {_short(path, dataset.root)}, which equals {_short(stays, dataset.root)}")
+    if dropped:
+        dataset.leave_out(dropped)
 
 
 def _count_table(splits: Splits) -> list[str]:
@@ -321,6 +348,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the proposed split")
     parser.add_argument(
         "--person-separator", metavar="TEXT", default="", help="007_left and 007_right are one person with '_'"
+    )
+    parser.add_argument(
+        "--identity-pattern",
+        metavar="REGEX",
+        help="identities of an unsplit folder by the beginning of its file names: '(?P<identity>\\d+_[LR])'; a group "
+        "person keeps a person's hands together",
+    )
+    parser.add_argument("--drop-duplicates", action="store_true", help="leave equal files out, but one, and name them")
+    parser.add_argument(
+        "--val-people", metavar="SHARE", type=float, default=0.0, help="give this share of the training people to val"
     )
     parser.add_argument("--hold-out", action="store_true", help="propose validation images as well")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")

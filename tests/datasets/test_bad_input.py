@@ -322,3 +322,52 @@ def test_nothing_is_written_into_the_data(root):
     before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
     start(root, "DATASETS.BAD_IMAGES", "skip")
     assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before
+
+
+# ------------------------------------------------------------------------------------------ what is noted beforehand
+def test_a_query_that_is_in_the_gallery_under_another_name_is_counted(root):
+    query = root / "test/query/xi/q.png"
+    shutil.copy(query, root / "test/gallery/yo/copy.png")
+    _, dataset = start(root)
+    (note,) = [note for note in dataset.notes if "find themselves" in note]
+    assert note.startswith("warning: 1 query is in the gallery too, as equal files under other names, and find")
+    assert f"{query} = {root}/test/gallery/yo/copy.png" in note and "--drop-duplicates" in note
+
+
+def test_what_an_epoch_of_pk_batches_covers(root):
+    cfg, dataset = start(root)
+    loader = make_dataloader(cfg, dataset).stage2
+    loader.batch_sampler.set_epoch(1)
+    pids, index = (torch.cat(part).tolist() for part in list(zip(*loader, strict=True))[1::3])
+    covered = f"{len(set(index))} of 11 training images and {len(set(pids))} of 4 identities"
+    assert f"an epoch is 2 PK batches with {covered}" in dataset.notes
+    for i in range(4, 40):
+        save(root / f"train/cem/{i}.png", pixels(i))
+    _, dataset = start(root)
+    (note,) = [note for note in dataset.notes if "PK batch" in note]
+    assert note.startswith("warning: an epoch is") and "of 47 training images" in note
+    assert "identities with many images wait for those with few" in note
+
+
+@pytest.mark.parametrize(("white", "expected"), [("auto", "set INPUT.WHITE 4095"), ("4095", "")])
+def test_twelve_bits_in_sixteen_are_warned_of_and_read_by_the_key(root, white, expected):
+    values = np.random.default_rng(0).integers(0, 4096, (16, 16), dtype=np.uint16)
+    values[0, 0] = 4095
+    for path in root.rglob("*.png"):
+        save(path, values)
+    cfg, dataset = start(root, "INPUT.WHITE", white)
+    notes = [note for note in dataset.notes if "almost black" in note]
+    assert bool(notes) == bool(expected) and all(expected in note for note in notes)
+    images = next(iter(make_dataloader(cfg, dataset).test))[0]
+    grey = images[0, 0].numpy() * cfg.INPUT.PIXEL_STD[0] + cfg.INPUT.PIXEL_MEAN[0]
+    assert np.abs(grey - values / (65535 if white == "auto" else 4095)).max() < 3e-3
+
+
+def test_files_that_state_no_white_are_refused_with_the_value_to_set(root):
+    for i, path in enumerate(root.rglob("*.png")):
+        save(path.with_suffix(".tif"), np.full((16, 16), 100 + i, np.int32))
+        path.unlink()
+    text = refused(root)
+    assert "17 files do not state what white is" in text and "set INPUT.WHITE 255" in text
+    start(root, "INPUT.WHITE", "255")
+    assert "expected auto" in refused(root, "INPUT.WHITE", "white")

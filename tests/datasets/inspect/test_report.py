@@ -224,3 +224,70 @@ def test_as_a_command(hands, tmp_path):
 def test_real_hands(examine):
     status, said = examine("--root", shared("11k_hands"))
     assert status == 0 and "1600x1200 (156)" in said and "near-identical to one of the test (81 x 75" in said
+
+
+def test_copies_are_left_out_of_the_listing_and_named(hands, examine, tmp_path):
+    query = next((hands / "test" / "query").glob("*/*"))
+    shutil.copy(query, hands / "test" / "gallery" / query.parent.name / "copy.png")
+    train, other = sorted((hands / "train").glob("*/*"))[:2]
+    shutil.copy(train, other)
+    assert examine("--root", hands)[0] == 1
+    listing = tmp_path / "clean.csv"
+    status, said = examine("--root", hands, "--drop-duplicates", "--write-listing", listing)
+    assert status == 0 and "2 copies are left out" in said
+    assert f"left out: {query.relative_to(hands)}, which equals test/gallery/{query.parent.name}/copy.png" in said
+    assert f"left out: {other.relative_to(hands)}, which equals {train.relative_to(hands)}" in said
+    data = Listing(listing, hands)
+    assert len(data.train) == 23 and len(data.query) == 7 and len(data.gallery) == 9
+
+
+def test_people_for_validation(tmp_path, examine):
+    root = unsplit(tmp_path / "photos", people=16, sides=("_left", "_right"))
+    listing = tmp_path / "split.csv"
+    status, said = examine(
+        "--root", root, "--person-separator", "_", "--val-people", "0.25", "--write-listing", listing
+    )
+    assert status == 0, said
+    data = Listing(listing, root)
+    parts = (data.train_identities, {data.val_identities[r.pid] for r in data.val}, data.test_identities)
+    train, val, test = ({name.split("_")[0] for name in names} for names in parts)
+    assert (len(train), len(val), len(test)) == (6, 2, 8) and not train & val and not (train | val) & test
+    assert len(data.validation.query) == 8 and len(data.validation.gallery) == 4  # 4 hands with 3 images each
+    status, said = examine("--root", root, "--val-people", "0.01")
+    assert status == 2 and "at least two must" in said
+
+
+def test_a_flat_folder_of_raw_files(tmp_path, examine):
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw").mkdir()
+    for who in range(8):
+        for side in "LR":
+            for number in range(3):
+                toy_hand(who / 8, rng, 0.1).save(tmp_path / "raw" / f"{who:03d}{side}_{number}.png")
+    pattern = r"(?P<identity>(?P<person>\d+)[LR])"
+    listing = tmp_path / "split.csv"
+    status, said = examine("--root", tmp_path / "raw", "--identity-pattern", pattern, "--write-listing", listing)
+    assert status == 0, said
+    data = Listing(listing, tmp_path / "raw")
+    train, test = ({name[:3] for name in names} for names in (data.train_identities, data.test_identities))
+    assert len(data.train_identities) == 8 and len(train) == len(test) == 4 and not train & test
+
+
+def test_no_sheet_where_pictures_are_not_wanted(hands, tmp_path, capsys):
+    file = write_config(hands, tmp_path / "run")
+    assert main(["--config_file", str(file), "TEST.PICTURES", "False"]) in (0, 1)
+    assert "contact sheet" not in capsys.readouterr().out and not (tmp_path / "run" / "contact_sheet.png").exists()
+
+
+def test_depth_and_brightness_of_the_set(hands, examine):
+    _, said = examine("--root", hands)
+    assert "depth: 8 bits (40); brightness from 0 to 255: " in said and "almost" not in said
+    paths = sorted(hands.rglob("*.png"))
+    for path in paths[:39]:
+        with Image.open(path) as image:
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 16).save(path)
+    _, said = examine("--root", hands)
+    assert "depth: 8 bits (1), 16 bits (39)" in said and "warning: files of different depth" in said
+    assert "warning: the brightest value in 39 grey files of 16 bits is" in said and "set INPUT.WHITE 4095" in said
+    _, said = examine("--root", hands, "INPUT.WHITE", "4095")
+    assert "almost black" not in said
