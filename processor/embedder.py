@@ -1,33 +1,35 @@
-"""A trained model as one function: image files in, features out. For notebooks, extraction and search.
+"""A trained model as one function: images in, features out. For notebooks, extraction and search.
 
 >>> from processor import load_embedder
 >>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_28.pth")
 >>> embedder.embed(["a.jpg", "b.jpg"]).shape
 (2, 1280)
+>>> embedder.embed("a.jpg").shape, embedder.embed(pixels).shape  # one image: a path, a picture, an array [H, W, 3]
+((1, 1280), (1, 1280))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import ReIDError
-from utils.images import AS_STORED, Reading, read_image
+from utils.images import AS_STORED, Reading, read_image, to_rgb
 from utils.interrupt import check_interrupt, ignore_signals
 from utils.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
 from utils.progress import image_bar
 
 if TYPE_CHECKING:
-    from PIL import Image
     from yacs.config import CfgNode
 
 Compute = Callable[[Tensor], Tensor]
@@ -40,21 +42,48 @@ SIDE = {"cameras", "views"}
 ADVICE = "Repair it, correct its name or leave it out."
 
 
-class _Files(Dataset):
-    def __init__(self, paths: Sequence[str], embedder: Embedder) -> None:
-        self.paths, self.transform = paths, embedder.transform
-        self.read = partial(read_image, reading=embedder.reading, at_least=embedder.at_least, advice=ADVICE)
+Picture = str | Path | Image.Image | np.ndarray
+"""A file, an open picture, or pixels [H, W, 3] in RGB (or [H, W] in grey) from 0 to 255 as uint8."""
+
+
+class _Pictures(Dataset):
+    def __init__(self, pictures: Sequence[Picture], embedder: Embedder) -> None:
+        self.pictures, self.embedder = pictures, embedder
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.pictures)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.transform(self.read(self.paths[index]))
+        return self.embedder.transform(self._read(self.pictures[index]))
+
+    def _read(self, picture: Picture) -> Image.Image:
+        own = self.embedder
+        if isinstance(picture, Image.Image):
+            return to_rgb(picture, own.reading)
+        if isinstance(picture, np.ndarray):
+            return Image.fromarray(picture).convert("RGB")
+        return read_image(os.path.expanduser(picture), own.reading, own.at_least, ADVICE)  # noqa: PTH111 -- see decode
+
+
+def _checked(picture: object, number: int) -> Picture:
+    """``picture``, the ``number``-th of those to embed, if it is one."""
+    if isinstance(picture, Image.Image | str | Path):
+        return picture
+    if not isinstance(picture, np.ndarray):
+        found = f"a {type(picture).__name__}"
+    elif picture.dtype == np.uint8 and picture.ndim in (2, 3) and picture.shape[2:] in ((), (3,)) and picture.size:
+        return picture
+    else:
+        found = f"an array {list(picture.shape)} of {picture.dtype}"
+    raise ReIDError(
+        f"image {number}: expected a path, a PIL image or an array [H, W, 3] of uint8 in RGB, found {found}. "
+        "Scale other numbers to 0..255 and put the channels last."
+    )
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Features of image files, computed as the evaluation does.
+    """Features of images, computed as the evaluation does.
 
     Attributes:
         compute: the network.
@@ -72,25 +101,34 @@ class Embedder:
     workers: int = 0
     at_least: int | None = None
 
-    def embed(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Features [N, D] in float32 of the images in ``paths``, in their order.
+    def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
+        """Features [N, D] in float32 of ``images``, in their order.
+
+        Args:
+            images: paths, PIL images and arrays, see :data:`Picture`, in any mixture; or one of them, which gives
+                [1, D]. An array [N, H, W, 3] is N images, an empty list or generator none: [0, D].
 
         Raises:
-            ReIDError: no path, or a file that is no readable image.
+            ReIDError: something else, or a file that is no readable image.
         """
-        if not paths:
-            raise ReIDError("embed() was given no image; name at least one file.")
-        return np.concatenate(list(self.batches(paths)))
+        one = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
+        if not one and not isinstance(images, Iterable):
+            _checked(images, 1)
+        found = list(self.batches([images] if one else list(images)))
+        return np.concatenate(found) if found else self._features(Image.new("RGB", (1, 1)))[:0]
 
-    def batches(self, paths: Sequence[str | Path], done: int = 0) -> Iterator[np.ndarray]:
+    def _features(self, picture: Image.Image) -> np.ndarray:
+        return self.compute(self.transform(picture)[None]).numpy()
+
+    def batches(self, images: Sequence[Picture], done: int = 0) -> Iterator[np.ndarray]:
         """The same in pieces [b, D]; ``done`` images before these are counted by the progress bar."""
-        files = _Files([str(path) for path in paths], self)
-        workers = self.workers if len(files) > 2 * self.batch_size else 0
-        with image_bar(done + len(files), "features", done) as bar:
-            for images in DataLoader(files, self.batch_size, num_workers=workers, worker_init_fn=ignore_signals):
+        pictures = _Pictures([_checked(image, number) for number, image in enumerate(images, 1)], self)
+        workers = self.workers if len(pictures) > 2 * self.batch_size else 0
+        with image_bar(done + len(pictures), "features", done) as bar:
+            for batch in DataLoader(pictures, self.batch_size, num_workers=workers, worker_init_fn=ignore_signals):
                 check_interrupt("computing features")
-                yield self.compute(images).numpy()
-                bar.update(len(images))
+                yield self.compute(batch).numpy()
+                bar.update(len(batch))
 
 
 # The packages that a model is made of stand beside `processor`, not below it, and only what is on top may wire them

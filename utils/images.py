@@ -152,23 +152,42 @@ def decode(path: str | Path, reading: Reading = AS_STORED, at_least: int | None 
         size = image.size
         if at_least is not None and box is None:
             image.draft("RGB", (at_least, at_least))
-        samples = _samples(image)
-        turns_itself = image.format == "TIFF"
-        orientation = _orientation(image) if reading.upright or turns_itself else 1
-        image.load()
-        peak, white, picture = _to_rgb(image, samples, reading.white)
-        # Pillow turns TIFF files while it loads them, and forgets their orientation then.
-        turned = turns_itself and orientation in _TURNS and _orientation(image) not in _TURNS
-        if reading.upright and not turned and orientation in _TURNS:
-            picture = picture.transpose(_TURNS[orientation])
-        elif turned and not reading.upright:
-            picture = picture.transpose(_BACK[orientation])
-        if turns_itself:
-            size = picture.size
-        elif reading.upright and orientation in _ON_ITS_SIDE:
-            size = size[::-1]
-        picture = picture if box is None else _cut(picture, box)
-        return Decoded(picture, *size, samples.bits, peak, white, _has_pages(image), orientation is None)
+        return _decoded(image, size, reading, box)
+
+
+def to_rgb(image: Image.Image, reading: Reading = AS_STORED, name: str = "image") -> Image.Image:
+    """An open picture as :func:`read_image` gives that of a file; ``name`` is its name in messages.
+
+    Raises:
+        ReIDError: as :func:`read_image`.
+    """
+    # What is loaded already has lost its header, and Pillow has turned TIFF files.
+    image = image if getattr(image, "tile", None) else image.copy()
+    try:
+        return _decoded(image, image.size, reading, None).picture
+    except Exception as error:  # as for files
+        raise ReIDError(f"{name}: cannot be read ({str(error) or type(error).__name__}).") from None
+
+
+def _decoded(image: Image.Image, size: tuple[int, int], reading: Reading, box: Box | None) -> Decoded:
+    """``size`` is that of the file, before any draft."""
+    samples = _samples(image)
+    turns_itself = image.format == "TIFF"
+    orientation = _orientation(image) if reading.upright or turns_itself else 1
+    image.load()
+    peak, white, picture = _to_rgb(image, samples, reading.white)
+    # Pillow turns TIFF files while it loads them, and forgets their orientation then.
+    turned = turns_itself and orientation in _TURNS and _orientation(image) not in _TURNS
+    if reading.upright and not turned and orientation in _TURNS:
+        picture = picture.transpose(_TURNS[orientation])
+    elif turned and not reading.upright:
+        picture = picture.transpose(_BACK[orientation])
+    if turns_itself:
+        size = picture.size
+    elif reading.upright and orientation in _ON_ITS_SIDE:
+        size = size[::-1]
+    picture = picture if box is None else _cut(picture, box)
+    return Decoded(picture, *size, samples.bits, peak, white, _has_pages(image), orientation is None)
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -215,7 +234,7 @@ class _Samples(NamedTuple):
 
 def _samples(image: Image.Image) -> _Samples:
     """Read from the header; Pillow forgets part of it once the image is loaded."""
-    raw = [tile[3] for tile in image.tile]
+    raw = [tile[3] for tile in getattr(image, "tile", ())]  # none where the picture is loaded already
     if image.format == "PPM":
         largest = raw[0][1] if isinstance(raw[0], tuple) and len(raw[0]) == 2 else 65535 if image.mode == "I" else 255
         return _Samples(32, 1) if image.mode == "F" else _Samples(largest.bit_length(), largest, largest / 65535)

@@ -30,6 +30,7 @@ from processor.search import Answer, as_csv, as_html, as_json, as_text, calibrat
 from tests.toy_hands import make_toy_hands, write_config
 from tests.utils.test_folder_lock import HOLDER, ROOT
 from utils.errors import ReIDError
+from utils.images import Reading
 from utils.logger import LOGGER
 
 
@@ -84,6 +85,64 @@ def test_photos_are_read_as_the_evaluation_reads_them(model, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_an_image(model, tmp_path, monkeypatch):
+    """One path is one image; open pictures and arrays are as good as files."""
+    file, weight, _ = model
+    embedder = load_embedder(file, weight)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, array in zip(paths, pixels, strict=True):
+        Image.fromarray(array).save(path)
+    expected = embedder.embed(paths)
+    assert expected.shape[0] == 2
+    for images in (pixels, list(pixels), map(str, paths), (Image.open(path) for path in paths), [paths[0], pixels[1]]):
+        assert np.array_equal(embedder.embed(images), expected)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for image in (paths[0], str(paths[0]), "~/0.png", pixels[0], Image.open(paths[0])):
+        assert np.allclose(embedder.embed(image), expected[:1], atol=1e-6) and embedder.embed(image).shape[0] == 1
+    grey = pixels[0, :, :, 0]
+    assert np.array_equal(embedder.embed(grey), embedder.embed(np.repeat(grey[..., None], 3, axis=2)))
+    for nothing in ([], iter(()), np.zeros((0, 4, 4, 3), np.uint8)):
+        found = embedder.embed(nothing)
+        assert found.shape == (0, expected.shape[1]) and found.dtype == np.float32
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+@pytest.mark.parametrize("upright", [True, False])
+def test_an_open_picture_is_turned_as_its_file(tmp_path, suffix, upright):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    embedder = Embedder(lambda images: images.flatten(1), lambda p: torch.tensor(np.array(p)), Reading(upright=upright))
+    loaded = Image.open(path)
+    if suffix != "tif":  # once loaded, Pillow has turned it for good
+        loaded.load()
+    for picture in (Image.open(path), loaded):
+        assert np.array_equal(embedder.embed(picture), embedder.embed(path))
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((4, 4, 3)), r"image 1: .* found an array \[4, 4, 3\] of float64"),
+        (np.zeros((3, 8, 9), np.uint8), r"an array \[3, 8, 9\] of uint8.*channels last"),
+        (np.zeros((2, 4, 4, 4), np.uint8), r"an array \[4, 4, 4\] of uint8"),
+        (np.zeros((0, 4, 3), np.uint8), r"an array \[0, 4, 3\]"),
+        (torch.zeros(1, 3, 4, 4), r"found a Tensor"),
+        (7, r"found a int"),
+        ([None], r"found a NoneType"),
+        (["a.jpg", b"a.jpg"], r"image 2: .*found a bytes"),
+    ],
+)
+def test_what_is_none(image, found):
+    embedder = Embedder(lambda images: images, lambda picture: torch.zeros(3, 4, 4))
+    with pytest.raises(ReIDError, match=found) as caught:
+        embedder.embed(image)
+    assert len(str(caught.value)) < 300, "arrays are not printed"
+
+
 def test_onnx_gives_the_same(model, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"SKIPPED: {package} is not installed (requirements-extra.txt)")
@@ -102,8 +161,6 @@ def test_onnx_gives_the_same(model, tmp_path):
 
 def test_user_mistakes(model, tmp_path):
     file, weight, _ = model
-    with pytest.raises(ReIDError, match="no image"):
-        load_embedder(file, weight).embed([])
     with pytest.raises(ReIDError, match=r"gone\.png: .*no such file\). Repair it, correct its name or leave it out\.$"):
         load_embedder(file, weight).embed([tmp_path / "gone.png"])
     for folder, found in ((weight.parent, f"a checkpoint in it, such as {weight}"), (tmp_path, "a checkpoint")):
