@@ -114,6 +114,7 @@ def check_config(cfg: CfgNode) -> None:
         _check_range(key, value)
     _check_input(cfg)
     _check_batches(cfg)
+    _check_schedules(cfg)
     _check_model(cfg)
     _check_test(cfg)
 
@@ -213,6 +214,20 @@ def _check_batches(cfg: CfgNode) -> None:
             f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} holds one identity of {instances} images (DATALOADER."
             f"NUM_INSTANCE); the triplet loss needs two: set IMS_PER_BATCH to {2 * instances} or more."
         )
+
+
+def _check_schedules(cfg: CfgNode) -> None:
+    for number in cfg.SOLVER.STAGES:
+        name, stage = f"SOLVER.STAGE{number}", cfg.SOLVER[f"STAGE{number}"]
+        if stage.SCHEDULER != "cosine":
+            continue
+        ends = ["LR_MIN", *(["WARMUP_LR_INIT"] if stage.WARMUP_EPOCHS else [])]
+        above = [f"{name}.{key} = {stage[key]:g}" for key in ends if stage[key] > stage.BASE_LR]
+        if above:
+            raise ReIDError(
+                f"{' and '.join(above)} with {name}.BASE_LR = {stage.BASE_LR:g}: the cosine schedule rises to BASE_LR "
+                "and falls from it. Set both ends at or below BASE_LR."
+            )
 
 
 def _check_model(cfg: CfgNode) -> None:

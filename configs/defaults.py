@@ -165,8 +165,8 @@ def _stage() -> CfgNode:
     stage.WEIGHT_DECAY = 5e-4  # of everything but biases
     stage.SCHEDULER = "cosine"  # (ours) cosine | multistep
     stage.WARMUP_EPOCHS = 5  # cosine: epochs of warm-up
-    stage.WARMUP_LR_INIT = 0.01  # cosine: learning rate that the warm-up starts from
-    stage.LR_MIN = 1.6e-5  # cosine: learning rate at the end
+    stage.WARMUP_LR_INIT = 1e-5  # cosine: learning rate that the warm-up starts from, at most BASE_LR (published: 0.01)
+    stage.LR_MIN = 1.6e-5  # cosine: learning rate at the end, at most BASE_LR
     stage.STEPS = [40, 70]  # multistep: epochs at which the learning rate falls
     stage.GAMMA = 0.1  # multistep: by this factor
     stage.WARMUP_ITERS = 10  # multistep: epochs of warm-up (the published name says iterations, and means epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,18 @@ def _gpu_of_process() -> torch.device:
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def busy_note(device: torch.device) -> str:
+    """What to know before computing on a busy CPU; empty where there is nothing to say."""
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if device.type != "cpu" or threads == 1 or load <= cores:
+        return ""
+    return (
+        f"this machine is busy (load {load:.1f} on {cores} cores): {threads} threads that wait for each other may be "
+        "slower than one, OMP_NUM_THREADS=1"
+    )
 
 
 @dataclass(frozen=True)

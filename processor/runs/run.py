@@ -22,7 +22,7 @@ from configs.checks import schedule_notes
 from processor.runs.folder import back_up, flatten, holds_training
 from processor.runs.states import TrainingStates
 from utils.checkpoint import model_file, remove_unfinished, write_atomically
-from utils.device import Precision, choose_device, choose_precision
+from utils.device import Precision, busy_note, choose_device, choose_precision
 from utils.distributed import from_main, is_main, on_main_process, world_size
 from utils.errors import ReIDError
 from utils.folder_lock import hold_folder
@@ -323,7 +323,7 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     LOGGER.info("%s; torch %s, torchvision %s, Python %s", run.describe_device(), *_versions())
     on_bits = reproducibility_note(run.device, cfg.SOLVER.DETERMINISTIC)
     schedules = [] if test else schedule_notes(cfg)
-    for note in (*notes, *schedules, *([on_bits] if on_bits else [])):
+    for note in filter(None, (*notes, *schedules, on_bits, busy_note(run.device))):
         LOGGER.info("note: %s", note)
     if not test:
         run.resume(cfg.RESUME)

@@ -317,6 +317,11 @@ BASELINE = ("MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]")
         ("INPUT.SIZE_TRAIN|[0, 128]", "INPUT.SIZE_TRAIN = [0, 128] at least 1"),
         ("SOLVER.STAGE1.MAX_EPOCHS|0", "SOLVER.STAGE1.MAX_EPOCHS = 0 at least 1"),
         ("SOLVER.STAGE2.BASE_LR|0", "SOLVER.STAGE2.BASE_LR = 0.0 greater than 0"),
+        (
+            "SOLVER.STAGE2.SCHEDULER|cosine|SOLVER.STAGE2.BASE_LR|5e-6",
+            "SOLVER.STAGE2.LR_MIN = 1.6e-05 SOLVER.STAGE2.WARMUP_LR_INIT = 1e-05 BASE_LR = 5e-06 below",
+        ),
+        ("SOLVER.STAGE1.WARMUP_LR_INIT|0.01", "SOLVER.STAGE1.WARMUP_LR_INIT = 0.01 BASE_LR = 0.0003"),
         ("SOLVER.STAGE2.STEPS|[-1]", "SOLVER.STAGE2.STEPS = [-1] negative"),
         ("DATALOADER.NUM_WORKERS|-1", "DATALOADER.NUM_WORKERS = -1 negative"),
         ("OUTPUT_DIR|a\0b", "OUTPUT_DIR null"),
@@ -332,6 +337,9 @@ def test_impossible_values_and_combinations(overrides, words):
     "overrides",
     [
         "SOLVER.STAGE2.STEPS|[]",
+        "SOLVER.STAGE1.WARMUP_LR_INIT|0.01|SOLVER.STAGE1.WARMUP_EPOCHS|0",
+        "SOLVER.STAGE2.WARMUP_LR_INIT|1.0|SOLVER.STAGE2.LR_MIN|1.0",
+        "SOLVER.STAGE1.WARMUP_LR_INIT|0.01|SOLVER.STAGES|[2]|MODEL.METHOD|baseline",
         "SOLVER.STAGE2.IMS_PER_BATCH|30",
         "SOLVER.STAGE2.IMS_PER_BATCH|8|DATALOADER.SAMPLER|triplet",
         "MODEL.SIE_COE|-1",

@@ -1,9 +1,11 @@
 """Choosing device and number format, also on machines that this one is not."""
 
+import os
+
 import pytest
 import torch
 
-from utils.device import choose_device, choose_precision
+from utils.device import busy_note, choose_device, choose_precision
 from utils.errors import ReIDError
 
 
@@ -67,3 +69,14 @@ def test_auto_precision_is_reduced_only_where_that_is_fast(machine, monkeypatch)
         machine(gpus=1, capability=capability)
         assert choose_precision("auto", torch.device("cuda", 0)).dtype == dtype
     assert choose_precision("auto", torch.device("mps")).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "kind", "noted"),
+    [(9.0, 2, "cpu", True), (9.0, 1, "cpu", False), (0.5, 2, "cpu", False), (9.0, 2, "cuda", False)],
+)
+def test_a_busy_machine_is_noted(monkeypatch, load, threads, kind, noted):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert ("load 9.0 on 2 cores" in busy_note(torch.device(kind))) == noted
