@@ -26,7 +26,10 @@ LAST_TRAIN_ID = {"dorsal right": 1050, "dorsal left": 1037, "palmar right": 1051
 JOINT_LAST_TRAIN_ID = min(LAST_TRAIN_ID.values())
 """Joint mode: who tests in any one aspect must train in none."""
 OFFSETS = (11_000_000, 21_000_000, 31_000_000)
-"""What is added to the ids of distractors: other hand, then the other side of right and left hands."""
+"""Added to the ids of distractors: other hand, then the other side of right and left hands.
+
+The published code adds the first to dorsal left where palmar right is tested; no metric depends on these numbers.
+"""
 PUBLISHED = {
     "dorsal right": (Size(72, 962), Size(71, 1042)),
     "dorsal left": (Size(73, 808), Size(73, 1061)),
