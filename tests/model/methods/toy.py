@@ -1,0 +1,104 @@
+"""Every registered method by its recipe for hands, on the smallest backbone of its family, and a toy batch."""
+
+from dataclasses import replace
+
+import torch
+
+from configs import load_config
+from model import METHODS, DataFacts, check_method, make_model
+from model.base import Batch, Method, Progress
+from processor.train_step import Encoder, TrainStep
+from solver import make_optimizers
+from utils.device import Precision
+
+OLD_NAMES = {
+    "clipreid": "vit_clipreid",
+    "baseline": "vit_base",
+    "zeroshot": "vit_zeroshot",
+    "coop": "vit_coop",
+    "pcl": "vit_pcl",
+    "tfmemory": "vit_tfmemory",
+}
+"""Recipes that are not called like their method."""
+
+SMALLEST = {"clip": "ViT-Tiny-16", "resnet": "resnet-tiny", "vit": "vit-tiny"}
+CPU = Precision(torch.device("cpu"), torch.float32)
+IDENTITIES, INSTANCES = 4, 2
+LABELS = torch.arange(IDENTITIES).repeat_interleave(INSTANCES)
+EXTRA = {
+    "cameras": lambda size: torch.arange(len(LABELS)) % 2,
+    "views": lambda size: torch.arange(len(LABELS)) % 2,
+    "heatmaps": lambda size: torch.rand(len(LABELS), 21, size[0] // 16, size[1] // 16),
+}
+"""What a batch may hold besides images, by the names of :meth:`Method.needs`."""
+
+
+def config(name: str, *overrides: str):
+    """The recipe for hands of a method, on the smallest backbone of its family."""
+    recipe = f"configs/hand/{OLD_NAMES.get(name, name)}.yml"
+    network = SMALLEST[(*METHODS[name].backbones, "clip")[0]]
+    cfg, _ = load_config(recipe, ["MODEL.NAME", network, "MODEL.PRETRAIN_CHOICE", "random", *overrides])
+    check_method(cfg)
+    return cfg
+
+
+def build(cfg, seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    facts = DataFacts(IDENTITIES, 2, 2, len(LABELS), tuple(f"n{i}" for i in range(IDENTITIES)), "A photo of a {} hand.")
+    return make_model(cfg, facts).train()
+
+
+def stages(cfg) -> list:
+    return [stage for stage in METHODS[cfg.MODEL.METHOD].stages if stage.number in cfg.SOLVER.STAGES]
+
+
+def toy_batch(cfg, seed: int = 1) -> Batch:
+    """Images of four identities, with what the method needs in training."""
+    torch.manual_seed(seed)
+    size = cfg.INPUT.SIZE_TRAIN
+    colour = torch.randn(IDENTITIES, 3, 1, 1).repeat_interleave(INSTANCES, 0)
+    loaded = {"images": colour + 0.5 * torch.randn(len(LABELS), 3, *size), "labels": LABELS}
+    loaded["index"] = torch.arange(len(LABELS))
+    needs = METHODS[cfg.MODEL.METHOD].needs(cfg, training=True)
+    loaded |= {name: EXTRA[name](size) for name in sorted(needs)}
+    return Batch.of(loaded, needs, CPU.device)
+
+
+class Images:
+    """A :class:`model.base.TrainingSet` over one batch."""
+
+    def __init__(self, method: Method, batch: Batch) -> None:
+        self.method, self.batch = method, batch
+
+    @torch.no_grad()
+    def features(self, read, side=True):
+        batch = self.batch if side else replace(self.batch, cameras=None, views=None)
+        return read(self.method.eval()(batch)), self.batch.labels
+
+    def by_identity(self, read):
+        rows, labels = self.features(read)
+        for label in labels.unique().tolist():
+            yield label, (labels == label).nonzero().flatten(), rows[labels == label]
+
+
+def outputs_of(method: Method, stage, batch: Batch, parts: int = 1, seed: int = 5):
+    """What the loop calls in this stage: an encoder, or the cached outputs."""
+    if not stage.cached:
+        return Encoder(method, CPU, parts, seed)
+    images = Images(method, batch)
+    cached = {name: images.features(lambda rows, name=name: rows[name], side=False)[0] for name in stage.cached}
+    return lambda found, at: ({name: rows[found.index] for name, rows in cached.items()}, found.labels)
+
+
+def trained(cfg, stage, tmp_path, parts: int = 1):
+    """The method when ``stage`` begins, its step and its optimizers."""
+    method, batch = build(cfg), toy_batch(cfg)
+    optimizers = make_optimizers(cfg, method, stage.number)
+    method.eval()
+    with torch.no_grad():
+        method.begin_epoch(Images(method, batch), Progress(stage.number, 1))
+    method.train()
+    outputs = outputs_of(method, stage, batch, parts)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    step = TrainStep(method, outputs, optimizers, scaler, CPU, 0.0, lambda b: ["x"] * len(b.labels), tmp_path)
+    return method, step, optimizers, batch
