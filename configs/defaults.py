@@ -211,7 +211,7 @@ _C.TEST.RERANK_LAMBDA = 0.3  # (ours) share of the original distance
 _C.TEST.DIST_MAT = ""  # file of the query x gallery distances (.npy, relative to OUTPUT_DIR); empty: none; _run<i> each
 _C.TEST.SEARCH = "exact"  # (ours) exact | faiss (approximate, recall told): finds the images for ranking pictures only
 _C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the model it starts from
-_C.TEST.PICTURES = True  # (ours) write ranking.png and pictures/, which show people; curves.png is always written
+_C.TEST.PICTURES = True  # (ours) draw pictures that show people; False also removes those of an earlier evaluation
 
 _C.OUTPUT_DIR = "output/run"  # folder of everything a run writes
 _C.RESUME = "auto"  # (ours) auto: resume what was interrupted in OUTPUT_DIR | never: start over | another run's folder

@@ -37,6 +37,14 @@ NOTED = 10
 """How much of a ranking is kept for pictures."""
 
 
+DISTANCES = {
+    "euclidean": "squared Euclidean distance",
+    "cosine": "cosine distance (1 - cosine)",
+    "re-ranked": "re-ranked distance (Jaccard and original, 0 to 1)",
+}
+"""By ``TEST.METRIC``, or re-ranked, which has none of its own."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The outcome of one evaluation.
@@ -67,6 +75,11 @@ class Evaluation:
     neck_feat: str = ""
     runs: tuple[dict[str, float], ...] = ()
     precisions: tuple[np.ndarray, ...] = ()
+
+    @property
+    def distance_name(self) -> str:
+        """What the rankings' distances are, in words."""
+        return DISTANCES["re-ranked" if self.nearest is not None else self.metric]
 
     def find_nearest(self, queries: Sequence[int]) -> Nearest:
         """The first :data:`NOTED` gallery images of some queries in the order in which they were scored.

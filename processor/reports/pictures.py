@@ -17,6 +17,7 @@ from processor.evaluation import Evaluation
 from utils.checkpoint import write_atomically
 from utils.errors import ReIDError
 from utils.images import read_image
+from utils.interrupt import InterruptedRunError
 from utils.logger import LOGGER
 from utils.plots.curves import cmc_chart, embedding_chart, error_chart, save_figure, score_chart, similarity_chart
 from utils.plots.projection import embed_in_plane
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from datasets.bases import Record, ReIDDataset
+
+RANKINGS = ("worst", "median", "random")
+PICTURES = (
+    "cmc",
+    "roc_det",
+    "scores",
+    "confused",
+    "attention",
+    "embedding",
+    *(f"rankings_{name}" for name in RANKINGS),
+)
+"""Files of :func:`write_pictures`, without suffix."""
 
 SHOWN_QUERIES = 8
 CONFUSED_IDENTITIES = 12
@@ -45,12 +58,12 @@ def write_pictures(
     loader: DataLoader,
     seed: int,
 ) -> None:
-    """Write every picture of ``evaluation`` into ``folder``.
+    """Write every picture of ``evaluation``: ``ranking.png`` beside ``folder``, the others into it.
 
     Numbers are worth more than pictures: one that cannot be drawn is named in the log, and the others are drawn.
 
     Args:
-        folder: for the PNG files.
+        folder: for the PNG files, ``pictures`` or ``pictures_test``.
         evaluation: features, rankings and average precisions.
         dataset: images, identities and camera rule.
         model: what was evaluated, for the maps of where it looks.
@@ -58,6 +71,7 @@ def write_pictures(
         seed: of the random queries.
     """
     draw = {
+        "ranking": partial(write_ranking_picture, ranking_file(folder), evaluation, dataset),
         "cmc": partial(write_cmc, folder / "cmc.png", evaluation),
         "verification": partial(write_verification, folder, evaluation, dataset.camera_rule),
         "rankings": partial(write_ranking_sheets, folder, evaluation, dataset, seed),
@@ -68,8 +82,34 @@ def write_pictures(
     for name, write in draw.items():
         try:
             write()
+        except InterruptedRunError:
+            raise
         except ReIDError as error:
             LOGGER.warning("picture %s left out: %s", name, error)
+        except Exception as error:  # libraries that draw raise anything, and what was measured is not written yet
+            LOGGER.warning("picture %s left out: %s: %s", name, type(error).__name__, error)
+
+
+def ranking_file(folder: Path) -> Path:
+    """The picture that stands beside ``folder`` of the others, under the same suffix."""
+    return folder.with_name(f"{folder.name.replace('pictures', 'ranking', 1)}.png")
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of an earlier evaluation, which show people: the files of :func:`write_pictures`, no others.
+
+    Raises:
+        ReIDError: one cannot be removed.
+    """
+    files = [ranking_file(folder), *(folder / f"{name}.png" for name in PICTURES)]
+    found = [file for file in files if file.is_file()]
+    try:
+        for file in found:
+            file.unlink()
+    except OSError as error:
+        raise ReIDError(f"{error.filename}: cannot be removed ({error.strerror}). Remove it by hand.") from None
+    if found:
+        LOGGER.info("TEST.PICTURES False: removed %d pictures of an earlier evaluation", len(found))
 
 
 def by_precision(evaluation: Evaluation) -> np.ndarray:
@@ -101,6 +141,7 @@ def evenly(ordered: np.ndarray) -> np.ndarray:
 def write_rankings(path: Path, chosen: np.ndarray, title: str, evaluation: Evaluation, dataset: ReIDDataset) -> None:
     """Write the queries ``chosen``, in this order, with their ten nearest gallery images."""
     nearest = evaluation.find_nearest(chosen.tolist())
+    title += f"; numbers: {evaluation.distance_name}"
     if nearest.recall < 1:
         title += f"; approximate search, recall {nearest.recall:.3f}"
     rankings = [
@@ -109,6 +150,7 @@ def write_rankings(path: Path, chosen: np.ndarray, title: str, evaluation: Evalu
             dataset.test_identities[dataset.query[i].pid],
             float(evaluation.metrics.average_precision[i]),
             _answers(dataset, dataset.query[i], zip(distances.tolist(), index.tolist(), strict=True)),
+            int(evaluation.metrics.first_match[i]),
         )
         for i, distances, index in zip(chosen, nearest.distances, nearest.index, strict=True)
     ]

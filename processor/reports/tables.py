@@ -14,7 +14,7 @@ from model.base import Method
 from processor.evaluation import Evaluation
 from processor.reports.curves import write_curves
 from processor.reports.environment import environment
-from processor.reports.pictures import write_pictures, write_ranking_picture
+from processor.reports.pictures import remove_pictures, write_pictures
 from processor.runs.folder import back_up, kind, read_metrics
 from processor.runs.run import Run, fingerprint
 from processor.text_matching import text_results
@@ -74,11 +74,12 @@ def finish_run(
         write_curves(run)
     if evaluation.verification is not None:
         write_verification(run.output_dir / f"verification{run.suffix}.npz", evaluation.verification)
+    folder = run.output_dir / f"pictures{run.suffix}"
     if cfg.TEST.PICTURES:
         LOGGER.info("drawing pictures; TEST.PICTURES False leaves them out")
-        write_ranking_picture(run.output_dir / f"ranking{run.suffix}.png", evaluation, dataset)
-        folder = run.output_dir / f"pictures{run.suffix}"
         write_pictures(folder, evaluation, dataset, model, loader, cfg.SOLVER.SEED)
+    else:
+        remove_pictures(folder)
     for line in next_commands(cfg, run, name):
         LOGGER.info("next: %s", line)
     measured = run.results[name]["protocol"]

@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from utils.errors import ReIDError
 from utils.images import AS_STORED, Reading, read_image
+from utils.logger import LOGGER
 from utils.text_files import printable
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
@@ -32,12 +34,13 @@ class Answer(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """A query and its nearest gallery images, nearest first."""
+    """A query, its nearest gallery images, nearest first, and the rank of the first right one (0: unknown)."""
 
     path: str
     identity: str
     average_precision: float
     answers: Sequence[Answer]
+    first_right: int = 0
 
 
 class Shown(NamedTuple):
@@ -60,6 +63,8 @@ def ranking_sheet(
     rows = []
     for ranking in rankings:
         query = f"query {printable(ranking.identity)}\nAP {100 * ranking.average_precision:.0f} %"
+        if ranking.first_right > len(ranking.answers):
+            query += f", first right {ranking.first_right}"
         row = [Shown(ranking.path, query)]
         for place, answer in enumerate(ranking.answers, 1):
             mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
@@ -87,7 +92,7 @@ def overlay(image: Image.Image, weights: np.ndarray) -> Image.Image:
 
 def saliency_sheet(seen: Sequence[Seen], title: str, cell: tuple[int, int] = (144, 144)) -> Image.Image:
     """Each picture above the same picture with its weights laid over, and the scale of the colours at the right."""
-    pictures = [ImageOps.contain(item.image, cell) for item in seen]
+    pictures = [fitted(item.image, cell) for item in seen]
     cell = cell[0], max((picture.height for picture in pictures), default=cell[1])
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _GAP
     sheet = _titled(title, len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP)
@@ -121,7 +126,7 @@ def contact_sheet(
         reading: how a file becomes a picture.
         lead: pixels that keep the first column apart from the others.
     """
-    pictures = [[ImageOps.contain(read_image(shown.path, reading), cell) for shown in row] for row in rows]
+    pictures = [[_drawn(shown.path, cell, reading) for shown in row] for row in rows]
     cell = cell[0], max((picture.height for row in pictures for picture in row), default=cell[1])
     columns = max((len(row) for row in rows), default=1)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
@@ -131,6 +136,23 @@ def contact_sheet(
             corner = (_GAP + column * width + lead * (column > 0), _TITLE + number * height)
             _paste(sheet, corner, picture, shown.colour, shown.caption, cell)
     return sheet
+
+
+def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """``image`` as large as it fits into ``cell``, in its own shape, but at least a pixel wide and high."""
+    share = min(cell[0] / image.width, cell[1] / image.height)
+    return image.resize((max(1, round(share * image.width)), max(1, round(share * image.height))))
+
+
+def _drawn(path: str, cell: tuple[int, int], reading: Reading) -> Image.Image:
+    """The picture in ``path``; a grey one, and a warning, where it cannot be drawn: the others are worth seeing."""
+    try:
+        return fitted(read_image(path, reading), cell)
+    except ReIDError as error:
+        LOGGER.warning("a picture is left out: %s", error)
+    except Exception as error:
+        LOGGER.warning("a picture is left out: %s cannot be drawn (%s: %s)", path, type(error).__name__, error)
+    return Image.new("RGB", cell, "lightgrey")
 
 
 def _titled(title: str, width: int, height: int) -> Image.Image:

@@ -10,9 +10,11 @@ from PIL import Image
 
 from processor.evaluation import Evaluation
 from processor.reports.pictures import (
+    PICTURES,
     by_precision,
     identity_similarity,
     most_confused,
+    remove_pictures,
     write_pictures,
     write_ranking_sheets,
 )
@@ -107,7 +109,7 @@ def test_ranking_sheets_show_the_queries_they_name(world, tmp_path, monkeypatch)
     assert sorted(r.average_precision for r in shown["median"]) == precision[3:7].tolist()
     assert len(shown["random"]) == 4
     assert [title for title in titles if "average precision" not in title] == [
-        "4 random queries of 10, best first; ten nearest each"
+        "4 random queries of 10, best first; ten nearest each; numbers: squared Euclidean distance"
     ]
     assert len(by_precision(evaluation)) == 10
 
@@ -174,3 +176,68 @@ def test_principal_axes():
     assert np.allclose(np.abs((points - points.mean(0)) @ vectors[:, [2, 1]]), np.abs(found), atol=1e-8)
     assert f"{values[1:].sum() / values.sum():.0%}" in name
     assert principal_axes(torch.ones(3, 4))[0].tolist() == [[0, 0]] * 3
+
+
+def test_a_thin_picture_is_drawn_with_the_others(world, tmp_path, caplog):
+    evaluation, dataset, loader = world
+    thin = tmp_path / "thin.png"
+    Image.new("RGB", (600, 1)).save(thin)
+    dataset.query[0].path = str(thin)
+    loader.dataset.records[0].path = str(thin)
+    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, 0)
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == set(PICTURES)
+    assert (tmp_path / "ranking.png").is_file() and "left out" not in caplog.text
+
+
+def test_a_picture_that_cannot_be_drawn_is_named_and_the_sheet_is_drawn(world, tmp_path, caplog):
+    evaluation, dataset, loader = world
+    dataset.query[0] = SimpleNamespace(path=str(tmp_path / "gone.png"), pid=0, camid=0)
+    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, 0)
+    written = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert set(PICTURES) - written <= {"attention"}
+    assert "a picture is left out" in caplog.text and "gone.png" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("height and width must be > 0"), ZeroDivisionError(), MemoryError()])
+def test_whatever_a_drawing_raises_the_others_are_drawn(world, tmp_path, caplog, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("processor.reports.pictures.ranking_sheet", fail)
+    evaluation, dataset, loader = world
+    write_pictures(tmp_path / "pictures", evaluation, dataset, Looker(), loader, 0)
+    written = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert written == {name for name in PICTURES if not name.startswith("rankings")}
+    assert f"picture ranking left out: {type(error).__name__}" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["", "_test"])
+def test_without_pictures_those_of_an_earlier_test_are_removed_and_nothing_else(tmp_path, suffix):
+    folder = tmp_path / f"pictures{suffix}"
+    folder.mkdir()
+    drawn = [tmp_path / f"ranking{suffix}.png", *(folder / f"{name}.png" for name in PICTURES)]
+    kept = [tmp_path / "curves.png", folder / "mine.png", tmp_path / ("ranking.png" if suffix else "ranking_test.png")]
+    for path in (*drawn, *kept):
+        path.write_bytes(b"")
+    remove_pictures(folder)
+    assert not any(path.exists() for path in drawn) and all(path.exists() for path in kept)
+    remove_pictures(folder)
+
+
+def test_a_ranking_says_what_its_numbers_are_and_where_the_first_right_image_stands(world, tmp_path, monkeypatch):
+    evaluation, dataset, _ = world
+    seen = {}
+    monkeypatch.setattr(
+        "processor.reports.pictures.ranking_sheet",
+        lambda rankings, title, reading: seen.update({title: rankings}) or Image.new("RGB", (1, 1)),
+    )
+    metrics = evaluate(evaluation.query, evaluation.gallery, camera_rule="none", metric="cosine")
+    found = replace(evaluation, metric="cosine", metrics=metrics)
+    for shown in (found, replace(found, nearest=found.find_nearest(range(10)))):
+        write_ranking_sheets(tmp_path, shown, dataset, 3)
+    titles = list(seen)
+    assert all("numbers: cosine distance" in title for title in titles[:3])
+    assert all("numbers: re-ranked distance" in title for title in titles[3:])
+    for ranking in seen[titles[0]]:
+        hits = [rank for rank, answer in enumerate(ranking.answers, 1) if answer.correct]
+        assert ranking.first_right == hits[0]

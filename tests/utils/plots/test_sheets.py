@@ -114,3 +114,19 @@ def test_rows_of_different_length(picture):
     assert len([b for b in boxes(sheet, WRONG) if b[2] - b[0] == 47]) == 2 * 3
     assert len([b for b in boxes(sheet, QUERY) if b[2] - b[0] == 47]) == 2 * 2
     assert ranking_sheet([], "nothing").size[0] > 0
+
+
+def test_the_first_right_image_is_named_where_it_is_not_shown(picture, monkeypatch):
+    written = []
+    monkeypatch.setattr("utils.plots.sheets._write", lambda sheet, at, caption, *rest: written.append(caption))
+    path = picture(20, 20)
+    answers = [Answer(path, "b", 0.1, False)] * 2
+    ranking_sheet([Ranking(path, "a", 0.02, answers, 37), Ranking(path, "a", 0.5, answers, 2)], "")
+    queries = [caption for caption in written if caption.startswith("query")]
+    assert queries == ["query a\nAP 2 %, first right 37", "query a\nAP 50 %"]
+
+
+@pytest.mark.parametrize("size", [(600, 1), (1, 600), (5000, 2)])
+def test_a_thin_picture_keeps_at_least_a_pixel(picture, size):
+    ranking_sheet([Ranking(picture(*size), "a", 1.0, [])], "")
+    saliency_sheet([Seen(Image.new("RGB", size), np.zeros((2, 2)), "thin")], "")
