@@ -73,8 +73,6 @@ _AT_LEAST_ONE = [
     "EVAL_PERIOD",
     "ACCUMULATE",
     "RUNS",
-    "RERANK_K1",
-    "RERANK_K2",
     "TRAIN_IDS",
     "TEST_IDS",
     "IMAGES_PER_ID",
@@ -272,9 +270,18 @@ def schedule_notes(cfg: CfgNode) -> list[str]:
 
 
 def _check_test(cfg: CfgNode) -> None:
-    if cfg.TEST.RERANK_K2 > cfg.TEST.RERANK_K1:
+    k1, k2 = cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2
+    for key, value in (("RERANK_K1", k1), ("RERANK_K2", k2)):
+        if value != "auto" and not (value.isdecimal() and int(value) >= 1):
+            raise ReIDError(f"TEST.{key} = {value!r}: expected auto, or a whole number of at least 1.")
+    if (k1 == "auto") != (k2 == "auto"):
         raise ReIDError(
-            f"TEST.RERANK_K2 = {cfg.TEST.RERANK_K2} exceeds TEST.RERANK_K1 = {cfg.TEST.RERANK_K1}; "
+            f"TEST.RERANK_K1 = {k1} with TEST.RERANK_K2 = {k2}: set both, or leave both at auto. The published pairs "
+            "are 50 and 15, 20 and 6."
+        )
+    if k1 != "auto" and int(k2) > int(k1):
+        raise ReIDError(
+            f"TEST.RERANK_K2 = {k2} exceeds TEST.RERANK_K1 = {k1}; "
             "the published pairs are 50 and 15, 20 and 6."
         )
     if cfg.TEST.RE_RANKING and cfg.TEST.METRIC != "euclidean":

@@ -22,7 +22,7 @@ from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.progress import counted
 from utils.reranking import k_reciprocal
-from utils.retrieval.identities import IdentityPairs
+from utils.retrieval.identities import JUNK, IdentityPairs
 from utils.retrieval.search import SEARCHES, Nearest, smallest
 from utils.retrieval.verification import VerificationMetrics, verify
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from datasets.bases import QueryGallerySplit, Record
     from model.base import Method
 
+
+MANY_IMAGES = 10
+"""Gallery images of an identity, on average, from which the published k1 and k2 are taken."""
 
 NOTED = 10
 """How much of a ranking is kept for pictures."""
@@ -57,6 +60,7 @@ class Evaluation:
         search: how :meth:`find_nearest` searches, a name in :data:`utils.retrieval.search.SEARCHES`.
         nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
         camera_rule: which gallery images count for a query, ``market`` or ``none``.
+        neighbours: k1 and k2 of the re-ranking, None without it.
         verification: error rates of the same features at a threshold, None where they were not asked for.
         neck_feat: whether the features are from ``before`` or ``after`` the BNNeck, as the model says.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
@@ -71,6 +75,7 @@ class Evaluation:
     search: str = "exact"
     nearest: Nearest | None = None
     camera_rule: str = "none"
+    neighbours: tuple[int, int] | None = None
     verification: VerificationMetrics | None = None
     neck_feat: str = ""
     runs: tuple[dict[str, float], ...] = ()
@@ -128,6 +133,7 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """Everything that ``metrics.json`` tells about this evaluation; curves and counts are of the first run."""
         several = {"std": self.deviations(), "runs": list(self.runs)} if self.runs else {}
+        neighbours = {} if self.neighbours is None else dict(zip(("k1", "k2"), self.neighbours, strict=True))
         return {
             **self.means(),
             **several,
@@ -135,6 +141,7 @@ class Evaluation:
             "CMC": [round(100 * float(value), 4) for value in self.metrics.cmc],
             "queries": self.metrics.num_queries,
             "queries_without_match": self.metrics.num_skipped,
+            **({"re-ranking": neighbours} if neighbours else {}),
             "seconds": self.seconds,
         }
 
@@ -265,11 +272,11 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
     labels = query.pids, gallery.pids, query.camids, gallery.camids
     path = run.output_dir / cfg.TEST.DIST_MAT if cfg.TEST.DIST_MAT else None
     path = path and path.with_stem(f"{path.stem}{suffix}")
-    found, shape = None, (len(query), len(gallery))
+    found, neighbours, shape = None, None, (len(query), len(gallery))
     if cfg.TEST.RE_RANKING:
         nearest: list[Nearest] = []
-        k1, k2, share = cfg.TEST.RERANK_K1, cfg.TEST.RERANK_K2, cfg.TEST.RERANK_LAMBDA
-        distances = k_reciprocal(query.features, gallery.features, k1, k2, share)
+        k1, k2 = neighbours = reranking_sizes(cfg, gallery)
+        distances = k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA)
         distances = _noting_nearest(distances, IdentityPairs(*labels, camera_rule), nearest)
         if path:
             distances = np.load(save_distances(path, distances, shape), mmap_mode="r")
@@ -279,7 +286,33 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
         if path:
             save_distances(path, distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC), shape)
-    return Evaluation(metrics, query, gallery, 0.0, cfg.TEST.METRIC, cfg.TEST.SEARCH, found, camera_rule)
+    known = {"metric": cfg.TEST.METRIC, "search": cfg.TEST.SEARCH, "camera_rule": camera_rule}
+    return Evaluation(metrics, query, gallery, 0.0, nearest=found, neighbours=neighbours, **known)
+
+
+def reranking_sizes(cfg: CfgNode, gallery: Features) -> tuple[int, int]:
+    """k1 and k2 of ``TEST.RERANK_K1`` and ``TEST.RERANK_K2``.
+
+    ``auto`` is 50 and 15, as published, where an identity of the gallery has at least ten images on average, as in the
+    published sets. With n images, fewer, it is n + 1 and half of that: the neighbours of an image are then of its own
+    identity. A warning says where values that were set are far from that.
+    """
+    identities = gallery.pids[gallery.pids != JUNK]
+    images = len(identities) / max(1, len(identities.unique()))
+    if cfg.TEST.RERANK_K1 == "auto":
+        k1 = 50 if images >= MANY_IMAGES else round(images) + 1
+        k1, k2 = (k1, 15) if images >= MANY_IMAGES else (k1, max(1, round(k1 / 2)))
+        LOGGER.info("re-ranking with k1 %d, k2 %d: the gallery has %.1f images of an identity", k1, k2, images)
+        return k1, k2
+    k1, k2 = int(cfg.TEST.RERANK_K1), int(cfg.TEST.RERANK_K2)
+    if k1 > 4 * images:
+        LOGGER.warning(
+            "TEST.RERANK_K1 = %d, but an identity of the gallery has only %.1f images: re-ranking takes other people "
+            "for neighbours and may lower mAP. TEST.RERANK_K1 auto TEST.RERANK_K2 auto chooses by these images.",
+            k1,
+            images,
+        )
+    return k1, k2
 
 
 def _noting_nearest(blocks: Iterable[Tensor], pairs: IdentityPairs, noted: list[Nearest]) -> Iterator[Tensor]:

@@ -74,7 +74,7 @@ def test_overrides(key, text, value):
 def test_override_beats_file_beats_defaults(tmp_path):
     file = written(tmp_path, "SOLVER: {SEED: 5, MARGIN: 0.7}\n")
     cfg, _ = load_config(file, ["SOLVER.SEED", "6", "SOLVER.SEED", "8"])
-    assert (cfg.SOLVER.SEED, cfg.SOLVER.MARGIN, cfg.TEST.RERANK_K1) == (8, 0.7, 50)
+    assert (cfg.SOLVER.SEED, cfg.SOLVER.MARGIN, cfg.TEST.RERANK_K1) == (8, 0.7, "auto")
 
 
 def test_odd_number_of_words():
@@ -303,7 +303,9 @@ BASELINE = ("MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]")
             "MODEL.ID_LOSS_TYPE|arcface|DATALOADER.SAMPLER|triplet",
             "MODEL.ID_LOSS_TYPE = arcface DATALOADER.SAMPLER = triplet softmax_triplet",
         ),
-        ("TEST.RERANK_K2|60", "TEST.RERANK_K2 = 60 TEST.RERANK_K1 = 50"),
+        ("TEST.RERANK_K1|50|TEST.RERANK_K2|60", "TEST.RERANK_K2 = 60 TEST.RERANK_K1 = 50"),
+        ("TEST.RERANK_K2|6", "TEST.RERANK_K1 = auto TEST.RERANK_K2 = 6"),
+        ("TEST.RERANK_K1|0|TEST.RERANK_K2|0", "TEST.RERANK_K1 = '0'"),
         ("TEST.DIST_MAT|config.yml", "TEST.DIST_MAT = 'config.yml' .npy"),
         ("TEST.RE_RANKING|True|TEST.METRIC|cosine", "TEST.RE_RANKING TEST.METRIC = cosine euclidean"),
         ("SOLVER.SEED|-1", "SOLVER.SEED = -1 negative"),

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from configs import load_config
-from processor.evaluation import NOTED, _rank, extract_features
+from processor.evaluation import NOTED, _rank, extract_features, reranking_sizes
 from tests.utils.test_reranking import dense
 from utils.metrics import Features
 
@@ -140,3 +140,41 @@ def test_an_evaluation_with_workers_keeps_no_shared_memory_open():
     found = extract_features(model, source, torch.device("cpu"))
     assert found.pids.tolist() == list(range(60)) and found.camids.tolist() == list(range(60))
     assert most - before < 40  # 125 where the labels are kept as they are
+
+
+def gallery_of(images, identities=40):
+    pids = torch.arange(identities).repeat(images)
+    junk = torch.full((500,), -1)
+    return Features(torch.zeros(len(pids) + 500, 2), torch.cat([pids, junk]), torch.zeros(len(pids) + 500))
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"), [(1, (2, 1)), (3, (4, 2)), (9, (10, 5)), (10, (50, 15)), (20, (50, 15))]
+)
+def test_automatic_re_ranking_follows_the_images_of_an_identity(images, expected, caplog):
+    cfg, _ = load_config(None, ["TEST.RE_RANKING", "True"])
+    assert reranking_sizes(cfg, gallery_of(images)) == expected
+    assert not [entry for entry in caplog.records if entry.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(("images", "warned"), [(3, True), (20, False)])
+def test_neighbours_far_above_the_images_of_an_identity_are_warned_of(images, warned, caplog):
+    cfg, _ = load_config(None, ["TEST.RE_RANKING", "True", "TEST.RERANK_K1", "50", "TEST.RERANK_K2", "15"])
+    assert reranking_sizes(cfg, gallery_of(images)) == (50, 15)
+    assert ("only 3.0 images" in caplog.text) == warned
+
+
+def test_automatic_re_ranking_helps_where_the_published_one_harms(tmp_path):
+    """Three images of a person: 50 neighbours are nearly all of other people."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(60, 16))
+    sets = []
+    for images in (1, 3):
+        pids = np.arange(60).repeat(images)
+        features = (centres[pids] + 0.75 * random.normal(size=(len(pids), 16))).astype(np.float32)
+        sets.append(Features(torch.from_numpy(features), pids, np.full(len(pids), images)))
+    plain = ranked(sets, tmp_path)
+    auto = ranked(sets, tmp_path, "TEST.RE_RANKING", "True")
+    published = ranked(sets, tmp_path, "TEST.RE_RANKING", "True", "TEST.RERANK_K1", "50", "TEST.RERANK_K2", "15")
+    assert published.metrics.mAP < plain.metrics.mAP < auto.metrics.mAP
+    assert auto.record()["re-ranking"] == {"k1": 4, "k2": 2} and "re-ranking" not in plain.record()
