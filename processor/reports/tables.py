@@ -12,6 +12,7 @@ import numpy as np
 
 from model.base import Method
 from processor.evaluation import Evaluation
+from processor.reports.compared_files import note_identical_files, write_distance_names
 from processor.reports.curves import write_curves
 from processor.reports.environment import environment
 from processor.reports.pictures import remove_pictures, write_pictures
@@ -59,6 +60,10 @@ def finish_run(
     if evaluation is None:
         return
     note_result(cfg, run, dataset, name, evaluation)
+    root = Path(cfg.DATASETS.ROOT_DIR)
+    run.results[name]["identical files"] = note_identical_files(dataset)
+    if cfg.TEST.DIST_MAT:
+        write_distance_names(run.output_dir / cfg.TEST.DIST_MAT, dataset, evaluation.distance_name, root)
     path = run.output_dir / "metrics.json"
     earlier = _read_earlier(path)
     facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
@@ -69,7 +74,7 @@ def finish_run(
     content["results"] = merge_results(earlier.get("results", {}), content["results"])
     save_json(content, path)
     rows = dict(zip(list(content["results"])[-len(run.results) :], run.results.values(), strict=True))
-    save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, Path(cfg.DATASETS.ROOT_DIR))
+    save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, root)
     if name != "test":
         write_curves(run)
     if evaluation.verification is not None:
