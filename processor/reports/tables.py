@@ -12,8 +12,8 @@ import numpy as np
 
 from model.base import Method
 from processor.evaluation import Evaluation
-from processor.reports.compared_files import note_identical_files, write_distance_names
 from processor.reports.curves import write_curves
+from processor.reports.distance_names import write_distance_names
 from processor.reports.environment import environment
 from processor.reports.pictures import remove_pictures, write_pictures
 from processor.runs.folder import back_up, kind, read_metrics
@@ -61,7 +61,6 @@ def finish_run(
         return
     note_result(cfg, run, dataset, name, evaluation)
     root = Path(cfg.DATASETS.ROOT_DIR)
-    run.results[name]["identical files"] = note_identical_files(dataset)
     if cfg.TEST.DIST_MAT:
         write_distance_names(run.output_dir / cfg.TEST.DIST_MAT, dataset, evaluation.distance_name, root)
     path = run.output_dir / "metrics.json"
