@@ -161,7 +161,7 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 def _note_coverage(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
     """What an epoch of PK batches covers, counted in the first: an incomplete last batch leaves identities out."""
-    sampler = make_sampler(cfg, dataset)
+    sampler = make_sampler(cfg, dataset, cfg.SOLVER.STAGE2.IMS_PER_BATCH)
     drawn = {int(index) for batch in sampler.plan(np.random.default_rng((sampler.seed, 1))) for index in batch}
     people, images = {dataset.train[index].pid for index in drawn}, len(dataset.train)
     batches = number_of(len(sampler), "PK batch", "PK batches")
