@@ -370,8 +370,8 @@ class Method(nn.Module):
         Raises:
             ReIDError: the checkpoint cannot be tested with ``cfg``.
         """
-        weight = state.get("classifier.weight")
-        return known or replace(seen, identities=1 if weight is None else len(weight))
+        weights = (len(t) for n, t in state.items() if n.startswith(cls.identity_bound) and n.endswith("weight"))
+        return known or replace(seen, identities=next(weights, 1))
 
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def make_neck(channels: int) -> nn.BatchNorm1d:
@@ -31,3 +31,8 @@ def make_block(channels: int, out: int) -> nn.Sequential:
     nn.init.zeros_(linear.bias)
     nn.init.normal_(norm.weight, 1, 0.02)
     return nn.Sequential(linear, norm, nn.LeakyReLU(0.1))
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Share of rows [B, C] whose largest score is that of their label."""
+    return (scores.detach().argmax(1) == labels).float().mean()

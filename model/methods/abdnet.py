@@ -14,6 +14,7 @@ from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms
 from model.layers.attention import ChannelAttention, PositionAttention
+from model.layers.heads import accuracy
 from model.methods.requirements import (
     divisible_height,
     identity_pairs,
@@ -186,8 +187,8 @@ class ABDNet(Method):
         weights = self.penalised_weights() if at.stage == 2 else []
         if weights:
             terms["ow"] = self.penalties.ow_beta * torch.stack([self.weight_penalty(w) for w in weights]).sum()
-        correct = (torch.stack(scores).sum(0).argmax(1) == labels).float().mean()
-        return terms, {"acc": correct}
+        right = accuracy(torch.stack(scores).sum(0), labels)
+        return terms, {"accuracy": right}
 
     def identity_terms(self, scores: Sequence[Tensor], features: Sequence[Tensor], labels: Tensor) -> Terms:
         """``id`` and ``triplet`` of scores [B, C] and features [B, D/2]."""

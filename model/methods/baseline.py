@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loss import Criterion, make_loss
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
+from model.layers.heads import accuracy
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -194,11 +195,6 @@ class ImageReID(Method):
                     raise ReIDError("The model has side information (SIE); give both cameras and views of the images.")
                 row = row * count + labels
         return side.coefficient * self.cv_embed[row]
-
-
-def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Share of rows [B, C] whose largest score is that of their label."""
-    return (scores.detach().argmax(1) == labels).float().mean()
 
 
 def _check_switched_off(cfg: CfgNode, rows: int, seen: DataFacts) -> None:

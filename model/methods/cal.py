@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from loss import TripletLoss
 from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
-from model.layers.heads import make_classifier, make_neck
+from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
 from utils.precision import full_precision
 
@@ -131,7 +131,7 @@ class CAL(Method):
             "effect": self.id_weight * self.cross_entropy(heads.score - heads.counterfactual, labels),
             "triplet": self.triplet_weight * self.triplet(heads.feature, labels),
         }
-        return terms, {"acc": (heads.score.argmax(1) == labels).float().mean()}
+        return terms, {"accuracy": accuracy(heads.score, labels)}
 
     def cross_entropy(self, score: Tensor, labels: Tensor) -> Tensor:
         r"""Against :math:`(1 - \varepsilon)[k = y] + \varepsilon / K`, K being ``smoothing_classes``."""

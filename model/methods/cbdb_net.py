@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.layers.heads import accuracy
 from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
 from utils.errors import ReIDError
 
@@ -129,7 +130,7 @@ class CBDBNet(Method):
         if self.extra_weight:
             extra = torch.stack([self.soft_triplet(feature, labels) for feature in features]).sum()
             terms["extra"] = self.extra_weight * extra
-        return terms, {"acc": (torch.stack(scores).sum(0).argmax(1) == labels).float().mean()}
+        return terms, {"accuracy": accuracy(torch.stack(scores).sum(0), labels)}
 
     def embed(self, outputs: Outputs) -> Tensor:
         return self.reduce(outputs["complete"])

@@ -11,7 +11,8 @@ from torch import Tensor
 from loss import SupConLoss, contrast_terms
 from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
 from model.clip.prompts import PromptLearner, check_sentence, context_tokens, text_of
-from model.methods.baseline import ImageReID, accuracy
+from model.layers.heads import accuracy
+from model.methods.baseline import ImageReID
 from utils.distributed import sharded
 from utils.errors import ReIDError
 from utils.precision import widened

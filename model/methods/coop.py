@@ -14,7 +14,8 @@ from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Term
 from model.clip.model import START_SCALE
 from model.clip.prompts import text_of
 from model.clip.simple_tokenizer import encode, tokenize
-from model.methods.baseline import ImageReID, accuracy
+from model.layers.heads import accuracy
+from model.methods.baseline import ImageReID
 from utils.distributed import sharded
 from utils.errors import ReIDError
 from utils.precision import widened

@@ -12,7 +12,7 @@ from loss import CrossEntropyLabelSmooth
 from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.attention import ChannelAttention, SpatialAttention
-from model.layers.heads import make_block, make_classifier
+from model.layers.heads import accuracy, make_block, make_classifier
 from model.methods.requirements import label_smoothing, linear_classifiers
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ class MBANet(Method):
         r"""``id``: :math:`\sum_h L_{CE}(z_h)` with label smoothing over the heads."""
         scores = self.logits(outputs)
         total = torch.stack([self.cross_entropy(score, labels) for score in scores]).sum()
-        correct = (torch.stack(scores).softmax(-1).sum(0).argmax(1) == labels).float().mean()
-        return {"id": self.id_weight * total}, {"acc": correct}
+        right = accuracy(torch.stack(scores).softmax(-1).sum(0), labels)
+        return {"id": self.id_weight * total}, {"accuracy": right}
 
     def embed(self, outputs: Outputs) -> Tensor:
         """The pooled vectors side by side: parts channel by channel, then global, spatial, channel."""

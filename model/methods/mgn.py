@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet, set_stride
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.layers.heads import accuracy
 from model.layers.parts import stripe_maxima
 from model.methods.requirements import (
     divisible_height,
@@ -133,8 +134,8 @@ class MGN(Method):
         scores = self.logits(outputs, reduced)
         identity = torch.stack([self.cross_entropy(score, labels) for score in scores]).mean()
         triplet = torch.stack([self.triplet(feature, labels) for feature in reduced[:GLOBAL]]).mean()
-        correct = (torch.stack(scores).sum(0).argmax(1) == labels).float().mean()
-        return {"id": self.id_weight * identity, "triplet": self.triplet_weight * triplet}, {"acc": correct}
+        right = accuracy(torch.stack(scores).sum(0), labels)
+        return {"id": self.id_weight * identity, "triplet": self.triplet_weight * triplet}, {"accuracy": right}
 
     def embed(self, outputs: Outputs) -> Tensor:
         """The reduced vectors side by side: [B, 8 R]."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import CrossEntropyLabelSmooth
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms
-from model.layers.heads import make_classifier
+from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms, TrainingSet
+from model.layers.heads import accuracy, make_classifier
 from model.layers.parts import stripe_means
 from model.methods.requirements import divisible_height, label_smoothing, linear_classifiers
 from utils.errors import ReIDError
@@ -39,6 +39,9 @@ class PCB(Method):
         dropout: in front of the reduction and of the part classifier.
         smoothing: of the labels.
         id_weight: of the loss.
+
+    Attributes:
+        refined: a buffer, only with RPP: whether the masks have been trained, so that a test reads them.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = (Stage(1), Stage(2))
@@ -72,6 +75,7 @@ class PCB(Method):
             self.local_mask = nn.Conv2d(width // GROUP, parts, 1)
             nn.init.kaiming_normal_(self.local_mask.weight, mode="fan_out")
             nn.init.zeros_(self.local_mask.bias)
+            self.register_buffer("refined", torch.tensor(False))
         self.cross_entropy = CrossEntropyLabelSmooth(smoothing)
 
     @classmethod
@@ -116,8 +120,11 @@ class PCB(Method):
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:
         """``stripes`` [B, D, P]."""
         maps = self.image_encoder(batch.images)["map"]
-        refined = self.rpp and (at is None or at.stage == 2)
-        return {"stripes": self.refine(maps) if refined else stripe_means(maps, self.parts, self.adaptive)}
+        plain = stripe_means(maps, self.parts, self.adaptive)
+        if not self.rpp or (at is not None and at.stage == 1):
+            return {"stripes": plain}
+        refined = self.refine(maps)
+        return {"stripes": torch.where(self.refined, refined, plain) if at is None else refined}
 
     def masks(self, maps: Tensor) -> Tensor:
         """Soft assignment of positions to parts: maps [B, D, h, w] -> [B, P, h, w], which sum to 1 over the parts."""
@@ -139,12 +146,17 @@ class PCB(Method):
         """``id0`` .. : cross-entropy of each stripe. The total is their sum, not their mean."""
         scores = self.logits(outputs)
         terms = {f"id{p}": self.id_weight * self.cross_entropy(score, labels) for p, score in enumerate(scores)}
-        correct = (torch.stack(scores).sum(0).argmax(1) == labels).float().mean()
-        return terms, {"acc": correct}
+        right = accuracy(torch.stack(scores).sum(0), labels)
+        return terms, {"accuracy": right}
 
     def embed(self, outputs: Outputs) -> Tensor:
         """Each stripe's vector brought to length 1, channel by channel: [B, D P]."""
         return F.normalize(outputs["stripes"], dim=1).flatten(1)
+
+    def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
+        """From stage 2 on a test reads the refined parts."""
+        if self.rpp:
+            self.refined.fill_(at.stage == 2)
 
     def frozen(self, at: Progress) -> tuple[str, ...]:
         if self.rpp and at.stage == 2 and at.epoch <= self.mask_epochs:
@@ -170,4 +182,6 @@ class PCB(Method):
                 renamed[f"classifiers.{first.removeprefix('instance')}.{rest}"] = tensor
             else:
                 renamed[name] = tensor
+        if "local_mask.weight" in renamed:
+            renamed.setdefault("refined", torch.tensor(True))
         return renamed

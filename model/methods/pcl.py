@@ -10,7 +10,8 @@ from torch import Tensor
 
 from loss import identity_means, moved_prototypes, prototype_contrast
 from model.base import Backbone, DataFacts, Outputs, Progress, Terms, TrainingSet
-from model.methods.baseline import ImageReID, accuracy
+from model.layers.heads import accuracy
+from model.methods.baseline import ImageReID
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:

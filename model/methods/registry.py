@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 
 from model.backbones.registry import family_of
 from model.base import Method
+from model.methods.abdnet import ABDNet
 from model.methods.baseline import ImageReID
+from model.methods.cal import CAL
+from model.methods.cbdb_net import CBDBNet
 from model.methods.clipreid import CLIPReID
 from model.methods.coop import CoOp
 from model.methods.handid import HandID
+from model.methods.mba_net import MBANet
+from model.methods.mgn import MGN
+from model.methods.pcb import PCB
 from model.methods.pcl import PCL
 from model.methods.tfmemory import TFMemory
 from model.methods.zeroshot import ZeroShot
@@ -27,6 +33,12 @@ METHODS: dict[str, type[Method]] = {
     "handid": HandID,
     "pcl": PCL,
     "tfmemory": TFMemory,
+    "pcb": PCB,
+    "cal": CAL,
+    "mba_net": MBANet,
+    "mgn": MGN,
+    "abdnet": ABDNet,
+    "cbdb_net": CBDBNet,
 }
 """From the name to the class; docs/methods.md describes them."""
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from loss import identity_means
 from model.base import Backbone, DataFacts, Outputs, Progress, Terms, TrainingSet
-from model.methods.baseline import ImageReID, accuracy
+from model.layers.heads import accuracy
+from model.methods.baseline import ImageReID
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -6,16 +6,12 @@ import pytest
 
 from configs import load_config
 from model.backbones.resnet import SHAPES, ResNet
-from model.methods.abdnet import ABDNet
-from model.methods.cal import CAL
-from model.methods.cbdb_net import CBDBNet
-from model.methods.mba_net import MBANet
-from model.methods.mgn import MGN
-from model.methods.pcb import PCB
+from model.base import DataFacts
+from model.methods.registry import METHODS, check_method
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-METHODS = {"abdnet": ABDNet, "cal": CAL, "cbdb_net": CBDBNet, "mba_net": MBANet, "mgn": MGN, "pcb": PCB}
+NAMES = ("abdnet", "cal", "cbdb_net", "mba_net", "mgn", "pcb")
 REFUSED = [
     ("abdnet", {"INPUT.SIZE_TRAIN": [336, 128]}, "SIZE_TRAIN = .336, 128.*two halves.*such as 320 or 352"),
     ("cal", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*cal.*softmax_triplet"),
@@ -46,18 +42,24 @@ def changed(name, keys):
 @pytest.mark.parametrize(("name", "keys", "message"), REFUSED)
 def test_refused(name, keys, message):
     with pytest.raises(ReIDError, match=message):
-        METHODS[name].check(changed(name, keys))
+        check_method(changed(name, keys))
 
 
-@pytest.mark.parametrize("path", [p for name in METHODS for p in sorted(ROOT.glob(f"configs/*/{name}*.yml"))], ids=str)
+@pytest.mark.parametrize("path", [p for name in NAMES for p in sorted(ROOT.glob(f"configs/*/{name}*.yml"))], ids=str)
 def test_recipes_pass(path):
     cfg = load_config(path)[0]
-    assert METHODS[cfg.MODEL.METHOD].check(cfg) is None
+    assert check_method(cfg) is None
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NAMES)
 def test_own_names_pass_unchanged(name):
     state = METHODS[name](ResNet(SHAPES["resnet-tiny"], (96, 96)), 3).state_dict()
     renamed = METHODS[name].rename(dict(state))
     assert list(renamed) == list(state)
     assert all(renamed[key] is state[key] for key in state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_without_metadata_shows_its_identities(name):
+    state = METHODS[name](ResNet(SHAPES["resnet-tiny"], (96, 96)), 7).state_dict()
+    assert METHODS[name].facts_in(None, state, DataFacts(1, cameras=2), None) == DataFacts(7, cameras=2)
