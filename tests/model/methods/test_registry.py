@@ -1,10 +1,14 @@
 """What a method can do and cannot is told before any data is read."""
 
+from pathlib import Path
+
 import pytest
 
 from configs import load_config
 from model.methods.registry import METHODS, check_method
 from utils.errors import ReIDError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def check(overrides):
@@ -56,8 +60,8 @@ def test_what_works_is_let_through(overrides):
     check(overrides)
 
 
-def test_every_method_takes_its_default_stages():
-    for name, method in METHODS.items():
-        network = {"resnet": "resnet-tiny", "vit": "vit-tiny"}.get((*method.backbones, "clip")[0], "ViT-B-16")
-        stages = [stage.number for stage in method.stages]
-        check(f"MODEL.METHOD|{name}|SOLVER.STAGES|{stages}|MODEL.NAME|{network}")
+def test_every_method_has_a_recipe_for_hands_and_each_recipe_passes():
+    recipes = [load_config(path)[0] for path in sorted(ROOT.glob("configs/hand/*.yml"))]
+    for cfg in recipes:
+        check_method(cfg)
+    assert {cfg.MODEL.METHOD for cfg in recipes} >= set(METHODS)
