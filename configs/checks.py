@@ -281,8 +281,7 @@ def _check_test(cfg: CfgNode) -> None:
         )
     if k1 != "auto" and int(k2) > int(k1):
         raise ReIDError(
-            f"TEST.RERANK_K2 = {k2} exceeds TEST.RERANK_K1 = {k1}; "
-            "the published pairs are 50 and 15, 20 and 6."
+            f"TEST.RERANK_K2 = {k2} exceeds TEST.RERANK_K1 = {k1}; the published pairs are 50 and 15, 20 and 6."
         )
     if cfg.TEST.RE_RANKING and cfg.TEST.METRIC != "euclidean":
         raise ReIDError(

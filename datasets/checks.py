@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
     """
     if cfg.DATASETS.CHECK_IMAGES or cfg.DATASETS.BAD_IMAGES == "skip":
         _check_images(cfg, dataset)
-        dataset.notes += _note_copies(dataset)
+        dataset.notes += _note_copies(cfg, dataset)
     if dataset.require_train:
         _check_batches(cfg, dataset)
         _check_side_information(cfg, dataset)
@@ -81,23 +80,17 @@ def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
     dataset.notes.append(f"{found}; left out")
 
 
-def _note_copies(dataset: ReIDDataset) -> list[str]:
+def _note_copies(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
     """A warning on queries whose file is in the gallery under another name: they find themselves."""
-    sizes: dict[int, list[str]] = defaultdict(list)
-    for record in dataset.gallery:
-        sizes[_size(record.path)].append(record.path)
-    digests: dict[str, bytes] = {}
-
-    def digest(path: str) -> bytes:
-        if path not in digests:
-            with open(path, "rb") as file:  # noqa: PTH123 -- a Path each is slow
-                digests[path] = hashlib.file_digest(file, "sha256").digest()
-        return digests[path]
-
-    pairs = []
-    for query in dict.fromkeys(record.path for record in dataset.query):
-        twins = (path for path in sizes.get(_size(query), ()) if path != query and digest(path) == digest(query))
-        pairs += [f"{query} = {twin}" for twin in itertools.islice(twins, 1)]
+    query, gallery = ({r.path: _size(r.path) for r in part} for part in (dataset.query, dataset.gallery))
+    shared = set(query.values()) & set(gallery.values())
+    alike = [path for path, size in {**query, **gallery}.items() if size in shared]
+    digests = look_over(alike, num_workers(cfg), _digest)
+    enrolled: dict[bytes, list[str]] = defaultdict(list)
+    for path in gallery.keys() & digests.keys():
+        enrolled[digests[path]].append(path)
+    twins = {path: min(set(enrolled[digests[path]]) - {path}, default="") for path in query if path in digests}
+    pairs = [f"{path} = {twin}" for path, twin in twins.items() if twin]
     if not pairs:
         return []
     queries = number_of(len(pairs), "query is", "queries are")
@@ -105,6 +98,14 @@ def _note_copies(dataset: ReIDDataset) -> list[str]:
         f"{WARNING}{queries} in the gallery too, as equal files under other names, and find themselves: {some(pairs)}. "
         "python -m datasets.inspect --drop-duplicates --write-listing FILE leaves them out"
     ]
+
+
+def _digest(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 -- a Path each is slow
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:  # reading it will say why
+        return path.encode(errors="surrogateescape")
 
 
 def _size(path: str) -> int:
