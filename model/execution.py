@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.backbones.timm_backbone import TimmEncoder
+from model.backbones.vit import Block
 from model.base import Method
 from model.clip.model import Transformer
 from model.layers.batch_norm import synchronise_batch_norm
@@ -27,7 +28,7 @@ def set_execution(cfg: CfgNode, model: Method) -> None:
         ReIDError: the backbone cannot be run so.
     """
     for module in model.modules():
-        if isinstance(module, Transformer):
+        if isinstance(module, Transformer | Block):
             module.checkpointing = cfg.SOLVER.GRAD_CHECKPOINTING
     encoder = model.image_encoder
     if _has_batch_statistics(encoder) and world_size() > 1:

@@ -101,15 +101,17 @@ def _load(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
 
 
 def resized_table(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, str]:
-    """A table of position embeddings [1 + h w, D] for another ``grid``, and what was done in words."""
-    old = guess_grid(len(table) - 1)
-    new = resize_positions(table, grid, old)
+    """A table of position embeddings [1 + h w, D], or [1, 1 + h w, D], for another ``grid``, and what was done."""
+    rows = table.flatten(0, -2)
+    old = guess_grid(len(rows) - 1)
+    new = resize_positions(rows, grid, old).reshape(*table.shape[:-2], -1, table.shape[-1])
     patches = f"{old[0]} x {old[1]} patches -> {grid[0]} x {grid[1]}"
     return new, f"{list(table.shape)} -> {list(new.shape)}, {patches}"
 
 
 def _is_table(tensor: Tensor, target: Tensor) -> bool:
-    return tensor.dim() == 2 and len(tensor) > 1 and tensor.shape[1] == target.shape[1]
+    same = tensor.dim() == target.dim() > 1 and tensor.shape[:-2] == target.shape[:-2]
+    return same and tensor.shape[-2] > 1 and tensor.shape[-1] == target.shape[-1]
 
 
 @torch.no_grad()

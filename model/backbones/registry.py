@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from model.backbones import resnet
+from model.backbones import resnet, vit
 from model.backbones.timm_backbone import PREFIX, TimmEncoder, backbone_name, hub_weights
 from model.base import Backbone
 from model.clip.clip import find_weights
@@ -57,9 +57,18 @@ def _resnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
     return lambda cfg, size: resnet.ResNet(resnet.SHAPES[name], size)
 
 
+def _vit(name: str) -> Callable[[CfgNode, Size], Backbone]:
+    def make(cfg: CfgNode, size: Size) -> Backbone:
+        rows, columns = cfg.MODEL.STRIDE_SIZE
+        return vit.ViT(vit.SIZES[name], size, (rows, columns), cfg.MODEL.DROP_PATH)
+
+    return make
+
+
 BACKBONES: dict[str, Entry] = {
     "resnet50": Entry("resnet", _resnet("resnet50"), "resnet50.tv_in1k"),
     "resnet-tiny": Entry("resnet", _resnet("resnet-tiny")),
+    **{name: Entry("vit", _vit(name), size.pretrained) for name, size in vit.SIZES.items()},
 }
 """By ``MODEL.NAME``, besides CLIP's networks (:data:`model.clip.shapes.ARCHITECTURES`) and ``timm/<name>``."""
 
