@@ -56,7 +56,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     validation = dataset.validation
     validate = partial(do_validation, cfg, model, loaders.validation, validation, run) if validation else None
     run.restore({"model": model})
-    if cfg.TEST.BEFORE_TRAINING and cfg.SOLVER.STAGES and not run.position.stage:
+    if cfg.TEST.BEFORE_TRAINING and cfg.SOLVER.STAGES and not run.position.epoch:
         note_result(cfg, run, dataset, "untrained", evaluate())
 
     for stage in METHODS[cfg.MODEL.METHOD].stages:

@@ -30,6 +30,10 @@ CHOICES: dict[str, tuple] = {
     "MODEL.MGN.CE_DIM": (256, 2048),
     "MODEL.ABDNET.OW": ("stem", "all", "none"),
     "MODEL.CBDB_NET.DROP": ("three quarters", "whole"),
+    "MODEL.AAFORMER.SIMILARITY": ("projected", "tokens"),
+    "MODEL.CILP_FGDI.APN": ("euclidean", "cosine", "released"),
+    "MODEL.PROMPTSG.REDUCTION": ("mean", "sum"),
+    "MODEL.PROMPTSG.TEST": ("composed", "fixed"),
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
@@ -43,9 +47,9 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.BAD_IMAGES": ("error", "skip"),
     "DATASETS.PROTOCOL": ("auto", "open", "closed", "all_pairs", "fvc", "pairs"),
     "DATASETS.CACHE": ("none", "ram", "disk"),
-    "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet"),
+    "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet", "pairs"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
-    "SOLVER.STAGES": ([], [1], [2], [1, 2]),
+    "SOLVER.STAGES": ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]),
     "TEST.NECK_FEAT": ("before", "after"),
     "TEST.FEAT_NORM": YES_NO,
     "TEST.METRIC": ("euclidean", "cosine"),
@@ -53,10 +57,10 @@ CHOICES: dict[str, tuple] = {
     "TEST.SEARCH": ("exact", "faiss"),
 } | {
     f"SOLVER.{stage}.{key}": choices
-    for stage in ("STAGE1", "STAGE2")
+    for stage in ("STAGE0", "STAGE1", "STAGE2")
     for key, choices in {
         "OPTIMIZER_NAME": ("Adam", "AdamW", "SGD"),
-        "SCHEDULER": ("cosine", "multistep"),
+        "SCHEDULER": ("cosine", "multistep", "polynomial"),
         "WARMUP_METHOD": ("linear", "constant"),
         "STEP_EACH": ("epoch", "iteration"),
     }.items()
@@ -76,6 +80,9 @@ _AT_LEAST_ONE = [
     "TRAIN_IDS",
     "TEST_IDS",
     "IMAGES_PER_ID",
+    "ITERATIONS",
+    "GROUPS",
+    "SHIFT",
     "SIZE",
     "STRIDE_SIZE",
     "PARTS",
@@ -84,11 +91,29 @@ _AT_LEAST_ONE = [
     "SIZE_TRAIN",
     "SIZE_TEST",
 ]
-_POSITIVE = ["BASE_LR", "PIXEL_STD", "COSINE_SCALE", "CENTER_LR", "NEW_LR_FACTOR", "MEMORY_TEMPERATURE"]
+_POSITIVE = [
+    "DOMAIN_LR",
+    "BASE_LR",
+    "EPS",
+    "POWER",
+    "TEMPERATURE",
+    "LAYER_DECAY",
+    "RATIO",
+    "PIXEL_STD",
+    "COSINE_SCALE",
+    "CENTER_LR",
+    "NEW_LR_FACTOR",
+    "MEMORY_TEMPERATURE",
+]
 _SHARES = [
     "COLOR_JITTER",
     "DROPOUT",
+    "DROP_PATH",
     "HEAD_DROPOUT",
+    "APN_WEIGHT",
+    "GLOBAL_WEIGHT",
+    "LAYER_DECAY",
+    "RATIO",
     "MEMORY_MOMENTUM",
     "PROB",
     "RE_PROB",
@@ -195,21 +220,32 @@ def _is_positive(text: str) -> bool:
 
 
 def _check_batches(cfg: CfgNode) -> None:
-    batch, instances = cfg.SOLVER.STAGE2.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    """Batches of the stages that read images; stage 1 has its outputs cached."""
+    for number in (0, 2):
+        if number == 2 or number in cfg.SOLVER.STAGES:
+            _check_batch(cfg, f"SOLVER.STAGE{number}.IMS_PER_BATCH", cfg.SOLVER[f"STAGE{number}"].IMS_PER_BATCH)
+
+
+def _check_batch(cfg: CfgNode, key: str, batch: int) -> None:
+    instances = cfg.DATALOADER.NUM_INSTANCE
     if cfg.DATALOADER.SAMPLER == "softmax":
         if batch < 2 and 2 in cfg.SOLVER.STAGES:
+            raise ReIDError(f"{key} = {batch}: batch normalisation needs at least 2 images in a batch.")
+        return
+    if cfg.DATALOADER.SAMPLER == "pairs":
+        if batch % 2 or batch < 4:
             raise ReIDError(
-                f"SOLVER.STAGE2.IMS_PER_BATCH = {batch}: batch normalisation needs at least 2 images in a batch."
+                f"{key} = {batch} with DATALOADER.SAMPLER = pairs: must be even and at least 4, two pairs of images."
             )
         return
     if batch % instances:
         raise ReIDError(
-            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} is no multiple of DATALOADER.NUM_INSTANCE = {instances}; "
+            f"{key} = {batch} is no multiple of DATALOADER.NUM_INSTANCE = {instances}; "
             f"the nearest that is: {max(2, round(batch / instances)) * instances}."
         )
     if batch // instances < 2:
         raise ReIDError(
-            f"SOLVER.STAGE2.IMS_PER_BATCH = {batch} holds one identity of {instances} images (DATALOADER."
+            f"{key} = {batch} holds one identity of {instances} images (DATALOADER."
             f"NUM_INSTANCE); the triplet loss needs two: set IMS_PER_BATCH to {2 * instances} or more."
         )
 
@@ -217,14 +253,20 @@ def _check_batches(cfg: CfgNode) -> None:
 def _check_schedules(cfg: CfgNode) -> None:
     for number in cfg.SOLVER.STAGES:
         name, stage = f"SOLVER.STAGE{number}", cfg.SOLVER[f"STAGE{number}"]
-        if stage.SCHEDULER != "cosine":
+        if any(stage.CYCLES) and (stage.SCHEDULER != "cosine" or sum(stage.CYCLES) != stage.MAX_EPOCHS):
+            raise ReIDError(
+                f"{name}.CYCLES = {stage.CYCLES} with SCHEDULER {stage.SCHEDULER} and MAX_EPOCHS {stage.MAX_EPOCHS}: "
+                "cycles are of the cosine schedule and add up to MAX_EPOCHS. Change them, or set CYCLES to [0] for one "
+                "schedule."
+            )
+        if stage.SCHEDULER == "multistep":
             continue
         ends = ["LR_MIN", *(["WARMUP_LR_INIT"] if stage.WARMUP_EPOCHS else [])]
         above = [f"{name}.{key} = {stage[key]:g}" for key in ends if stage[key] > stage.BASE_LR]
         if above:
             raise ReIDError(
-                f"{' and '.join(above)} with {name}.BASE_LR = {stage.BASE_LR:g}: the cosine schedule rises to BASE_LR "
-                "and falls from it. Set both ends at or below BASE_LR."
+                f"{' and '.join(above)} with {name}.BASE_LR = {stage.BASE_LR:g}: the {stage.SCHEDULER} schedule rises "
+                "to BASE_LR and falls from it. Set both ends at or below BASE_LR."
             )
 
 
@@ -245,6 +287,8 @@ def _check_model(cfg: CfgNode) -> None:
             f"MODEL.STRIDE_SIZE = {model.STRIDE_SIZE} with MODEL.NAME = {model.NAME}: overlapping patches are of "
             "CLIP's ViTs. Leave it at [16, 16], which means the backbone's own."
         )
+    if model.DROP_PATH >= 1:
+        raise ReIDError(f"MODEL.DROP_PATH = {model.DROP_PATH}: must be below 1, or nothing is left of the last block.")
     if model.ID_LOSS_TYPE != "softmax" and cfg.DATALOADER.SAMPLER == "triplet":
         raise ReIDError(
             f"MODEL.ID_LOSS_TYPE = {model.ID_LOSS_TYPE} with DATALOADER.SAMPLER = triplet, which trains no ID loss: "

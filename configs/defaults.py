@@ -75,6 +75,35 @@ _C.MODEL.CBDB_NET.REDUCED = 512  # (ours) cbdb_net: channels of the feature
 _C.MODEL.CBDB_NET.ELASTIC = False  # (ours) cbdb_net: elastic weights of the triplet loss, as far as they are known
 _C.MODEL.CBDB_NET.EXTRA_WEIGHT = 1e-5  # (ours) cbdb_net: weight of the released code's second triplet loss
 _C.MODEL.IF_LABELSMOOTH = "on"  # on | off: label smoothing 0.1 in the ID and image-to-text losses
+_C.MODEL.DROP_PATH = 0.1  # (ours) vit_*, deit_*: stochastic depth of the last block; it rises linearly from 0
+_C.MODEL.TRANSREID = CfgNode()
+_C.MODEL.TRANSREID.JPM = True  # (ours) transreid: jigsaw with local features; False: the paper's baseline
+_C.MODEL.TRANSREID.SHIFT = 5  # (ours) transreid: patches are rotated by SHIFT - 1; 8 for square images (vehicles)
+_C.MODEL.TRANSREID.GROUPS = 2  # (ours) transreid: so many equal pieces of the patches are interleaved
+_C.MODEL.TRANSREID.PARTS = 4  # (ours) transreid: local features
+_C.MODEL.DCAL = CfgNode()
+_C.MODEL.DCAL.RATIO = 0.3  # (ours) dcal: share of the patches that query in global-local cross-attention
+_C.MODEL.AAFORMER = CfgNode()
+_C.MODEL.AAFORMER.PARTS = 5  # (ours) aaformer: part tokens
+_C.MODEL.AAFORMER.EPS = 0.05  # (ours) aaformer: weight of the entropy in the transport of patches to parts
+_C.MODEL.AAFORMER.ITERATIONS = 3  # (ours) aaformer: of the transport
+_C.MODEL.AAFORMER.SIMILARITY = "projected"  # (ours) aaformer: of a block's queries and keys (projected) | of its tokens
+_C.MODEL.AAFORMER.GLOBAL_WEIGHT = 0.5  # (ours) aaformer: weight of the class token's losses; the parts have the rest
+_C.MODEL.AAFORMER.DIVIDE = True  # (ours) aaformer: divide the part features by PARTS in the test feature
+_C.MODEL.PROMPTSG = CfgNode()
+_C.MODEL.PROMPTSG.TEMPERATURE = 0.07  # (ours) promptsg: of the contrast between images and sentences
+_C.MODEL.PROMPTSG.REDUCTION = "mean"  # (ours) promptsg: mean | sum over the positives of an image
+_C.MODEL.PROMPTSG.CONTRAST_WEIGHT = 0.5  # (ours) promptsg: weight of the contrast
+_C.MODEL.PROMPTSG.TEST = "composed"  # (ours) promptsg: test with each image's own sentence (composed) | a fixed one
+_C.MODEL.PROMPTSG.CONCATENATE = False  # (ours) promptsg: append CLIP's image features to the test feature
+_C.MODEL.CLIP_REIDENT = CfgNode()
+_C.MODEL.CLIP_REIDENT.LAYER_DECAY = 1.0  # (ours) clip_reident: factor on the rate from each block to the one below it
+_C.MODEL.CILP_FGDI = CfgNode()
+_C.MODEL.CILP_FGDI.DOMAIN_EPOCHS = 30  # (ours) cilp_fgdi: last epochs of stage 1, for tokens of domains; 0: no domains
+_C.MODEL.CILP_FGDI.DOMAIN_LR = 0.01  # (ours) cilp_fgdi: learning rate of the domain classifiers
+_C.MODEL.CILP_FGDI.APN = "euclidean"  # (ours) cilp_fgdi, distance to texts in stage 2: euclidean | cosine | released
+_C.MODEL.CILP_FGDI.APN_WEIGHT = 0.1  # (ours) cilp_fgdi: its weight b; i2tce has 1 - b
+_C.MODEL.CILP_FGDI.INSTANCE_NORM = True  # (ours) cilp_fgdi: normalise each image by its own mean and deviation
 
 # ---------------------------------------------------------------------------------------------------- input
 _C.INPUT = CfgNode()
@@ -137,7 +166,7 @@ _C.DATASETS.SYNTHETIC.SEED = 0  # (ours) seed of the drawing
 # ----------------------------------------------------------------------------------------------- dataloader
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 8  # processes that read images; never more than the machine has cores
-_C.DATALOADER.SAMPLER = "softmax"  # softmax: shuffled, ID loss | softmax_triplet: PK, + triplet | triplet: PK, no ID
+_C.DATALOADER.SAMPLER = "softmax"  # softmax: shuffled | softmax_triplet: PK | triplet: PK, no ID loss | pairs: InfoNCE
 _C.DATALOADER.DROP_LAST = False  # (ours) softmax: leave out the last batch of an epoch if it is not full
 _C.DATALOADER.NUM_INSTANCE = 4  # K: images of one identity in a PK batch
 
@@ -163,10 +192,13 @@ def _stage() -> CfgNode:
     stage.BASE_LR = 3e-4  # learning rate
     stage.MOMENTUM = 0.9  # of SGD
     stage.WEIGHT_DECAY = 5e-4  # of everything but biases
-    stage.SCHEDULER = "cosine"  # (ours) cosine | multistep
-    stage.WARMUP_EPOCHS = 5  # cosine: epochs of warm-up
-    stage.WARMUP_LR_INIT = 1e-5  # cosine: learning rate that the warm-up starts from, at most BASE_LR (published: 0.01)
-    stage.LR_MIN = 1.6e-5  # cosine: learning rate at the end, at most BASE_LR
+    stage.SCHEDULER = "cosine"  # (ours) cosine | multistep | polynomial
+    stage.WARMUP_EPOCHS = 5  # cosine, polynomial: epochs of warm-up
+    stage.WARMUP_LR_INIT = 1e-5  # cosine, polynomial: the warm-up starts from it, at most BASE_LR (published: 0.01)
+    stage.LR_MIN = 1.6e-5  # cosine, polynomial: learning rate at the end, at most BASE_LR
+    stage.POWER = 2.0  # (ours) polynomial: of the way that is left to LR_MIN
+    stage.CYCLES = [0]  # (ours) cosine: lengths of several schedules, one after the other; [0]: one of MAX_EPOCHS
+    stage.EPOCH_OFFSET = 0  # (ours) the schedule starts as if so many epochs had passed, those of an earlier stage
     stage.STEPS = [40, 70]  # multistep: epochs at which the learning rate falls
     stage.GAMMA = 0.1  # multistep: by this factor
     stage.WARMUP_ITERS = 10  # multistep: epochs of warm-up (the published name says iterations, and means epochs)
@@ -186,6 +218,7 @@ def _stage() -> CfgNode:
     return stage
 
 
+_C.SOLVER.STAGE0 = _stage()
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()
 _C.SOLVER.STAGE2.SCHEDULER = "multistep"

@@ -5,7 +5,6 @@ RETIRED = {
     "MODEL.NECK": "the BNNeck is always there",
     "MODEL.DIST_TRAIN": "torchrun decides",
     "MODEL.COS_LAYER": "use MODEL.ID_LOSS_TYPE",
-    "MODEL.DROP_PATH": "CLIP has none",
     "MODEL.DROP_OUT": "CLIP has none",
     "MODEL.ATT_DROP_RATE": "CLIP has none",
     "MODEL.TRANSFORMER_TYPE": "use MODEL.NAME",

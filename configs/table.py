@@ -31,7 +31,7 @@ def make_table() -> str:
         found = _LINE.match(line)
         if found:
             key, stage_key, meaning = found.groups()
-            names = [key] if key else [f"SOLVER.STAGE1.{stage_key}", f"SOLVER.STAGE2.{stage_key}"]
+            names = [key] if key else [f"SOLVER.STAGE{number}.{stage_key}" for number in (0, 1, 2)]
             rows.append(f"| {'<br>'.join(f'`{n}`' for n in names)} | {_defaults(names)} | {_cell(meaning)} |")
     return _HEADER + "\n".join(rows) + "\n"
 

@@ -128,6 +128,9 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     if 2 not in cfg.SOLVER.STAGES:
         return
     batch, instances = cfg.SOLVER.STAGE2.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    if cfg.DATALOADER.SAMPLER == "pairs":
+        _check_pairs(batch, dataset)
+        return
     shuffled = cfg.DATALOADER.SAMPLER == "softmax"
     _check_shares(batch, 1 if shuffled else instances)
     if shuffled:
@@ -174,6 +177,20 @@ def _note_coverage(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
         f"{WARNING}{line}: identities with many images wait for those with few. Lower DATALOADER.NUM_INSTANCE or "
         "SOLVER.STAGE2.IMS_PER_BATCH, or train more epochs"
     ]
+
+
+def _check_pairs(batch: int, dataset: ReIDDataset) -> None:
+    """A batch of pairs needs as many identities as pairs; those with one image have no pair."""
+    _check_shares(batch, 2)
+    counts = torch.bincount(torch.tensor([record.pid for record in dataset.train]))
+    able, single = int((counts > 1).sum()), int((counts == 1).sum())
+    if able < batch // 2:
+        raise ReIDError(
+            f"{dataset.name}: {able} training identities have two or more images; {batch // 2} pairs of different "
+            f"identities (SOLVER.STAGE2.IMS_PER_BATCH = {batch}) need {batch // 2}. Set it to {2 * able} or less."
+        )
+    if single:
+        dataset.notes.append(f"{single} of {dataset.num_train_pids} training identities have one image: left out")
 
 
 def _check_shares(batch: int, unit: int) -> None:

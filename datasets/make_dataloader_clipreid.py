@@ -13,7 +13,7 @@ from datasets.bases import Record, ReIDDataset
 from datasets.image_cache import Read, make_readers, resized_size
 from datasets.images import ImageDataset
 from datasets.preprocessing import test_transform, train_transform
-from datasets.sampler import EpochBatches, PKBatchSampler, ShuffledBatches
+from datasets.sampler import EpochBatches, PairBatches, PKBatchSampler, ShuffledBatches
 from utils.distributed import local_world_size, shard_of, world_size
 from utils.interrupt import ignore_signals
 
@@ -103,6 +103,8 @@ def make_sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int) -> EpochBa
         smallest = batch_size if cfg.DATALOADER.DROP_LAST else max(2, world_size())
         return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, shard_of, smallest)
     pids = [record.pid for record in dataset.train]
+    if cfg.DATALOADER.SAMPLER == "pairs":
+        return PairBatches(pids, batch_size, cfg.SOLVER.SEED, shard_of)
     return PKBatchSampler(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, shard_of)
 
 

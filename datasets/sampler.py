@@ -1,7 +1,8 @@
-"""Which images make up a batch: shuffled, or P identities with K images each."""
+"""Which images make up a batch: shuffled, P identities with K images each, or pairs of an identity."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ class SeededIndex(NamedTuple):
     seed: int
 
 
+MISFITS = 10
+"""Images in a row whose identity a batch of pairs has already, after which an epoch ends."""
+
 Share = Callable[[int], range]
 """From the size of a batch to the places in it that are for this process; ``range`` itself takes all."""
 
@@ -28,7 +32,12 @@ class EpochBatches(Sampler[list[SeededIndex]]):
 
     Several processes plan the same batches, and each reads its share of each: put together in the order of the
     processes, these are the batch that one process would have read.
+
+    Attributes:
+        images_per_seed: neighbours in a batch that are augmented alike.
     """
+
+    images_per_seed = 1
 
     def __init__(self, seed: int, share: Share = range) -> None:
         self.seed = seed
@@ -39,8 +48,8 @@ class EpochBatches(Sampler[list[SeededIndex]]):
         """Plan the batches of ``epoch``, without the first ``skip``, which an interrupted run has had."""
         rng = np.random.default_rng((self.seed, epoch))
         batches = self.plan(rng)
-        count = sum(len(batch) for batch in batches)
-        seeds = iter(rng.integers(2**62, size=count).tolist())
+        count = sum(len(batch) for batch in batches) // self.images_per_seed
+        seeds = iter(rng.integers(2**62, size=count).repeat(self.images_per_seed).tolist())
         whole = [[SeededIndex(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
         self.batches = [[batch[i] for i in self.share(len(batch))] for batch in whole]
 
@@ -112,3 +121,49 @@ class PKBatchSampler(EpochBatches):
             return [rng.choice(images, self.num_instances, replace=True)]
         whole = len(images) // self.num_instances
         return np.split(rng.permutation(images)[: whole * self.num_instances], whole)
+
+
+class PairBatches(EpochBatches):
+    """Batches of pairs: an image and another one of its identity, which occurs in no other pair of the batch.
+
+    All images are shuffled; a batch takes the next whose identity it does not have yet, and those passed over go to the
+    end. The epoch ends after :data:`MISFITS` in a row; every batch is full. Identities with one image are left out.
+    Both images of a pair are augmented alike. As in CLIP-ReIdent (arXiv 2303.11855).
+
+    Args:
+        pids: identity of each image [N].
+        batch_size: images in a batch, twice the pairs.
+        seed: of everything drawn.
+        share: of a batch; whole pairs where their number is a multiple of that of the processes.
+    """
+
+    images_per_seed = 2
+
+    def __init__(self, pids: Sequence[int], batch_size: int, seed: int, share: Share = range) -> None:
+        self.pids = np.asarray(pids)
+        self.images_of = {
+            pid: images for pid in np.unique(self.pids) if len(images := np.flatnonzero(self.pids == pid)) > 1
+        }
+        self.pairs_per_batch = batch_size // 2
+        super().__init__(seed, share)
+
+    def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
+        waiting = deque(int(i) for i in rng.permutation(len(self.pids)) if self.pids[i] in self.images_of)
+        batches, batch, taken, misfits = [], [], set(), 0
+        # The first batch is searched among all images, so that no epoch is empty where there are enough identities.
+        while waiting and misfits < (MISFITS if batches else len(waiting)):
+            image = waiting.popleft()
+            pid = self.pids[image]
+            if pid in taken:
+                waiting.append(image)
+                misfits += 1
+                continue
+            others = self.images_of[pid]
+            partner = int(rng.choice(others[others != image]))
+            batch += [image, partner]
+            taken.add(pid)
+            misfits = 0
+            if len(taken) == self.pairs_per_batch:
+                batches.append(batch)
+                batch, taken = [], set()
+        return batches

@@ -23,6 +23,7 @@ class SupConLoss(nn.Module):
 
     Args:
         temperature: :math:`\tau`; 1 in CLIP-ReID.
+        reduction: over an anchor's positives: ``mean``, or ``sum`` without the factor :math:`1 / |P(i)|`.
 
     Shape:
         anchors [N, E], candidates [M, E], anchor_labels [N], candidate_labels [M] -> scalar, float32 or
@@ -33,9 +34,10 @@ class SupConLoss(nn.Module):
         perfect fit.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, reduction: str = "mean") -> None:
         super().__init__()
         self.temperature = temperature
+        self.reduction = reduction
 
     @full_precision
     def forward(self, anchors: Tensor, candidates: Tensor, anchor_labels: Tensor, candidate_labels: Tensor) -> Tensor:
@@ -48,7 +50,9 @@ class SupConLoss(nn.Module):
                 f"SupConLoss: none of the {len(anchor_labels)} anchors shares its label with any of the "
                 f"{len(candidate_labels)} candidates; the candidates must hold each anchor's own identity."
             )
-        per_anchor = log_prob.masked_fill(~positive, 0).sum(dim=1) / count.clamp(min=1)
+        per_anchor = log_prob.masked_fill(~positive, 0).sum(dim=1)
+        if self.reduction == "mean":
+            per_anchor = per_anchor / count.clamp(min=1)
         return -per_anchor.sum() / anchors_used
 
 

@@ -53,7 +53,7 @@ def do_train_stage1(
     run.note_trained(method)
     if run.position.stage > stage.number:
         return
-    images = PlainImages(method, loader, run.precision)
+    images = PlainImages(method, loader, run.precision, method.needs(cfg, training=True))
     cached, labels = _cached(images, stage)
     order = order or _random_order(len(labels), cfg.SOLVER.SEED, stage.number)
 

@@ -20,7 +20,6 @@ from utils.logger import LOGGER, on_terminal
 from utils.precision import computing_in
 from utils.progress import PATIENCE, Meters
 from utils.seed import RngState
-from utils.time_left import time_left
 
 
 class Scheduler(Protocol):
@@ -86,7 +85,8 @@ def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
     parts: dict[str, Stateful] = {"model": method, "scaler": scaler, "meters": meters, "random": RngState(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(plan.optimizers)}
     trained = {name for name, p in method.named_parameters() if p.requires_grad}
-    start = run.position if run.position.stage == number else TrainingProgress(number, 1)
+    resumed = run.position.epoch and run.position.stage == number
+    start = run.position if resumed else TrainingProgress(number, 1)
     run.restore(parts)
     curves = Curves(run, number, start.epoch)
     for epoch in range(start.epoch, plan.epochs + 1):
@@ -157,8 +157,8 @@ def _train_epoch(
     seconds = time.perf_counter() - began
     entry = {"stage": number, "epoch": epoch, **meters.means(), **rates(plan)}
     entry |= {"images_per_second": (meters.count - seen) / seconds, "seconds": seconds}
+    LOGGER.info("%s: %s", place, _values(entry, skip=("stage", "epoch")))
     run.history.append(entry)
-    LOGGER.info("%s: %s", place, _values(entry, ("stage", "epoch")) + time_left(run.history, run.settings))
     meters.reset()
     run.save(TrainingProgress(number, epoch, iteration, ended=True), parts)
 

@@ -39,6 +39,39 @@ def cosine_lr(
     return lr_min + (base - lr_min) / 2 * (1 + math.cos(math.pi * epoch / num_epochs))
 
 
+def cycle_of(epoch: float, lengths: Sequence[int]) -> tuple[int, int]:
+    """Epochs before the cycle in which ``epoch`` lies, and the length of that cycle; the last one has no end."""
+    passed = 0
+    for length in lengths[:-1]:
+        if epoch < passed + length + 1:
+            return passed, length
+        passed += length
+    return passed, lengths[-1]
+
+
+def polynomial_lr(
+    epoch: float, base: float, *, num_epochs: int, lr_min: float, warmup_lr_init: float, warmup_t: int, power: float
+) -> float:
+    """Learning rate after ``epoch`` - 1 epochs: linear warm-up, then a power of the rest of the way to ``lr_min``.
+
+    It is made to be stepped each iteration: the first one of all has ``warmup_lr_init``.
+
+    Args:
+        epoch: e, from 1, with the fraction of it that is done.
+        base: peak rate, reached after ``warmup_t`` epochs.
+        num_epochs: E.
+        lr_min: rate after the last epoch.
+        warmup_lr_init: rate at the start.
+        warmup_t: epochs of warm-up; 0 for none.
+        power: of the rest, 1 - t, where t goes from 0 after the warm-up to 1.
+    """
+    done = epoch - 1
+    if done < warmup_t:
+        return warmup_lr_init + done * (base - warmup_lr_init) / warmup_t
+    rest = 1 - min((done - warmup_t) / max(num_epochs - warmup_t, 1), 1.0)
+    return lr_min + (base - lr_min) * rest**power
+
+
 def multistep_factor(
     epoch: float,
     *,

@@ -8,7 +8,7 @@ from functools import partial
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from solver.lr_scheduler import EpochScheduler, WarmupMultiStepLR, cosine_lr
+from solver.lr_scheduler import EpochScheduler, WarmupMultiStepLR, cosine_lr, cycle_of, polynomial_lr
 from utils.errors import ReIDError
 
 
@@ -23,7 +23,27 @@ def create_scheduler(
 
 
 def _cosine(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
-    return create_scheduler(optimizer, stage.MAX_EPOCHS, stage.LR_MIN, stage.WARMUP_LR_INIT, stage.WARMUP_EPOCHS)
+    if not any(stage.CYCLES):
+        return create_scheduler(optimizer, stage.MAX_EPOCHS, stage.LR_MIN, stage.WARMUP_LR_INIT, stage.WARMUP_EPOCHS)
+    ends = {"lr_min": stage.LR_MIN, "warmup_lr_init": stage.WARMUP_LR_INIT, "warmup_t": stage.WARMUP_EPOCHS}
+
+    def schedule(epoch: float, base: float) -> float:
+        passed, length = cycle_of(epoch, stage.CYCLES)
+        return cosine_lr(epoch - passed, base, num_epochs=length, **ends)
+
+    return EpochScheduler(optimizer, schedule)
+
+
+def _polynomial(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
+    schedule = partial(
+        polynomial_lr,
+        num_epochs=stage.MAX_EPOCHS,
+        lr_min=stage.LR_MIN,
+        warmup_lr_init=stage.WARMUP_LR_INIT,
+        warmup_t=stage.WARMUP_EPOCHS,
+        power=stage.POWER,
+    )
+    return EpochScheduler(optimizer, schedule)
 
 
 def _multistep(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
@@ -40,6 +60,7 @@ def _multistep(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> Ep
 SCHEDULERS: dict[str, Callable[[CfgNode, Optimizer | Sequence[Optimizer]], EpochScheduler]] = {
     "cosine": _cosine,
     "multistep": _multistep,
+    "polynomial": _polynomial,
 }
 """From the name in SOLVER.STAGE<n>.SCHEDULER to what builds it."""
 
@@ -52,4 +73,9 @@ def make_scheduler(stage_cfg: CfgNode, optimizer: Optimizer | Sequence[Optimizer
     """
     if stage_cfg.SCHEDULER not in SCHEDULERS:
         raise ReIDError(f"SCHEDULER = {stage_cfg.SCHEDULER!r}: choose one of {', '.join(SCHEDULERS)}.")
-    return SCHEDULERS[stage_cfg.SCHEDULER](stage_cfg, optimizer)
+    scheduler = SCHEDULERS[stage_cfg.SCHEDULER](stage_cfg, optimizer)
+    if stage_cfg.EPOCH_OFFSET:
+        own, offset = scheduler.schedule, stage_cfg.EPOCH_OFFSET
+        scheduler.schedule = lambda epoch, base: own(epoch + offset, base)
+        scheduler.step(0)
+    return scheduler

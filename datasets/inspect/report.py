@@ -166,13 +166,15 @@ def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
     except UselessDataError as error:
         report.problem(str(error))
         return
-    instances, batch = cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.STAGE2.IMS_PER_BATCH
+    pairs = cfg.DATALOADER.SAMPLER == "pairs"
+    instances, batch = 2 if pairs else cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.STAGE2.IMS_PER_BATCH
     counts = Counter(record.pid for record in dataset.train)
     few = [dataset.train_identities[pid] for pid in sorted(counts) if counts[pid] < instances]
     if few:
+        fate = "the sampler leaves them out" if pairs else "the sampler repeats theirs within a batch"
         report.warn(
             f"{len(few)} of {len(counts)} training identities have fewer than {instances} images "
-            f"(DATALOADER.NUM_INSTANCE): the sampler repeats theirs within a batch: {some(few)}"
+            f"({'a pair' if pairs else 'DATALOADER.NUM_INSTANCE'}): {fate}: {some(few)}"
         )
     if max(counts.values()) == 1:
         report.problem("every training identity has one image: there is no pair of which to learn what stays the same")
@@ -255,7 +257,7 @@ def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: M
         report.problem(f"{len(finds_itself)} queries are in the gallery themselves: {some(finds_itself)}")
     within = sum(len(same) - len({split for split, *_ in same}) for same in copies)
     if within:
-        report.warn(f"{number_of(within, 'copy', 'copies')} of another file of the same split")
+        report.warn(f"{within} files are copies of another file of the same split")
 
 
 def _pair(same: Sequence[tuple[str, str, str]], dataset: ReIDDataset) -> str:

@@ -245,7 +245,7 @@ class Run:
             ReIDError: the run to resume was trained on others.
         """
         data = fingerprint(records)
-        if self.position.stage and self.data != data:
+        if self.position.epoch and self.data != data:
             raise ReIDError(
                 f"{self.output_dir}: the run to resume was trained on other images or labels than the {len(records)} "
                 "training images found now. Bring the old ones back, set RESUME to never to start over, or choose "

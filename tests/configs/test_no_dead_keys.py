@@ -15,11 +15,11 @@ SOURCES = [
 ]
 
 PARAMETERS = {
-    ("solver/make_optimizer_prompt.py", "solver"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
-    ("model/base.py", "solver"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
-    ("model/methods/baseline.py", "solver"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
-    ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
-    ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("solver/make_optimizer_prompt.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("model/base.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("model/methods/baseline.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("datasets/__init__.py", "keys"): ["DATASETS", "DATASETS.SYNTHETIC"],
 }
 """Parameters that are handed a group of keys instead of the whole configuration, by file."""
@@ -30,7 +30,7 @@ def dotted(node, names):
     if isinstance(node, ast.Name):
         return [""] if node.id == "cfg" else names.get(node.id, [])
     if isinstance(node, ast.Subscript) and dotted(node.value, names) == ["SOLVER"]:  # cfg.SOLVER[f"STAGE{number}"]
-        return ["SOLVER.STAGE1", "SOLVER.STAGE2"]
+        return ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"]
     if isinstance(node, ast.Attribute):
         return [f"{group}.{node.attr}".lstrip(".") for group in dotted(node.value, names)]
     return []

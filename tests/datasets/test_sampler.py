@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from datasets.sampler import PKBatchSampler, ShuffledBatches
+from datasets.sampler import PairBatches, PKBatchSampler, ShuffledBatches
 
 UNEVEN = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 9, 6: 30}
 """Images of each identity, for K = 4: fewer, exactly, and more with a rest."""
@@ -126,3 +126,44 @@ def test_a_last_batch_that_is_not_full_can_be_left_out(images, sizes):
     assert [len(batch) for batch in sampler] == sizes
     whole = ShuffledBatches(images, 4, 1)
     assert indices(sampler) == indices(whole)[: len(sizes)]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 7])
+def test_pairs_are_of_one_identity_that_no_other_pair_of_the_batch_has(epoch):
+    sampler = PairBatches(PIDS, 8, seed=3)
+    sampler.set_epoch(epoch)
+    assert len(sampler) > 1
+    for batch in sampler:
+        assert len(batch) == 8
+        pairs = list(zip(batch[0::2], batch[1::2], strict=True))
+        assert all(PIDS[one.index] == PIDS[other.index] and one.index != other.index for one, other in pairs)
+        assert all(one.seed == other.seed for one, other in pairs)
+        assert len({one.seed for one, _ in pairs}) == len({PIDS[one.index] for one, _ in pairs}) == 4
+    queries = [image for batch in indices(sampler) for image in batch[0::2]]
+    assert len(set(queries)) == len(queries)
+    assert not any(UNEVEN[PIDS[image]] == 1 for image in queries)
+
+
+def test_an_epoch_of_pairs_visits_every_image_where_identities_are_many():
+    pids = [pid for pid in range(64) for _ in range(4)]
+    queries = [image for batch in indices(PairBatches(pids, 16, seed=0)) for image in batch[0::2]]
+    assert len(set(queries)) == len(queries) > 0.9 * len(pids)
+
+
+def test_an_epoch_of_pairs_ends_after_misfits():
+    pids = [0] * 60 + [1] * 4
+    for seed in range(20):  # the first batch is found however rare an identity is; identity 1 is in every batch
+        assert 1 <= len(PairBatches(pids, 4, seed)) <= 4
+
+
+def test_epochs_of_pairs_differ_and_repeat():
+    first, again = PairBatches(PIDS, 8, seed=3), PairBatches(PIDS, 8, seed=3)
+    assert first.batches == again.batches
+    again.set_epoch(2)
+    assert first.batches != again.batches
+
+
+def test_processes_divide_a_batch_of_pairs_between_pairs():
+    whole = PairBatches(PIDS, 8, seed=3)
+    halves = [PairBatches(PIDS, 8, seed=3, share=lambda n, r=r: range(n * r // 2, n * (r + 1) // 2)) for r in range(2)]
+    assert [a + b for a, b in zip(*(half.batches for half in halves), strict=True)] == whole.batches
