@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING
 
 from model.backbones.registry import family_of
 from model.base import Method
+from model.methods.aaformer import AAFormer
 from model.methods.abdnet import ABDNet
 from model.methods.baseline import ImageReID
 from model.methods.cal import CAL
 from model.methods.cbdb_net import CBDBNet
+from model.methods.cilp_fgdi import CILPFGDI
+from model.methods.clip_reident import CLIPReIdent
 from model.methods.clipreid import CLIPReID
 from model.methods.coop import CoOp
+from model.methods.dcal import DCAL
 from model.methods.handid import HandID
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
 from model.methods.pcb import PCB
 from model.methods.pcl import PCL
+from model.methods.promptsg import PromptSG
 from model.methods.tfmemory import TFMemory
+from model.methods.transreid import TransReID
 from model.methods.zeroshot import ZeroShot
 from utils.errors import ReIDError
 
@@ -39,6 +45,12 @@ METHODS: dict[str, type[Method]] = {
     "mgn": MGN,
     "abdnet": ABDNet,
     "cbdb_net": CBDBNet,
+    "transreid": TransReID,
+    "dcal": DCAL,
+    "aaformer": AAFormer,
+    "promptsg": PromptSG,
+    "clip_reident": CLIPReIdent,
+    "cilp_fgdi": CILPFGDI,
 }
 """From the name to the class; docs/methods.md describes them."""
 
