@@ -221,7 +221,7 @@ def test_where_to_go_on_from_is_a_choice(driver, hands, whole, tmp_path):
     assert first(4, KILL, "stage 2")["status"] == KILLED
     before = {path.name: path.read_bytes() for path in first.folder.rglob("*.*")}
     done = second(RESUME=tmp_path / "third")
-    assert done["status"] == 2 and "no saved state in" in done["said"] and "Name a run's OUTPUT_DIR" in done["said"]
+    assert done["status"] == 2 and "third': expected auto, never or the OUTPUT_DIR of another run" in done["said"]
     done = second(RESUME=first.folder)
     assert done["status"] == 0 and "resuming at stage 2" in done["said"], done["said"]
     assert second.numbers() == whole.numbers()

@@ -303,7 +303,7 @@ def test_missing_clip_weights_say_where_to_get_them(config, tmp_path, capsys, mo
     said = refused(train_clipreid.main, capsys, config, *pretrained, "MODEL.NAME", "ViT-B-16")
     assert str(tmp_path / "cache" / "ViT-B-16.pt") in said and "SHA-256" in said and "MODEL.PRETRAIN_PATH" in said
     said = refused(train_clipreid.main, capsys, config, *pretrained)
-    assert "MODEL.NAME = 'ViT-Tiny-16': no weights are published" in said and "'random'" in said
+    assert "MODEL.NAME = 'ViT-Tiny-16': OpenAI published no weights for it" in said and "'random'" in said
     said = refused(train_clipreid.main, capsys, config, *pretrained, "MODEL.PRETRAIN_PATH", tmp_path / "gone.pt")
     assert "gone.pt" in said and "no such file" in said
 
