@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -120,16 +121,19 @@ def export_onnx(model: Method, path: Path, image_size: tuple[int, int], *, flip:
     batch = torch.export.Dim("batch")
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        TestFeature(model, flip=flip, normalise=normalise).eval(),
-        kwargs=inputs,
-        input_names=list(inputs),
-        output_names=["features"],
-        dynamic_shapes={name: {0: batch} for name in inputs},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # One name for the first axis of all inputs is what is meant here.
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+        program = torch.onnx.export(
+            TestFeature(model, flip=flip, normalise=normalise).eval(),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["features"],
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     write_atomically(path, lambda file: file.write(program.model_proto.SerializeToString()))
 
 

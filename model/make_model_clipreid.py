@@ -79,7 +79,7 @@ def make_model(cfg: CfgNode, facts: DataFacts) -> Method:
         else:
             backbone, table = pretrained(cfg, path, tensors)
             model = method.build(cfg, backbone, facts, training=True)
-    LOGGER.info("%s starts the training\n%s", path, table)
+    LOGGER.info("%s initialises the model\n%s", path, table)
     return _with_card(cfg, model, facts)
 
 

@@ -22,6 +22,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from configs import load_config
+from datasets.images import reading_of
+from datasets.make_dataloader_clipreid import num_workers
+from datasets.preprocessing import test_transform
+from model import DataFacts, check_weights, make_test_model
+from model.export import TestFeature
+from utils.device import choose_device
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Reading, read_image, to_rgb
 from utils.interrupt import check_interrupt, ignore_signals
@@ -131,9 +138,6 @@ class Embedder:
                 bar.update(len(batch))
 
 
-# The packages that a model is made of stand beside `processor`, not below it, and only what is on top may wire them
-# (docs: "How it is built"). This function is on top, though it is imported from here: notebooks ask for one short
-# name. So its imports stand inside it, where they bind nothing together until somebody calls it.
 def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequence[str] = ()) -> Embedder:
     """The model in ``weight``, ready for :meth:`Embedder.embed`.
 
@@ -145,11 +149,6 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     Raises:
         ReIDError: the configuration or the weights cannot be read or do not fit each other.
     """
-    from configs import load_config
-    from datasets.images import reading_of
-    from datasets.make_dataloader_clipreid import num_workers
-    from datasets.preprocessing import test_transform
-
     cfg, _ = load_config(config_file, [*overrides, "TEST.WEIGHT", str(weight)])
     inputs = cfg.INPUT
     how = {"interpolation": inputs.INTERPOLATION_TEST, "fit": inputs.FIT_TEST}
@@ -160,10 +159,6 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
 
 
 def _torch_network(cfg: CfgNode) -> Compute:
-    from model import DataFacts, check_weights, make_test_model
-    from model.export import TestFeature
-    from utils.device import choose_device
-
     check_weights(cfg, test=True)
     device = choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID)
     model = make_test_model(cfg, DataFacts(1, views=1))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from configs import load_config
 from datasets.bases import WARNING
 from datasets.parsing.folders import images_below, note_lost, note_others
 from datasets.parsing.tables import csv_text
@@ -217,8 +218,6 @@ def open_embedder(config_file: str, overrides: Sequence[str]) -> tuple[Embedder,
     Raises:
         ReIDError: as :func:`load_embedder`, or ``TEST.WEIGHT`` is not given.
     """
-    from configs import load_config  # see load_embedder
-
     cfg, _ = load_config(config_file, overrides)
     if not cfg.TEST.WEIGHT:
         raise ReIDError("TEST.WEIGHT is empty: name the checkpoint or .onnx file, TEST.WEIGHT PATH.")

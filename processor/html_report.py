@@ -18,7 +18,8 @@ import numpy as np
 
 from configs import get_defaults, load_config
 from processor.reports.comparison import same_queries, seeds_of_one, set_apart_by
-from processor.runs.folder import COUNTS, MEASURES, RunFolder, flatten, read_run
+from processor.reports.error_rates import COLUMNS, error_rates
+from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, flatten, kind, read_run
 from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_text
 from utils.command_line import run_script
@@ -73,11 +74,15 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
 
 def _results(run: RunFolder) -> str:
     measures = [f"{measure} (%)" for measure in MEASURES]
-    columns = ["evaluation", *measures, "queries", "without match", "seconds", "weights", "protocol"]
+    columns = ["evaluation", *measures, *COLUMNS, "queries", "without match", "seconds", "weights", "protocol"]
     rows = [
         [
-            *(name, *(float(row[m]) for m in MEASURES), row["queries"], row["queries_without_match"]),
-            *(float(row["seconds"]), row["weights"], _protocol(row.get("protocol"))),
+            *(name, *(float(row[m]) for m in MEASURES), *error_rates(row).values()),
+            *(row["queries"], row["queries_without_match"], float(row["seconds"])),
+            *(
+                f"trained; {row['weights']}" if kind(name) in TRAINED else row["weights"],
+                _protocol(row.get("protocol")),
+            ),
         ]
         for name, row in run.metrics["results"].items()
     ]
@@ -144,8 +149,11 @@ def _environment(run: RunFolder) -> str:
 def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> str:
     """The page that compares ``runs``; the first is the one that the others are measured against."""
     labels = run_labels(runs)
-    rows = [[label, *(float(r.result[m]) for m in MEASURES)] for label, r in zip(labels, runs, strict=True)]
     columns = ["run", *(f"{m} (%)" for m in MEASURES)]
+    rows = [
+        [label, *(float(r.result[m]) for m in MEASURES), *error_rates(r.result).values()]
+        for label, r in zip(labels, runs, strict=True)
+    ]
     keys = [key for key in runs[0].settings if len({repr(r.settings.get(key)) for r in runs}) > 1]
     keys = [key for key in keys if key != "OUTPUT_DIR"]
     differing = [[key, *(str(r.settings.get(key)) for r in runs)] for key in keys]
@@ -159,7 +167,12 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
         LOGGER.warning("%s", said)
         warning = f"<p><strong>{escape(said)}</strong></p>"
     sections = [
-        ("Results", warning + table("Each run", columns, rows) + _means(dict(zip(labels, runs, strict=True)), columns)),
+        (
+            "Results",
+            warning
+            + table("Each run", [*columns, *COLUMNS], rows)
+            + _means(dict(zip(labels, runs, strict=True)), columns),
+        ),
         ("Differences in mAP", _bootstrap(labels, runs)),
         (
             "Configuration",

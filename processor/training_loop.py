@@ -20,6 +20,7 @@ from utils.logger import LOGGER, on_terminal
 from utils.precision import computing_in
 from utils.progress import PATIENCE, Meters
 from utils.seed import RngState
+from utils.time_left import time_left
 
 
 class Scheduler(Protocol):
@@ -157,8 +158,8 @@ def _train_epoch(
     seconds = time.perf_counter() - began
     entry = {"stage": number, "epoch": epoch, **meters.means(), **rates(plan)}
     entry |= {"images_per_second": (meters.count - seen) / seconds, "seconds": seconds}
-    LOGGER.info("%s: %s", place, _values(entry, skip=("stage", "epoch")))
     run.history.append(entry)
+    LOGGER.info("%s: %s", place, _values(entry, ("stage", "epoch")) + time_left(run.history, run.settings))
     meters.reset()
     run.save(TrainingProgress(number, epoch, iteration, ended=True), parts)
 

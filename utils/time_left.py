@@ -13,7 +13,7 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def time_left(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """What remains after the last epoch of ``history``, in words; empty at the end of the last stage.
+    """The end of the last epoch's line in the log: what remains, in words; empty at the end of the last stage.
 
     Evaluations are not counted. How long the epochs of a stage take is known once it runs: later stages are named.
 
@@ -27,7 +27,7 @@ def time_left(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any])
     seconds = (epochs[stage] - epoch) * median(recent)
     later = [f"{count} epochs of stage {number}" for number, count in epochs.items() if number > stage]
     parts = [f"about {in_words(seconds)}"] if epoch < epochs[stage] else []
-    return f"left: {', then '.join([*parts, *later])}" if parts or later else ""
+    return f"  left {', then '.join([*parts, *later])}" if parts or later else ""
 
 
 def in_words(seconds: float) -> str:

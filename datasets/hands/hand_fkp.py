@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.bases import require_folder, some
+from datasets.bases import number_of, require_folder, some
 from datasets.parsing.folders import note_others, scan
 from datasets.parsing.splits import SplitDataset, SplitRow
 from utils.errors import ReIDError
@@ -97,5 +97,5 @@ def _finger(root: Path, folder: str, match: re.Match[str], notes: list[str]) -> 
         path, identity = f"{folder}/{name}", "_".join(match.groups())
         rows.append(SplitRow(path, identity, split, f"session {session}", attributes=tuple(known.items())))
     if foreign:
-        notes.append(f"{folder}: {len(foreign)} files are not called like 01ROI.jpg: {some(foreign)}")
+        notes.append(f"{folder}: {number_of(len(foreign), 'file')} not called like 01ROI.jpg: {some(foreign)}")
     return rows

@@ -257,7 +257,7 @@ def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: M
         report.problem(f"{len(finds_itself)} queries are in the gallery themselves: {some(finds_itself)}")
     within = sum(len(same) - len({split for split, *_ in same}) for same in copies)
     if within:
-        report.warn(f"{within} files are copies of another file of the same split")
+        report.warn(f"{number_of(within, 'copy', 'copies')} of another file of the same split")
 
 
 def _pair(same: Sequence[tuple[str, str, str]], dataset: ReIDDataset) -> str:

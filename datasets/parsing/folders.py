@@ -69,7 +69,7 @@ def note_others(others: Iterable[str], where: str) -> list[str]:
     if not kinds:
         return []
     listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    return [f"{where}: {sum(kinds.values())} files are not images and were left out ({listed})"]
+    return [f"{where}: {number_of(kinds.total(), 'file')} left out, not images ({listed})"]
 
 
 def spelled(root: str | Path, path: str) -> str | None:

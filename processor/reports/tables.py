@@ -15,6 +15,8 @@ from processor.evaluation import Evaluation
 from processor.reports.curves import write_curves
 from processor.reports.distance_names import write_distance_names
 from processor.reports.environment import environment
+from processor.reports.error_rates import COLUMNS as ERROR_COLUMNS
+from processor.reports.error_rates import MISSING, error_rates
 from processor.reports.pictures import remove_pictures, write_pictures
 from processor.runs.folder import back_up, kind, read_metrics
 from processor.runs.run import Run, fingerprint
@@ -275,6 +277,7 @@ def _read_earlier(path: Path) -> dict[str, Any]:
 def log_table(rows: dict[str, dict], closing: str) -> None:
     """The last lines of a run: one row for each evaluation, then where the rest lies.
 
+    Error rates with their intervals stand in a second block.
     Over several runs a cell is the mean and, after ``±``, the sample standard deviation.
     """
     width = max(len(name) for name in rows)
@@ -285,6 +288,13 @@ def log_table(rows: dict[str, dict], closing: str) -> None:
         std = row.get("std", {})
         cells = (f"{row[c]:.1f} ± {std[c]:.1f}" if c in std else f"{row[c]:.1f}" for c in COLUMNS)
         lines.append(f"{name:<{width}}" + "".join(f"{text:>{cell}}" for text in cells))
+    rates = {name: error_rates(row) for name, row in rows.items() if isinstance(row.get("verification"), dict)}
+    shown = [column for column in ERROR_COLUMNS if any(found[column] != MISSING for found in rates.values())]
+    cells = {column: max(len(column), *(len(found[column]) for found in rates.values())) for column in shown}
+    if shown:
+        lines.append(" " * width + "".join(f"  {column:>{cells[column]}}" for column in shown))
+    for name, found in rates.items():
+        lines.append(f"{name:<{width}}" + "".join(f"  {found[column]:>{cells[column]}}" for column in shown))
     if counts:
         lines.append(f"mean ± sample standard deviation over {max(counts)} random splits of query and gallery")
     for line in [*lines, closing]:

@@ -336,10 +336,11 @@ def test_a_query_that_is_in_the_gallery_under_another_name_is_counted(root):
 
 def test_what_an_epoch_of_pk_batches_covers(root):
     cfg, dataset = start(root)
-    loader = make_dataloader(cfg, dataset).stage2
+    loader = make_dataloader(cfg, dataset).augmented(2)
     loader.batch_sampler.set_epoch(1)
-    pids, index = (torch.cat(part).tolist() for part in list(zip(*loader, strict=True))[1::3])
-    covered = f"{len(set(index))} of 11 training images and {len(set(pids))} of 4 identities"
+    batches = list(loader)
+    labels, index = ({int(i) for batch in batches for i in batch[name]} for name in ("labels", "index"))
+    covered = f"{len(index)} of 11 training images and {len(labels)} of 4 identities"
     assert f"an epoch is 2 PK batches with {covered}" in dataset.notes
     for i in range(4, 40):
         save(root / f"train/cem/{i}.png", pixels(i))
@@ -358,7 +359,7 @@ def test_twelve_bits_in_sixteen_are_warned_of_and_read_by_the_key(root, white, e
     cfg, dataset = start(root, "INPUT.WHITE", white)
     notes = [note for note in dataset.notes if "almost black" in note]
     assert bool(notes) == bool(expected) and all(expected in note for note in notes)
-    images = next(iter(make_dataloader(cfg, dataset).test))[0]
+    images = next(iter(make_dataloader(cfg, dataset).test))["images"]
     grey = images[0, 0].numpy() * cfg.INPUT.PIXEL_STD[0] + cfg.INPUT.PIXEL_MEAN[0]
     assert np.abs(grey - values / (65535 if white == "auto" else 4095)).max() < 3e-3
 

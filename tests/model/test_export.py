@@ -129,10 +129,11 @@ VARIANTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "how"), VARIANTS, ids=["vit", "vit-sie-stride12", "resnet"])
-def test_onnx_features_agree(name, options, how, tmp_path):
+def test_onnx_features_agree(name, options, how, tmp_path, recwarn):
     pytest.importorskip("onnxscript")
     model = small_model(name, size=SIZE, **options)
     export_onnx(model, tmp_path / "feature.onnx", SIZE, **how)
+    assert not [str(warning.message) for warning in recwarn if "axis name" in str(warning.message)]
     for count in (1, 3):  # B is free
         inputs = {"images": images(count=count)}
         if options.get("side_information"):

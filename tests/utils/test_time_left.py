@@ -14,11 +14,11 @@ def history(stage, seconds):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        (history(1, [4.0]), "left: about 36 s, then 60 epochs of stage 2"),
-        (history(1, [90.0] + [10.0] * 7), "left: about 20 s, then 60 epochs of stage 2"),
-        (history(1, [1.0] * 10), "left: 60 epochs of stage 2"),
-        (history(1, [1.0] * 10) + history(2, [100.0, 60.0, 60.0]), "left: about 57 min"),
-        (history(2, [60.0] * 59), "left: about 1 min"),
+        (history(1, [4.0]), "  left about 36 s, then 60 epochs of stage 2"),
+        (history(1, [90.0] + [10.0] * 7), "  left about 20 s, then 60 epochs of stage 2"),
+        (history(1, [1.0] * 10), "  left 60 epochs of stage 2"),
+        (history(1, [1.0] * 10) + history(2, [100.0, 60.0, 60.0]), "  left about 57 min"),
+        (history(2, [60.0] * 59), "  left about 1 min"),
         (history(2, [60.0] * 60), ""),
     ],
 )

@@ -83,7 +83,7 @@ def test_litter_is_ignored_and_other_files_are_counted(tmp_path):
     data = HandFolder(tmp_path)
     assert len(data.train) == len(TRAIN) and data.num_train_pids == 3
     assert data.notes == [
-        "train: 3 files are not images and were left out (.heic 1, .txt 2)",
+        "train: 3 files left out, not images (.heic 1, .txt 2)",
         "train: 1 folders inside identity folders are not read: 9/old",
         "train: 1 identity folders hold no image: nobody",
     ]

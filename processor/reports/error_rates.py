@@ -1,0 +1,43 @@
+"""Error rates of a row of ``metrics.json`` as short texts, for tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+MISSING = "-"
+RATES = {"TAR at FAR 1 %": "TAR at FAR 0.01", "TAR at FAR 0.1 %": "TAR at FAR 0.001"}
+COLUMNS = ("mAP 95 %", "Rank-1 95 %", "EER", *RATES, "genuine / impostor pairs")
+
+
+def error_rates(row: Mapping[str, Any]) -> dict[str, str]:
+    """A text for each of :data:`COLUMNS`: percent with the 95 % interval in brackets, numbers of pairs.
+
+    "-" stands for what was not measured or had too few pairs.
+    """
+    found = row.get("verification")
+    found = found if isinstance(found, Mapping) else {}
+    ranks = found.get("intervals")
+    ranks = ranks if isinstance(ranks, Mapping) else {}
+    pairs = [found.get(f"{kind} pairs") for kind in ("genuine", "impostor")]
+    return {
+        "mAP 95 %": _interval(ranks.get("mAP")).strip() or MISSING,
+        "Rank-1 95 %": _interval(ranks.get("Rank-1")).strip() or MISSING,
+        "EER": _rate(found, "EER"),
+        **{title: _rate(found, name) for title, name in RATES.items()},
+        COLUMNS[-1]: " / ".join(f"{n:,}" for n in pairs) if all(type(n) is int for n in pairs) else MISSING,
+    }
+
+
+def _rate(found: Mapping[str, Any], name: str) -> str:
+    value = found.get(name)
+    return f"{value:.2f}{_interval(found.get(f'{name} interval'))}" if isinstance(value, Real) else MISSING
+
+
+def _interval(ends: object) -> str:
+    if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, Real) for end in ends)):
+        return ""
+    if ends[0] == ends[1] == 0:  # resampling what has no error shows no spread
+        return " (no error seen)"
+    return f" [{ends[0]:.2f}, {ends[1]:.2f}]"
