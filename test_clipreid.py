@@ -8,7 +8,7 @@ import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages bel
 from configs import load_config
 from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import DataFacts, check_method, check_weights, make_test_model, set_execution
-from processor import do_inference, finish_run, start_run
+from processor import check_performance, do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
 from utils.distributed import is_main, main_process_first, on_main_process
@@ -25,6 +25,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     with main_process_first():
         dataset = make_dataset(cfg, require_train=False)
     check_data(cfg, dataset)
+    check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     loaders = make_dataloader(cfg, dataset)
     seen = DataFacts(identities=0, cameras=dataset.num_cameras, views=dataset.num_views)

@@ -13,6 +13,7 @@ from datasets import check_data, make_dataloader, make_dataset, write_drawn_spli
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
 from model import METHODS, DataFacts, check_method, check_weights, load_prompts, make_model, set_execution
 from processor import (
+    check_performance,
     do_inference,
     do_train_stage1,
     do_train_stage2,
@@ -45,6 +46,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         check_weights(cfg)
         dataset = make_dataset(cfg)
     check_data(cfg, dataset)
+    check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train)
     loaders = make_dataloader(cfg, dataset)

@@ -55,6 +55,10 @@ CHOICES: dict[str, tuple] = {
     "TEST.METRIC": ("euclidean", "cosine"),
     "TEST.AP": ("standard", "trapezoid"),
     "TEST.SEARCH": ("exact", "faiss"),
+    "TEST.TEMPLATE": ("none", "gallery", "both"),
+    "TEST.TEMPLATE_RULE": ("mean_feature", "best", "mean_score"),
+    "TEST.FUSE": ("none", "mean", "logistic"),
+    "TEST.SCORE_NORM": ("none", "z", "t", "s", "as"),
 } | {
     f"SOLVER.{stage}.{key}": choices
     for stage in ("STAGE0", "STAGE1", "STAGE2")
@@ -77,6 +81,7 @@ _AT_LEAST_ONE = [
     "EVAL_PERIOD",
     "ACCUMULATE",
     "RUNS",
+    "TEMPLATE_SIZE",
     "TRAIN_IDS",
     "TEST_IDS",
     "IMAGES_PER_ID",
@@ -119,10 +124,11 @@ _SHARES = [
     "RE_PROB",
     "RERANK_LAMBDA",
     "GAMMA",
+    "OPEN_SET",
     "WARMUP_FACTOR",
 ]
 _LENGTHS = {"RESIZE": 2, "SIZE_TRAIN": 2, "SIZE_TEST": 2, "STRIDE_SIZE": 2, "PIXEL_MEAN": 3, "PIXEL_STD": 3}
-_MAY_BE_NEGATIVE = ["PIXEL_MEAN", "SIE_COE"]
+_MAY_BE_NEGATIVE = ["PIXEL_MEAN", "SIE_COE", "THRESHOLDS"]
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -327,6 +333,12 @@ def _check_test(cfg: CfgNode) -> None:
         raise ReIDError(
             f"TEST.RERANK_K2 = {k2} exceeds TEST.RERANK_K1 = {k1}; the published pairs are 50 and 15, 20 and 6."
         )
+    for key in ("FAR", "FPIR"):
+        rates = cfg.TEST[key]
+        if any(not 0 < rate < 1 for rate in rates):
+            raise ReIDError(f"TEST.{key} = {rates}: each must lie between 0 and 1, such as 0.001.")
+    if not cfg.TEST.TEMPLATE_SIZE:
+        raise ReIDError("TEST.TEMPLATE_SIZE = []: name at least one number of images, such as [1, 2, 4].")
     if cfg.TEST.RE_RANKING and cfg.TEST.METRIC != "euclidean":
         raise ReIDError(
             f"TEST.RE_RANKING with TEST.METRIC = {cfg.TEST.METRIC}: re-ranking is defined on Euclidean distances "

@@ -10,6 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from configs.defaults import _C
 from configs.published import EQUIVALENT
 from configs.yaml_files import WINDOWS_SCRIPT, Number
 from utils.errors import ReIDError
@@ -17,6 +18,8 @@ from utils.errors import ReIDError
 WRONG_SHOWN = 5
 """Wrong keys that one message names."""
 LARGEST = 2**63
+ITEMS: dict[str, Any] = {"TEST.THRESHOLDS": 0.5, "TEST.GROUPS": "gender"}
+"""An example item of the lists that are empty by default."""
 
 
 def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -90,8 +93,18 @@ def _typed(key: str, value: Any, default: Any) -> Any:
             f"for example {default!r}.{_quotes(read, wanted)}"
         )
     if wanted is list:
-        read = [_typed(f"{key}[{i}]", item, default[0]) for i, item in enumerate(read)]
+        read = [_typed(f"{key}[{i}]", item, _first_item(key, default)) for i, item in enumerate(read)]
     return read
+
+
+def _first_item(key: str, default: list) -> Any:
+    """An item of the type that the list takes; the list itself may have been emptied before."""
+    if default:
+        return default[0]
+    node: Any = _C
+    for part in key.split("."):
+        node = node[part]
+    return node[0] if node else ITEMS[key]
 
 
 def _read(key: str, value: Any, wanted: type) -> Any:

@@ -1,6 +1,7 @@
 """Training stages, evaluation and reports; they are handed built objects and import only losses and helpers."""
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
+from processor.biometrics.measure import check_performance
 from processor.embedder import Embedder, load_embedder
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
@@ -10,6 +11,7 @@ from processor.runs.run import Run, start_run
 __all__ = [
     "Embedder",
     "Run",
+    "check_performance",
     "do_inference",
     "do_train_stage1",
     "do_train_stage2",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from datasets.make_dataloader_clipreid import num_workers
 from datasets.preprocessing import test_transform
 from model import DataFacts, check_weights, make_test_model
 from model.export import TestFeature
+from processor.biometrics.trust import calibration_facts, trusted_calibration
+from utils.biometric.calibration import Calibration, Evidence
 from utils.device import choose_device
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Reading, read_image, to_rgb
@@ -99,6 +102,7 @@ class Embedder:
         batch_size: images at a time.
         workers: processes that read images.
         at_least: pixels that will do of a JPEG, see :func:`utils.images.decode`; None for all.
+        calibrated: gives the calibration that belongs to the weights, or says why there is none.
     """
 
     compute: Compute
@@ -107,6 +111,7 @@ class Embedder:
     batch_size: int = 64
     workers: int = 0
     at_least: int | None = None
+    calibrated: Callable[[], Calibration] | None = None
 
     def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Features [N, D] in float32 of ``images``, in their order.
@@ -123,6 +128,27 @@ class Embedder:
             _checked(images, 1)
         found = list(self.batches([images] if one else list(images)))
         return np.concatenate(found) if found else self._features(Image.new("RGB", (1, 1)))[:0]
+
+    def calibration(self) -> Calibration:
+        """The calibration beside the weights.
+
+        Raises:
+            ReIDError: there is none, or it is of other weights.
+        """
+        if self.calibrated is None:
+            raise ReIDError("this embedder has no weights in a file, so no calibration lies beside them.")
+        return self.calibrated()
+
+    def compare(self, first: Picture, second: Picture) -> Evidence:
+        """How strongly two images speak for one hand.
+
+        Raises:
+            ReIDError: an image cannot be read, or the weights have no calibration.
+        """
+        calibration = self.calibration()
+        one, other = self.embed([first, second]).astype(np.float64)
+        lengths = np.linalg.norm(one) * np.linalg.norm(other)
+        return calibration.answer(float(one @ other / lengths))
 
     def _features(self, picture: Image.Image) -> np.ndarray:
         return self.compute(self.transform(picture)[None]).numpy()
@@ -155,7 +181,13 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     transform = test_transform(inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, **how)
     compute = _onnx_network(cfg) if Path(weight).suffix == ".onnx" else _torch_network(cfg)
     at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
-    return Embedder(compute, transform, reading_of(cfg), cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least)
+    path = Path(weight)
+    calibrated = partial(_calibration, cfg, path)
+    return Embedder(compute, transform, reading_of(cfg), cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least, calibrated)
+
+
+def _calibration(cfg: CfgNode, weight: Path) -> Calibration:
+    return trusted_calibration(weight, calibration_facts(cfg, weight))
 
 
 def _torch_network(cfg: CfgNode) -> Compute:

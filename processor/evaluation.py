@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from model.base import Batch, Method
+from processor.biometrics.errors import verification_record
+from processor.biometrics.setting import crossing_of, ranked_without_copies, verified
 from processor.runs.run import Run
+from utils.biometric.verification import VerificationMetrics
 from utils.distributed import from_main, gather_on_main, is_main, on_main_process, share_from_main
-from utils.errors import ReIDError
 from utils.interrupt import check_interrupt
 from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
@@ -24,7 +26,6 @@ from utils.progress import counted
 from utils.reranking import k_reciprocal
 from utils.retrieval.identities import JUNK, IdentityPairs
 from utils.retrieval.search import SEARCHES, Nearest, smallest
-from utils.retrieval.verification import VerificationMetrics, verify
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -137,7 +138,7 @@ class Evaluation:
         return {
             **self.means(),
             **several,
-            **({} if self.verification is None else {"verification": _verification_record(self.verification)}),
+            **({} if self.verification is None else {"verification": verification_record(self.verification)}),
             "CMC": [round(100 * float(value), 4) for value in self.metrics.cmc],
             "queries": self.metrics.num_queries,
             "queries_without_match": self.metrics.num_skipped,
@@ -210,10 +211,10 @@ def _evaluate(
     for trial in trials:
         query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
         suffix = f"_run{trial.run}" if len(trials) > 1 else ""
-        outcome = _rank(cfg, query, gallery, camera_rule, run, suffix)
+        crossing = crossing_of(trial, query, gallery, camera_rule)
+        outcome = replace(_rank(cfg, *ranked_without_copies(crossing), run, suffix), query=query, gallery=gallery)
         if cfg.TEST.VERIFICATION:
-            # One interval is enough, and it takes a second pass over the pairs.
-            outcome = replace(outcome, verification=_verify(query, gallery, camera_rule, first is None))
+            outcome = replace(outcome, verification=verified(cfg.TEST, crossing.blocks, crossing))
         runs.append({"run": trial.run, **outcome.numbers()})
         precisions.append(outcome.metrics.average_precision)
         first = first or outcome
@@ -243,27 +244,6 @@ def _images(cfg: CfgNode, model: Method, loader: DataLoader, run: Run) -> Featur
     if images is None:
         return None
     return replace(images, features=F.normalize(images.features)) if cfg.TEST.FEAT_NORM == "yes" else images
-
-
-def _verify(query: Features, gallery: Features, camera_rule: str, interval: bool) -> VerificationMetrics | None:
-    try:
-        return verify(query, gallery, camera_rule=camera_rule, bootstrap=1000 if interval else 0)
-    except ReIDError as error:  # such as a test set of one person: no reason to lose the other numbers
-        LOGGER.warning("no verification: %s", error)
-        return None
-
-
-def _verification_record(found: VerificationMetrics) -> dict[str, Any]:
-    """What ``metrics.json`` tells about it, in percent; None where there are not enough impostor pairs."""
-    rates = {f"TAR at FAR {far:g}": None if tar is None else 100 * tar for far, tar in found.tar_at_far.items()}
-    return {
-        "EER": 100 * found.eer,
-        "EER interval": None if found.eer_interval is None else [100 * end for end in found.eer_interval],
-        "EER threshold": found.eer_threshold,
-        **rates,
-        "genuine pairs": found.num_genuine,
-        "impostor pairs": found.num_impostor,
-    }
 
 
 def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, run: Run, suffix: str) -> Evaluation:

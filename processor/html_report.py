@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from configs import get_defaults, load_config
-from processor.reports.comparison import same_queries, seeds_of_one, set_apart_by
+from processor.reports.comparison import paired_difference, same_queries, seeds_of_one, set_apart_by
 from processor.reports.error_rates import COLUMNS, error_rates
 from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, flatten, kind, read_run
-from utils.bootstrap import paired_bootstrap
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
 from utils.paths import ShortPaths
-from utils.plots.html import escape, page, picture, table
+from utils.plots.biometric import CHARTS
+from utils.plots.html import escape, folded, page, picture, table
 from utils.terminal import show
 
 EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
@@ -64,12 +64,14 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
     )
     sections = [
         ("Results", _results(run)),
-        ("Configuration", _differences(run.settings, defaults, recipe)),
-        ("Data", _data(run.metrics.get("data", {}))),
+        ("Biometric performance", _biometric_performance(run)),
         ("Pictures", _pictures(run)),
+        ("Data", _data(run.metrics.get("data", {}))),
+        ("Configuration", folded("Keys of the configuration", _differences(run.settings, defaults, recipe))),
         ("Environment", _environment(run)),
     ]
-    return page(f"Run {run.folder.resolve().name}", sections, introduction)
+    kept = [(title, content) for title, content in sections if content]
+    return page(f"Run {run.folder.resolve().name}", kept, introduction)
 
 
 def _results(run: RunFolder) -> str:
@@ -87,6 +89,22 @@ def _results(run: RunFolder) -> str:
         for name, row in run.metrics["results"].items()
     ]
     return table("Evaluations", columns, rows)
+
+
+def _biometric_performance(run: RunFolder) -> str:
+    """A table for each part with its protocol, and the charts; nothing where the run measured none of it."""
+    result = run.result
+    verification = result.get("verification")
+    parts = {"Error rates": verification, **(result.get("biometrics") or {})}
+    shown = ""
+    for title, part in parts.items():
+        rows = part.get("table") if isinstance(part, dict) else None
+        if isinstance(rows, list):
+            cells = [[str(cell) for cell in row] for row in rows]
+            shown += table(title, ["measure", "value"], cells) + f"<p>{escape(part.get('comparisons', ''))}.</p>"
+    folder = run.folder / f"biometric_performance{run.suffix}"
+    charts = ((folder / f"{name}.png", chart) for name, chart in CHARTS.items())
+    return shown and shown + "".join(picture(p, c.title, f"{c.y} by {c.x}") for p, c in charts if p.is_file())
 
 
 def _protocol(keys: object) -> str:
@@ -216,20 +234,18 @@ def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
         if set_apart_by(runs[0], run):
             otherwise.append(label)
             continue
-        values = (queries[0]["average_precision"], found["average_precision"], found["identity"])
-        difference = paired_bootstrap(*values)
-        rows.append(
-            [
-                f"{label} - {labels[0]}",
-                *(100 * value for value in difference[:3]),
-                f"{difference.p:.4f}" if difference.p else "< 0.0002",
-            ]
-        )
+        found = paired_difference(runs[:1], [run])
+        if found is None:
+            apart.append(label)
+            continue
+        p = f"{found.p:.4f}" if found.p else "< 0.002"
+        rows.append([f"{label} - {labels[0]}", *(100 * value for value in found[:3]), p])
     text = (
         "<p>The same queries are answered by both runs; over several random splits a query counts with its mean. "
-        "Identities are drawn with replacement 10,000 times, each with all its queries; the interval holds 95 % of the "
-        "differences, p is twice the share beyond zero. "
-        "It is about other queries, not about other seeds of training: for those see the standard deviation.</p>"
+        "People are drawn with replacement, with all their query and gallery images, the same ones for both runs; the "
+        "interval holds 95 % of the differences, p is twice the share beyond zero. "
+        "It is about other people, not about other seeds of training: for those see the standard deviation, or "
+        "processor.compare, which draws seeds too.</p>"
     )
     columns = ["difference", "mAP (points)", "from", "to", "p"]
     reasons = {f"Not the queries of {labels[0]}": apart, f"Not tested as {labels[0]} was": otherwise}

@@ -22,6 +22,9 @@ import torch
 
 from datasets.parsing.tables import csv_text
 from processor.extract import Listed, extract, list_folder, open_embedder
+from utils.biometric.calibration import Calibration
+from utils.biometric.error_rates import FEWEST_FALSE_MATCHES
+from utils.biometric.verification import verify
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -30,7 +33,6 @@ from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
 from utils.plots.html import escape, page, table, thumbnail
 from utils.retrieval.search import SEARCHES, require_faiss
-from utils.retrieval.verification import FEWEST_FALSE_ACCEPTS, verify
 from utils.terminal import show_results
 from utils.text_files import printable
 
@@ -39,10 +41,12 @@ EXAMPLE = (
     "--gallery data/hands/test/gallery --queries who_is_this.jpg --far 0.01"
 )
 THUMBNAIL = 112
+MAY_BE_EMPTY = ("accepted", "evidence")
+"""Columns that only options fill."""
 
 
 class Answer(NamedTuple):
-    """One row of the table. ``accepted`` is empty without a threshold, else yes or no."""
+    """One row of the table. ``accepted`` is empty without a threshold, else yes or no; ``evidence`` without --lr."""
 
     query: str
     rank: int
@@ -50,6 +54,7 @@ class Answer(NamedTuple):
     similarity: float
     accepted: str
     image: str
+    evidence: str = ""
 
 
 def search(
@@ -60,6 +65,7 @@ def search(
     top: int,
     threshold: float | None = None,
     how: str = "exact",
+    calibration: Calibration | None = None,
 ) -> list[Answer]:
     """The ``top`` nearest images of each query, nearest first.
 
@@ -70,6 +76,7 @@ def search(
         top: answers to a query.
         threshold: similarity from which an answer is accepted, None for no such judgement.
         how: a name in :data:`utils.retrieval.search.SEARCHES`; the recall of an approximate search is logged.
+        calibration: from similarities to likelihood ratios, None for none.
     """
     nearest = SEARCHES[how](torch.from_numpy(query), gallery, top, metric="cosine")
     if how != "exact":
@@ -81,7 +88,10 @@ def search(
                 break
             similarity = 1 - distance
             accepted = "" if threshold is None else "yes" if similarity >= threshold else "no"
-            answers.append(Answer(name, rank, listed[place].identity, similarity, accepted, listed[place].name))
+            evidence = "" if calibration is None else calibration.answer(similarity).text()
+            answers.append(
+                Answer(name, rank, listed[place].identity, similarity, accepted, listed[place].name, evidence)
+            )
     return answers
 
 
@@ -95,32 +105,32 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
         raise ReIDError(f"--far {far}: expected a share between 0 and 1, such as 0.01.")
     _, pids = np.unique([image.identity for image in listed], return_inverse=True)
     features = Features(torch.from_numpy(np.array(gallery)), pids, np.zeros_like(pids))
-    metrics = verify(features, features, far=(), bootstrap=0)
-    pairs, needed = metrics.num_impostor // 2, math.ceil(FEWEST_FALSE_ACCEPTS / far)
+    metrics = verify(features, features, far=(far,))
+    pairs, needed = metrics.num_impostor // 2, math.ceil(FEWEST_FALSE_MATCHES / far)
     if pairs < needed:
-        least = FEWEST_FALSE_ACCEPTS / max(pairs, 1)
+        least = FEWEST_FALSE_MATCHES / max(pairs, 1)
         step = 10 ** (math.floor(math.log10(least)) - 1)  # two digits, rounded up
         raise ReIDError(
             f"--far {far:g}: the gallery has {pairs:,} pairs of different people and {needed:,} are needed to find the "
             f"threshold. Enrol more images, or ask for a rate of {math.ceil(least / step) * step:.2g} or more."
         )
-    accepted, _ = metrics.scores.rates()
-    first = np.searchsorted(-accepted, -far)
-    last = np.searchsorted(-accepted, -accepted[first], side="right") - 1
+    refused = metrics.scores.accept_rate(far).above
+    impostor = metrics.scores.scores[metrics.scores.impostor > 0]
+    accepted = impostor[np.searchsorted(impostor, refused, side="right") :]
     # Halfway from the highest refused score to the lowest accepted one: answers in float32 come out on the same sides.
-    return float(metrics.scores.edges[[first, last]].mean())
+    return float(refused + accepted[0]) / 2 if len(accepted) else float(np.nextafter(refused, np.inf))
 
 
 def as_text(answers: Sequence[Answer]) -> str:
     """Columns for people; see :func:`utils.text_files.printable` for names that are no plain text."""
-    rows = [[name for name in Answer._fields if name != "accepted" or answers[0].accepted]]
+    rows = [[name for name in Answer._fields if name not in MAY_BE_EMPTY or getattr(answers[0], name)]]
     rows += [[f"{v:.4f}" if isinstance(v, float) else printable(str(v)) for v in _shown(answer)] for answer in answers]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "".join("  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() + "\n" for r in rows)
 
 
 def _shown(answer: Answer) -> list:
-    return [value for name, value in answer._asdict().items() if name != "accepted" or value]
+    return [value for name, value in answer._asdict().items() if name not in MAY_BE_EMPTY or value]
 
 
 def as_csv(answers: Sequence[Answer]) -> str:
@@ -145,7 +155,7 @@ def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STOR
             for a in own
         )
         asked = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}")
-        columns = ["rank", "identity", "similarity", "accepted", "image"]
+        columns = list(Answer._fields[1:])
         rows = table("Answers", columns, [a[1:] for a in own], digits=4)
         sections.append((short, f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
     note = "<p>Photographs of hands are biometric data: keep this page as such.</p>"
@@ -176,10 +186,16 @@ def run(arguments: argparse.Namespace) -> None:
     embedder, source = open_embedder(arguments.config_file, arguments.opts)
     gallery, listed = extract(embedder, arguments.gallery, arguments.enrolled, source)
     LOGGER.info("%d images of %d identities are enrolled", len(listed), len({image.identity for image in listed}))
+    calibration = embedder.calibration() if arguments.lr else None
+    if calibration is not None:
+        LOGGER.info(
+            "likelihood ratios hold for %s; score limits %.4f to %.4f", calibration.population, *calibration.score_range
+        )
     threshold = None if arguments.far is None else calibrate(gallery, listed, arguments.far)
     if threshold is not None:
         LOGGER.info("accepted from a similarity of %.4f on (false accept rate %g)", threshold, arguments.far)
-    answers = search(embedder.embed(queries), queries, gallery, listed, arguments.top, threshold, arguments.search)
+    given = (arguments.top, threshold, arguments.search, calibration)
+    answers = search(embedder.embed(queries), queries, gallery, listed, *given)
     if arguments.format == "html":
         text = as_html(answers, arguments.gallery, embedder.reading)
     else:
@@ -232,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--top", metavar="N", type=int, default=10, help="answers to a query (default: %(default)s)")
     add("--far", metavar="RATE", type=float, help="say which answers are accepted at this false accept rate")
+    add("--lr", action="store_true", help="give each answer a likelihood ratio, by the calibration beside TEST.WEIGHT")
     add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and tells its recall; for millions")
     add("--format", choices=(*FORMATS, "html"), default="text", help="of the answers (default: %(default)s)")
     add("--output", metavar="FILE", type=Path, help="where to write them; by default standard output")

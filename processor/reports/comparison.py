@@ -12,13 +12,23 @@ import numpy as np
 
 from processor.runs.folder import RunFolder
 from processor.runs.run import free_to_change
-from utils.bootstrap import paired_bootstrap
+from utils.biometric.bootstrap import Difference, resample_means
+from utils.biometric.bootstrap import difference as bootstrap_difference
 
 MEASURES = ("mAP", "Rank-1", "EER")
 MISSING = "-"
 
 METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
 """Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
+
+MORE_NUMBERS = tuple(
+    f"TEST.{key}"
+    for key in (
+        *("FAR", "THRESHOLDS", "THRESHOLD_FROM", "BOOTSTRAP", "OPEN_SET", "FPIR", "TEMPLATE", "TEMPLATE_SIZE"),
+        *("TEMPLATE_RULE", "FUSE", "SCORE_NORM", "COHORT_TOP", "CALIBRATION", "GROUPS"),
+    )
+)
+"""Keys of ``TEST`` that add numbers and change none of those that are compared."""
 
 SEEN_BY_TESTS = ("TEST.NECK_FEAT",)
 """Those of them that change the numbers of one model."""
@@ -31,13 +41,18 @@ def is_protocol(key: str) -> bool:
     """Whether runs that differ in ``key`` were measured on other images or in another way."""
     if key.startswith("DATASETS."):
         return not key.startswith(NOT_DATA)
-    return key.startswith("TEST.") and key not in METHODS_OWN
+    return key.startswith("TEST.") and key not in (*METHODS_OWN, *MORE_NUMBERS)
 
 
 def measured_on(run: RunFolder) -> dict[str, Any]:
     """What must be equal for the numbers of two runs to compare: data, test protocol, and the images themselves."""
     keys = {key: value for key, value in run.settings.items() if is_protocol(key)}
-    return keys | {"the test images": run.result.get("images")}
+    return keys | {"the test images": run.result.get("images"), "the number format": number_format(run)}
+
+
+def number_format(run: RunFolder) -> str | None:
+    """Such as float32 or bfloat16; None where the run did not say."""
+    return str(run.result.get("device", "")).rpartition(", ")[2] or None
 
 
 def set_apart_by(first: RunFolder, second: RunFolder) -> list[str]:
@@ -95,21 +110,36 @@ def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any
 
 
 def difference(first: Mapping[int, RunFolder], second: Mapping[int, RunFolder]) -> dict[str, float] | None:
-    """Paired bootstrap of the mAP of ``second`` minus that of ``first``, in points, over the seeds that both have.
+    """Bootstrap of the mAP of ``second`` minus that of ``first``, in points, over the seeds that both have.
 
-    Each query's average precision, which is a mean over random splits where there are several, is first averaged over
-    the seeds. None if there is no such seed, or if the runs did not keep the same queries.
+    Seeds and people are drawn. None if there is no such seed, or if the runs did not keep the same queries.
     """
     seeds = [seed for seed in first if seed in second]
-    queries = [[runs[seed].queries() for seed in seeds] for runs in (first, second)]
-    flat = [found for side in queries for found in side]
-    if not seeds or any(found is None or not same_queries(flat[0], found) for found in flat):
+    found = paired_difference(*([runs[seed] for seed in seeds] for runs in (first, second)))
+    return found and {"mean": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high, "p": found.p}
+
+
+def paired_difference(first: Sequence[RunFolder], second: Sequence[RunFolder]) -> Difference | None:
+    """Difference in mAP between runs of two configurations, over seeds and people (query and gallery together).
+
+    Runs that kept no replicates, or average over several random splits, are resampled by their queries' average
+    precisions. None where the runs did not keep the same queries, or where the number format differs.
+    """
+    runs = [*first, *second]
+    queries = [run.queries() for run in runs]
+    if not runs or any(found is None or not same_queries(queries[0], found) for found in queries):
         return None
-    means = [np.mean([found["average_precision"] for found in side], axis=0) for side in queries]
-    if np.isnan(means[0] - means[1]).all():
+    precisions = np.array([found["average_precision"] for found in queries])
+    precisions[:, np.isnan(precisions).any(0)] = np.nan
+    if np.isnan(precisions).all():
         return None
-    found = paired_bootstrap(*means, flat[0]["identity"])
-    return {"mean": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high, "p": found.p}
+    means = np.nanmean(precisions, axis=1)
+    kept = [run.replicates().get("Error rates: mAP") for run in runs]
+    if any(values is None or len(values) != len(kept[0]) for values in kept) or any("runs" in r.result for r in runs):
+        kept = [resample_means(values, queries[0]["identity"]) for values in precisions]
+    half = len(first)
+    mean = float(means[half:].mean() - means[:half].mean())
+    return bootstrap_difference(np.array(kept[:half]), np.array(kept[half:]), mean=mean)
 
 
 def same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
@@ -134,7 +164,7 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], failed: Sequence[str], title:
         "",
         "mAP, Rank-1 and EER in percent, mean ± sample standard deviation over the seeds; seconds of a run, mean.",
     ]
-    lines += ["In brackets the 95 % interval of a paired bootstrap over the test identities.", ""]
+    lines += ["In brackets the 95 % interval of a paired bootstrap over seeds and test people.", ""]
     return "\n".join([*lines, *(f"Failed: {line}" for line in failed), *([""] if failed else [])])
 
 

@@ -23,7 +23,6 @@ from utils.plots.curves import cmc_chart, embedding_chart, error_chart, save_fig
 from utils.plots.projection import embed_in_plane
 from utils.plots.sheets import Answer, Ranking, Seen, ranking_sheet, saliency_sheet
 from utils.retrieval.identities import JUNK
-from utils.retrieval.verification import verify
 from utils.text_files import printable
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def write_pictures(
     draw = {
         "ranking": partial(write_ranking_picture, ranking_file(folder), evaluation, dataset),
         "cmc": partial(write_cmc, folder / "cmc.png", evaluation),
-        "verification": partial(write_verification, folder, evaluation, dataset.camera_rule),
+        "verification": partial(write_verification, folder, evaluation),
         "rankings": partial(write_ranking_sheets, folder, evaluation, dataset, seed),
         "confused": partial(write_confused, folder / "confused.png", evaluation, dataset.test_identities),
         "attention": partial(write_attention, folder / "attention.png", evaluation, dataset, model, loader),
@@ -184,11 +183,12 @@ def write_cmc(path: Path, evaluation: Evaluation) -> None:
     save_figure(cmc_chart(cmc, evaluation.metrics.mAP), path)
 
 
-def write_verification(folder: Path, evaluation: Evaluation, camera_rule: str) -> None:
+def write_verification(folder: Path, evaluation: Evaluation) -> None:
     """Write the ROC and DET curves and the histograms of the scores."""
-    metrics = verify(evaluation.query, evaluation.gallery, camera_rule=camera_rule, bootstrap=0)
-    save_figure(error_chart(metrics), folder / "roc_det.png")
-    save_figure(score_chart(metrics), folder / "scores.png")
+    if evaluation.verification is None:
+        return
+    save_figure(error_chart(evaluation.verification), folder / "roc_det.png")
+    save_figure(score_chart(evaluation.verification), folder / "scores.png")
 
 
 def write_confused(path: Path, evaluation: Evaluation, names: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model.base import Method
+from processor.biometrics.measure import by_protocol, measure
+from processor.biometrics.performance import performance_record, write_performance
 from processor.evaluation import Evaluation
 from processor.reports.curves import write_curves
 from processor.reports.distance_names import write_distance_names
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import ReIDDataset
-    from utils.retrieval.verification import VerificationMetrics
+    from processor.biometrics.setting import Section
+    from utils.biometric.verification import VerificationMetrics
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
 MEASURED_ON = ("weights", "model", "dataset", "root", "images", "camera_rule", "protocol")
@@ -61,7 +64,7 @@ def finish_run(
     """
     if evaluation is None:
         return
-    note_result(cfg, run, dataset, name, evaluation)
+    sections = note_result(cfg, run, dataset, name, evaluation, model, loader)
     root = Path(cfg.DATASETS.ROOT_DIR)
     if cfg.TEST.DIST_MAT:
         write_distance_names(run.output_dir / cfg.TEST.DIST_MAT, dataset, evaluation.distance_name, root)
@@ -78,8 +81,10 @@ def finish_run(
     save_queries(run.output_dir / f"queries{run.suffix}.npz", evaluation, dataset, root)
     if name != "test":
         write_curves(run)
+    evaluation = by_protocol(cfg, dataset, evaluation)
     if evaluation.verification is not None:
         write_verification(run.output_dir / f"verification{run.suffix}.npz", evaluation.verification)
+        write_performance(run, name, sections)
     folder = run.output_dir / f"pictures{run.suffix}"
     if cfg.TEST.PICTURES:
         LOGGER.info("drawing pictures; TEST.PICTURES False leaves them out")
@@ -121,26 +126,58 @@ def write_verification(path: Path, found: VerificationMetrics) -> None:
     Arrays: ``far``, ``frr`` and ``threshold`` [P] of the ROC (far, 1 - frr) and DET (far, frr) curves; ``edges``
     [B + 1], ``genuine`` and ``impostor`` [B] of the two score histograms.
     """
-    curve, scores = found.curve._asdict(), found.scores.coarse()
-    arrays = {**curve, "edges": scores.edges, "genuine": scores.genuine, "impostor": scores.impostor}
+    arrays = {**found.curve._asdict(), **found.histogram()._asdict()}
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
-def note_result(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, evaluation: Evaluation | None) -> None:
-    """Log verification and keep all numbers under ``name`` in ``run.results``, with what they were measured on."""
+def note_result(
+    cfg: CfgNode,
+    run: Run,
+    dataset: ReIDDataset,
+    name: str,
+    evaluation: Evaluation | None,
+    model: Method | None = None,
+    loader: DataLoader | None = None,
+) -> list[Section]:
+    """Log verification and keep all numbers under ``name`` in ``run.results``, with what they were measured on.
+
+    With ``model`` and ``loader`` the whole biometric performance is measured; its sections are returned.
+    """
     if evaluation is None:  # in all processes but the first
-        return
+        return []
+    evaluation = by_protocol(cfg, dataset, evaluation)
+    weights = cfg.TEST.WEIGHT if name == "test" else start_weights(cfg)
+    file = Path(cfg.TEST.WEIGHT) if name == "test" else _checkpoint(cfg, run, name)
+    sections = [] if model is None else measure(cfg, run, dataset, evaluation, model, loader, file)
     if evaluation.verification is not None:
         first = f", run {evaluation.runs[0]['run']}" if evaluation.runs else ""
-        for line in evaluation.verification.lines():
+        for line in evaluation.verification.lines(sections[0].intervals if sections else {}):
             LOGGER.info("verification (%s%s): %s", name, first, line)
+    for section in sections[1:]:
+        for measure_name, value in section.table:
+            LOGGER.info("%s (%s): %s: %s", section.title.lower(), name, measure_name, value)
     run.results[name] = {
         **evaluation.record(),
-        **_what_and_where(cfg, dataset, cfg.TEST.WEIGHT if name == "test" else start_weights(cfg)),
+        **performance_record(sections),
+        **_what_and_where(cfg, dataset, weights),
         "camera_rule": dataset.camera_rule,
         "protocol": protocol(cfg, evaluation.neck_feat),
         "device": run.describe_device(),
     }
+    return sections
+
+
+def _checkpoint(cfg: CfgNode, run: Run, name: str) -> Path | None:
+    """The file of the model that was evaluated, None where nothing was trained."""
+    ending = _ending(cfg)
+    return model_file(run.output_dir, cfg.MODEL.NAME, "best" if name == "best" else ending) if ending else None
+
+
+def _ending(cfg: CfgNode) -> str:
+    """What the last checkpoint's name ends in; nothing where none is written."""
+    if not cfg.SOLVER.STAGES:
+        return ""
+    return f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
 
 
 def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
@@ -195,11 +232,10 @@ def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
     if name == "test":
         given = f"--config_file {config} TEST.WEIGHT {shlex.quote(cfg.TEST.WEIGHT)}"
         return [f"python -m processor.search {given} --gallery FOLDER --queries IMAGE"]
-    if not cfg.SOLVER.STAGES:  # nothing was trained, so there is no checkpoint
+    file = _checkpoint(cfg, run, name)
+    if file is None:
         return []
-    ending = f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
-    ending = "best" if name == "best" else ending
-    weight = shlex.quote(str(model_file(run.output_dir, cfg.MODEL.NAME, ending)))
+    weight = shlex.quote(str(file))
     return [f"python test_clipreid.py --config_file {config} TEST.WEIGHT {weight}"]
 
 

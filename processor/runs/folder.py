@@ -39,6 +39,17 @@ class RunFolder(NamedTuple):
         """The numbers of the run's last evaluation."""
         return self.metrics["results"][self.name]
 
+    def replicates(self) -> Mapping[str, np.ndarray]:
+        """Bootstrap replicates [B] by measure; nothing where none were kept, or they cannot be read."""
+        path = self.folder / f"replicates{self.suffix}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {
+                    name: file[name] for name in file.files if file[name].ndim == 1 and file[name].dtype.kind == "f"
+                }
+        except Exception:  # damaged archives raise about anything; the queries' own numbers do as well
+            return {}
+
     def queries(self) -> Mapping[str, np.ndarray] | None:
         """``path``, ``identity`` and ``average_precision`` [Q] of each query; None where they were not kept.
 

@@ -524,3 +524,41 @@ def test_a_dumped_configuration_is_itself(tmp_path):
     for recipe in RECIPES[::3]:
         cfg, _ = load_config(recipe, odd if "base" not in recipe.stem else odd[2:])
         assert load_config(written(tmp_path, cfg.dump()))[0] == cfg
+
+
+@pytest.mark.parametrize(
+    ("pairs", "value"),
+    [
+        (["TEST.THRESHOLDS", "[0.5, 1]"], [0.5, 1.0]),
+        (["TEST.GROUPS", "[gender, 'skin']"], None),
+        (["TEST.GROUPS", "['gender', 'skin']"], ["gender", "skin"]),
+        (["SOLVER.STAGES", "[]", "SOLVER.STAGES", "[2]"], [2]),
+        (["TEST.FAR", "[]", "TEST.FAR", "[0.1]"], [0.1]),
+    ],
+)
+def test_empty_lists_take_items_of_their_type(pairs, value):
+    start = ["MODEL.METHOD", "baseline"]
+    if value is None:
+        with pytest.raises(ReIDError, match="GROUPS"):
+            load_config(None, [*start, *pairs])
+        return
+    cfg, _ = load_config(None, [*start, *pairs])
+    group, key = pairs[0].split(".")
+    assert cfg[group][key] == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("FAR", "[0.0]", "must lie between 0 and 1"),
+        ("FPIR", "[1.5]", "must lie between 0 and 1"),
+        ("OPEN_SET", "1.5", "between 0 and 1"),
+        ("TEMPLATE_SIZE", "[]", "name at least one number"),
+        ("TEMPLATE_SIZE", "[0]", "at least 1"),
+        ("FUSE", "max", "choose one of none, mean, logistic"),
+        ("THRESHOLDS", "['a']", "THRESHOLDS"),
+    ],
+)
+def test_wrong_biometric_keys_are_refused(key, value, message):
+    with pytest.raises(ReIDError, match=message):
+        load_config(None, [f"TEST.{key}", value])

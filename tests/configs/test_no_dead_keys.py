@@ -14,6 +14,8 @@ SOURCES = [
     for path in sorted((ROOT / folder).glob("**/*.py" if folder != "." else "*.py"))
 ]
 
+BIOMETRICS = [path.stem for path in sorted((ROOT / "processor" / "biometrics").glob("*.py"))]
+
 PARAMETERS = {
     ("solver/make_optimizer_prompt.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("model/base.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
@@ -21,6 +23,7 @@ PARAMETERS = {
     ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("datasets/__init__.py", "keys"): ["DATASETS", "DATASETS.SYNTHETIC"],
+    **{(f"processor/biometrics/{file}.py", "keys"): ["TEST"] for file in BIOMETRICS},
 }
 """Parameters that are handed a group of keys instead of the whole configuration, by file."""
 

@@ -19,7 +19,7 @@ from processor.compare import Job, check_comparable, compare, finished, plan, sp
 from processor.reports.comparison import as_markdown, difference, summarise
 from processor.runs.folder import RunFolder
 from tests.toy_hands import make_toy_hands, write_config
-from utils.bootstrap import paired_bootstrap
+from utils.biometric.bootstrap import REPLICATES, draw_people
 from utils.errors import ReIDError
 from utils.interrupt import InterruptedRunError
 
@@ -218,9 +218,10 @@ def test_means_deviations_and_differences_by_hand():
     assert (first["mAP"], first["Rank-1"], first["seconds"], first["parameters trained"]) == (55, 60, 65, 7)
     assert first["mAP std"] == pytest.approx(statistics.stdev([50, 60])) and first["EER"] is None
     assert second["mAP std"] is None and second["EER"] == 10.0 and first["difference"] is None
-    expected = paired_bootstrap([0.3, 0.2, 0.5, 0.4], [0.5, 0.9, 0.8, 0.6], ["a", "a", "b", "c"])
-    assert second["difference"]["mean"] == pytest.approx(100 * expected.mean) == pytest.approx(35)
-    assert second["difference"]["low"] == pytest.approx(100 * expected.low)
+    drawn = draw_people(3, REPLICATES)  # the differences of a's queries are 0.2 and 0.7, b's and c's 0.3 and 0.2
+    means = drawn @ [0.9, 0.3, 0.2] / (drawn @ [2, 1, 1])
+    assert second["difference"]["mean"] == pytest.approx(35)
+    assert second["difference"]["low"] == pytest.approx(35 + 100 * (np.quantile(means, 0.025) - means.mean()))
     text = as_markdown([first, second], ["failed, seed 1: status 2"], "Comparison")
     assert "| first | random start | 2 | 55.0 ± 7.1 | 60.0 ± 7.1 | - | 65 | 7 | - |" in text
     assert "| second | random start | 1 | 80.0 | 85.0 | 10.0 | 90 | 7 | +35.0 [" in text

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.biometric.comparisons import Comparisons
 from utils.biometric.error_rates import Tally
 from utils.errors import ReIDError
 
 CONFIDENCE = 0.95
+REPLICATES = 2000
 _EXACT_FLOAT32 = 2**24
 _CELLS = 2**23
 
@@ -62,6 +64,15 @@ def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     return Interval(*(float(end) for end in np.quantile(known, [tail, 1 - tail])))
 
 
+def centred(values: np.ndarray, figure: float) -> np.ndarray:
+    """Replicates [B] of a rate, shifted so that their mean is the figure itself.
+
+    For ranks and open-set searches: about a third of the people is in no replicate, which leaves fewer distinct people
+    to be mistaken for, so all replicates are a little too good.
+    """
+    return np.clip(values - np.nanmean(values) + figure, 0, 1)
+
+
 def difference(
     first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE, seed: int = 0, mean: float | None = None
 ) -> Difference:
@@ -71,7 +82,7 @@ def difference(
         first, second: replicates [S, B] of each run; column b of all rows is the same draw of people.
         confidence: share of the replicates inside the interval.
         seed: of the drawing of runs.
-        mean: the difference of the figures themselves; by default the mean over all replicates.
+        mean: the difference of the figures themselves, which the replicates are shifted to; by default their mean.
 
     Raises:
         ReIDError: the replicates are not of the same number.
@@ -84,10 +95,36 @@ def difference(
         )
     random = np.random.default_rng(seed)
     found = _over_runs(second, random) - _over_runs(first, random)
+    found = found if mean is None else found - np.nanmean(found) + mean
     low, high = interval(found, confidence)
     known = found[~np.isnan(found)]
     tail = min((known <= 0).mean(), (known >= 0).mean())
     return Difference(float(known.mean()) if mean is None else mean, low, high, float(min(1.0, 2 * tail)))
+
+
+def resample_means(values: np.ndarray, people: Sequence[object], drawn: np.ndarray | None = None) -> np.ndarray:
+    """Mean [B] of a number for each query [Q] (NaN: counts nowhere), each as often as its person is drawn.
+
+    For runs of which nothing but the queries' numbers was kept: the gallery stays as it is, which makes the interval of
+    a difference a little too narrow.
+
+    Raises:
+        ReIDError: the lengths differ, or no query counts.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) != len(people):
+        raise ReIDError(
+            f"{len(values)} queries and {len(people)} people can't be paired: the runs need the same images."
+        )
+    known = ~np.isnan(values)
+    if not known.any():
+        raise ReIDError("no query counts in both runs, so there is nothing to compare.")
+    names, place = np.unique(np.asarray(people), return_inverse=True)
+    total = np.bincount(place[known], values[known], minlength=len(names))
+    count = np.bincount(place[known], minlength=len(names))
+    weights = draw_people(len(names), REPLICATES) if drawn is None else drawn
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights @ total) / (weights @ count)
 
 
 def _over_runs(replicates: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -110,22 +147,6 @@ def number_subjects(query: Sequence, gallery: Sequence) -> Subjects:
     names, place = np.unique(np.concatenate([np.asarray(query), np.asarray(gallery)]), return_inverse=True)
     place = torch.from_numpy(place)
     return Subjects(place[: len(query)], place[len(query) :], len(names))
-
-
-class Comparisons(NamedTuple):
-    """Comparisons of some queries with the whole gallery.
-
-    Attributes:
-        queries: which.
-        scores: [q, G].
-        same: [q, G] of one identity.
-        counted: [q, G] false for junk and for pairs that the protocol leaves out.
-    """
-
-    queries: slice
-    scores: Tensor
-    same: Tensor
-    counted: Tensor
 
 
 def resample_errors(

@@ -54,11 +54,11 @@ class Calibration:
         low, high = self.bounds[rule]
         return np.clip(self.raw_llr(scores, rule), low * LN10, high * LN10)
 
-    def answer(self, score: float, rule: str = "logistic") -> Answer:
+    def answer(self, score: float, rule: str = "logistic") -> Evidence:
         """What to say about one score."""
         raw, held = (float(f(np.array([score]), rule)[0]) for f in (self.raw_llr, self.llr))
         low, high = self.score_range
-        return Answer(score, held, not low <= score <= high, raw != held)
+        return Evidence(score, held, not low <= score <= high, raw != held, self.population)
 
     @property
     def population(self) -> str:
@@ -77,7 +77,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Evidence:
     """The evidence of one comparison.
 
     Attributes:
@@ -85,12 +85,14 @@ class Answer:
         llr: natural-log LR within the limits.
         outside: the score lies outside the calibration range.
         limited: the LR was held at a limit.
+        population: that the LR holds for.
     """
 
     score: float
     llr: float
     outside: bool
     limited: bool
+    population: str
 
     @property
     def lr(self) -> float:

@@ -49,9 +49,14 @@ def logit(posterior: np.ndarray) -> np.ndarray:
         return np.log(posterior) - np.log1p(-posterior)
 
 
-def isotonic_blocks(genuine: np.ndarray, impostor: np.ndarray) -> Blocks:
+def isotonic_blocks(
+    genuine: np.ndarray,
+    impostor: np.ndarray,
+    genuine_weights: np.ndarray | None = None,
+    impostor_weights: np.ndarray | None = None,
+) -> Blocks:
     """Pool neighbouring scores until the share of genuine rises; scores that are equal are one from the start."""
-    counted = tally(genuine, impostor)
+    counted = tally(genuine, impostor, genuine_weights, impostor_weights)
     runs = _runs_of_one_kind(counted)
     kinds = [np.add.reduceat(kind, runs) for kind in (counted.genuine, counted.impostor)]
     starts = np.array(_pool(*(kind.tolist() for kind in kinds)))

@@ -16,21 +16,39 @@ ELUB_STEP = 0.01
 """Grid of the ELUB in log10 LR."""
 
 
-def cllr(genuine: np.ndarray, impostor: np.ndarray) -> float:
+def cllr(
+    genuine: np.ndarray,
+    impostor: np.ndarray,
+    genuine_weights: np.ndarray | None = None,
+    impostor_weights: np.ndarray | None = None,
+) -> float:
     """Log-likelihood-ratio cost in bits (Brümmer and du Preez 2006): 0 is perfect, 1 says nothing.
 
-    1/2 [mean log2(1 + 1/LR) over genuine + mean log2(1 + LR) over impostor].
+    1/2 [mean log2(1 + 1/LR) over genuine + mean log2(1 + LR) over impostor]. The weights are those of the LLRs, such as
+    how many comparisons have each.
     """
-    return float((_cost(genuine).mean() + _cost(-np.asarray(impostor)).mean()) / 2)
+    return (_mean(_cost(genuine), genuine_weights) + _mean(_cost(-np.asarray(impostor)), impostor_weights)) / 2
+
+
+def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:
+    """Weighted mean; what weighs nothing may be infinite."""
+    if weights is None:
+        return float(values.mean())
+    return float(np.average(values[weights > 0], weights=weights[weights > 0]))
 
 
 def _cost(llr: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, -np.asarray(llr, dtype=np.float64)) / LN2
 
 
-def optimal_llrs(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def optimal_llrs(
+    genuine: np.ndarray,
+    impostor: np.ndarray,
+    genuine_weights: np.ndarray | None = None,
+    impostor_weights: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The LLRs that the same order of the comparisons could give at best, by PAV on themselves; may be infinite."""
-    blocks = isotonic_blocks(genuine, impostor)
+    blocks = isotonic_blocks(genuine, impostor, genuine_weights, impostor_weights)
     return blocks.llr_of_training(genuine), blocks.llr_of_training(impostor)
 
 
@@ -39,12 +57,18 @@ def cllr_min(genuine: np.ndarray, impostor: np.ndarray) -> float:
     return cllr(*optimal_llrs(genuine, impostor))
 
 
-def empirical_cross_entropy(genuine: np.ndarray, impostor: np.ndarray, log10_odds: np.ndarray) -> np.ndarray:
+def empirical_cross_entropy(
+    genuine: np.ndarray,
+    impostor: np.ndarray,
+    log10_odds: np.ndarray,
+    genuine_weights: np.ndarray | None = None,
+    impostor_weights: np.ndarray | None = None,
+) -> np.ndarray:
     """ECE in bits at each log10 prior odds (Ramos et al. 2013); Cllr at 0. Not the expected calibration error."""
     log_odds = np.asarray(log10_odds, dtype=np.float64) * LN10
     prior = 1 / (1 + np.exp(-log_odds))
-    right = np.array([_cost(np.asarray(genuine) + odds).mean() for odds in log_odds])
-    wrong = np.array([_cost(-np.asarray(impostor) - odds).mean() for odds in log_odds])
+    right = np.array([_mean(_cost(np.asarray(genuine) + odds), genuine_weights) for odds in log_odds])
+    wrong = np.array([_mean(_cost(-np.asarray(impostor) - odds), impostor_weights) for odds in log_odds])
     return prior * right + (1 - prior) * wrong
 
 
@@ -53,10 +77,13 @@ def prior_entropy(log10_odds: np.ndarray) -> np.ndarray:
     return empirical_cross_entropy(np.zeros(1), np.zeros(1), log10_odds)
 
 
-def tippett(llrs: np.ndarray, log10_grid: np.ndarray) -> np.ndarray:
+def tippett(llrs: np.ndarray, log10_grid: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Share of the LLRs at or above each point of a grid of log10 LR."""
-    values = np.sort(np.asarray(llrs, dtype=np.float64) / LN10)
-    return 1 - np.searchsorted(values, np.asarray(log10_grid), side="left") / len(values)
+    values = np.asarray(llrs, dtype=np.float64) / LN10
+    order = np.argsort(values, kind="stable")
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights)[order]
+    below = np.concatenate([[0], counts.cumsum()])
+    return 1 - below[np.searchsorted(values[order], np.asarray(log10_grid), side="left")] / below[-1]
 
 
 class Misleading(NamedTuple):
@@ -66,9 +93,16 @@ class Misleading(NamedTuple):
     impostor: float
 
 
-def misleading(genuine: np.ndarray, impostor: np.ndarray) -> Misleading:
+def misleading(
+    genuine: np.ndarray,
+    impostor: np.ndarray,
+    genuine_weights: np.ndarray | None = None,
+    impostor_weights: np.ndarray | None = None,
+) -> Misleading:
     """Rates of misleading evidence."""
-    return Misleading(float((np.asarray(genuine) < 0).mean()), float((np.asarray(impostor) > 0).mean()))
+    return Misleading(
+        _mean(np.asarray(genuine) < 0, genuine_weights), _mean(np.asarray(impostor) > 0, impostor_weights)
+    )
 
 
 def elub(genuine: np.ndarray, impostor: np.ndarray, step: float = ELUB_STEP) -> tuple[float, float]:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.biometric.bootstrap import Comparisons, Subjects
+from utils.biometric.bootstrap import Subjects
+from utils.biometric.comparisons import Comparisons
 
 _ELEMENTS = 2**23
 

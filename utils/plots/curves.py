@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from utils.biometric.verification import VerificationMetrics, percent
 from utils.checkpoint import write_atomically
-from utils.retrieval.verification import VerificationMetrics
 from utils.text_files import printable
 
 GENUINE, IMPOSTOR, MARK = "#1b7f5c", "#b5442e", "#333333"
@@ -143,11 +143,11 @@ def error_chart(metrics: VerificationMetrics) -> Figure:
     frr = np.insert(metrics.curve.frr, place, eer)
     figure, (roc, det) = new_figure(10, 4.2, columns=2)
     roc.plot(far, 1 - frr, color=GENUINE)
-    roc.plot([max(eer, least)], [1 - eer], "o", color=MARK, label=f"EER {eer:.2%}")
+    roc.plot([max(eer, least)], [1 - eer], "o", color=MARK, label=f"EER {percent(eer)}")
     roc.set(xscale="log", title="ROC", ylabel="true accept rate (genuine pairs accepted)", ylim=(None, 1.02))
     least_rejected = 0.5 / max(metrics.num_genuine, 1)
     det.plot(far, frr.clip(min=least_rejected), color=IMPOSTOR)
-    det.plot([max(eer, least)], [max(eer, least_rejected)], "o", color=MARK, label=f"EER {eer:.2%}")
+    det.plot([max(eer, least)], [max(eer, least_rejected)], "o", color=MARK, label=f"EER {percent(eer)}")
     diagonal = [max(least, least_rejected), 1]
     det.plot(diagonal, diagonal, ":", color=MARK, linewidth=1, label="both errors equal")
     det.set(xscale="log", yscale="log", title="DET", ylabel="false reject rate (genuine pairs refused)")
@@ -168,14 +168,14 @@ def _percent(value: float, _: object) -> str:
 
 def score_chart(metrics: VerificationMetrics) -> Figure:
     """Histograms of the genuine and impostor scores, each of area 1, with the threshold of the EER."""
-    scores = metrics.scores.coarse(80)
+    scores = metrics.histogram(80)
     figure, (axis,) = new_figure(6.4, 4)
     kinds = (("genuine", scores.genuine, GENUINE, None), ("impostor", scores.impostor, IMPOSTOR, "///"))
     for name, counts, colour, hatch in kinds:
         density = counts / counts.sum() / np.diff(scores.edges)
         style = {"facecolor": colour, "edgecolor": colour, "hatch": hatch, "alpha": 0.45}
         axis.stairs(density, scores.edges, fill=True, label=f"{name}, {counts.sum():,} pairs", **style)
-    label = f"EER {metrics.eer:.2%} at {metrics.threshold_text}"
+    label = f"EER {percent(metrics.eer)} at {metrics.threshold_text}"
     axis.axvline(metrics.eer_threshold, color=MARK, linestyle="--", label=label)
     axis.set(title="Scores of genuine and impostor pairs", xlabel="cosine similarity", ylabel="density")
     axis.ticklabel_format(axis="x", useOffset=False)

@@ -97,6 +97,11 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
     )
 
 
+def folded(title: str, content: str) -> str:
+    """``content`` behind a line that opens it."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
 def _cell(value: object, column: int, digits: int) -> str:
     if isinstance(value, float):
         shown, sort, kind = f"{value:.{digits}f}", f' data-value="{value!r}"', ' class="number"'

@@ -1,4 +1,4 @@
-"""Every expected value of the kit, computed by utils/biometric, utils.metrics and utils.retrieval.verification."""
+"""Every expected value of the kit, computed by utils.biometric and utils.metrics."""
 
 import re
 
@@ -8,6 +8,7 @@ import torch
 
 from tests.parity.biometric import kit
 from utils.biometric import bootstrap, confidence, fusion, groups, likelihood, normalisation, open_set, templates
+from utils.biometric.comparisons import Comparisons
 from utils.biometric.error_rates import tally
 from utils.biometric.isotonic import isotonic_blocks
 from utils.biometric.logistic import fit_logistic
@@ -373,7 +374,7 @@ def test_subject_bootstrap_replicate_by_replicate(name, rows):
         for start in range(0, len(scores), rows):
             part = slice(start, min(start + rows, len(scores)))
             same = query[part, None] == gallery
-            yield bootstrap.Comparisons(part, scores[part], same, torch.ones_like(same))
+            yield Comparisons(part, scores[part], same, torch.ones_like(same))
 
     whole = tally(*split(data["scores"], data["query_pids"], data["gallery_pids"]))
     slope, intercept = data["llr_slope_intercept"]

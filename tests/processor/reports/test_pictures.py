@@ -18,6 +18,7 @@ from processor.reports.pictures import (
     write_pictures,
     write_ranking_sheets,
 )
+from utils.biometric.verification import verify
 from utils.images import AS_STORED
 from utils.metrics import Features, evaluate
 from utils.plots.projection import principal_axes
@@ -67,7 +68,9 @@ def world(tmp_path):
         test_identities=[f"person{i}" for i in range(IDENTITIES)],
         reading=AS_STORED,
     )
-    evaluation = Evaluation(evaluate(query, gallery, camera_rule="none"), query, gallery, 0.0)
+    evaluation = Evaluation(
+        evaluate(query, gallery, camera_rule="none"), query, gallery, 0.0, verification=verify(query, gallery)
+    )
     items = [{"images": torch.zeros(3, 4, 4), "labels": r.pid, "index": i} for i, r in enumerate(records * 2)]
     return evaluation, dataset, SimpleNamespace(dataset=Items(items, records))
 

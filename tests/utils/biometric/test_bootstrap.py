@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from utils.biometric import bootstrap
+from utils.biometric.comparisons import Comparisons
 from utils.biometric.error_rates import tally
 from utils.biometric.open_set import search_people
 from utils.biometric.open_set_bootstrap import resample_searches
@@ -36,7 +37,7 @@ class Sample:
             same = self.query[part, None] == self.gallery
             cameras = self.cameras[0][part, None] == self.cameras[1]
             counted = ~(same & cameras) if market else np.ones_like(same)
-            yield bootstrap.Comparisons(part, *map(torch.from_numpy, (self.scores[part], same, counted)))
+            yield Comparisons(part, *map(torch.from_numpy, (self.scores[part], same, counted)))
 
     def copied(self, weights):
         """Rows, columns and copy numbers of a sample in which each person stands ``weights`` times."""
@@ -151,7 +152,7 @@ def test_places_between_scores_change_intervals_little():
     query, gallery = (torch.from_numpy(np.repeat(np.arange(40), 5)) for _ in range(2))
     same = query[:, None] == gallery
     scores = torch.from_numpy(random.normal(size=same.shape)) + 1.5 * same
-    counted = bootstrap.Comparisons(slice(0, len(query)), scores, same, torch.ones_like(same))
+    counted = Comparisons(slice(0, len(query)), scores, same, torch.ones_like(same))
     whole = tally(scores[same].numpy(), scores[~same].numpy())
     subjects, drawn = bootstrap.Subjects(query, gallery, 40), bootstrap.draw_people(40, 30)
     found = []
@@ -174,7 +175,7 @@ def test_joint_drawing_widens_the_interval_of_fmr():
     query = gallery = torch.arange(60)
     scores = torch.from_numpy(ease[:, None] + ease[None] + random.normal(size=(60, 60)))
     same = query[:, None] == gallery
-    block = bootstrap.Comparisons(slice(0, 60), scores, same, torch.ones_like(same))
+    block = Comparisons(slice(0, 60), scores, same, torch.ones_like(same))
     drawn = bootstrap.draw_people(60, 400)
     places = np.array([-99.0, 3.0])
     genuine, impostor = bootstrap.resample_errors([block], bootstrap.Subjects(query, gallery, 60), places, drawn)
@@ -195,6 +196,16 @@ def test_difference_pairs_people_and_draws_seeds():
     assert bootstrap.difference(one + seeds, other + seeds[::-1]).low < 0 < bootstrap.difference(one, other).low
     with pytest.raises(ReIDError, match="400 and 500 bootstrap replicates"):
         bootstrap.difference(one[:, :400], other)
+
+
+def test_means_over_queries_draw_people_with_all_their_queries():
+    values, people = np.array([0.1, np.nan, 0.4, 0.7]), ["a", "a", "b", "b"]
+    drawn = np.array([[2, 0], [1, 1], [0, 2]])
+    np.testing.assert_allclose(bootstrap.resample_means(values, people, drawn), [0.1, 0.4, 0.55])
+    with pytest.raises(ReIDError, match="can't be paired"):
+        bootstrap.resample_means(values, people[:3])
+    with pytest.raises(ReIDError, match="nothing to compare"):
+        bootstrap.resample_means(np.full(2, np.nan), ["a", "b"])
 
 
 def test_replicates_without_comparisons_are_left_out_of_the_interval():

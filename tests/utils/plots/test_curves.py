@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from utils.biometric.verification import verify
 from utils.metrics import Features
 from utils.plots.curves import (
     cmc_chart,
@@ -16,7 +17,6 @@ from utils.plots.curves import (
     similarity_chart,
     training_curves,
 )
-from utils.retrieval.verification import verify
 
 HISTORY = [
     {"stage": 1, "epoch": 1, "loss": 3.0, "i2t": 1.0, "t2i": 2.0, "lr": 0.1, "images_per_second": 5.0, "seconds": 1.0},

@@ -1,0 +1,107 @@
+"""Error rates of comparisons, and the intervals of all figures of the evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from processor.biometrics.setting import Section, Setting, intervals_of
+from utils.biometric.bootstrap import Interval
+from utils.biometric.confidence import rule_of_3
+from utils.biometric.intervals import resample_identification, resample_verification
+from utils.biometric.verification import VerificationMetrics, percent
+from utils.metrics import RankingMetrics
+
+PROTOCOLS = {
+    "": "every query image with every gallery image",
+    "open": "every query image with every gallery image, of people unseen in training",
+    "closed": "every query image with every gallery image, of the training people",
+    "all_pairs": "each unordered pair of two different images once",
+    "fvc": "FVC2000: all genuine pairs; impostor pairs between the first images of two identities",
+    "pairs": "a fixed list of pairs",
+}
+
+
+def error_rates(setting: Setting, found: VerificationMetrics, ranks: RankingMetrics) -> Section:
+    """EER, TAR at FAR, rates at thresholds with intervals; also the intervals of mAP and CMC, whose figures are
+    ``ranks``.
+    """
+    replicates = _replicates(setting, found)
+    figures = {"mAP": ranks.mAP, "mINP": ranks.mINP, **{f"Rank-{k}": ranks.rank(k) for k in (1, 5, 10)}}
+    intervals = intervals_of(replicates, figures)
+    record = verification_record(found, intervals)
+    ranks = {name: _percents(ends) for name, ends in intervals.items() if name.startswith(("mAP", "Rank", "mINP"))}
+    record |= {"intervals": ranks} if ranks else {}
+    curve = found.curve
+    table = [
+        ("Comparisons (genuine / impostor)", f"{found.num_genuine:,} / {found.num_impostor:,}"),
+        ("People", f"{setting.subjects.count:,}"),
+        ("EER", with_interval(found.eer, intervals.get("EER"))),
+    ]
+    for far, tar in found.tar_at_far.items():
+        name = f"TAR at FAR {far:g}"
+        text = "not reported: too few impostor comparisons" if tar is None else with_interval(tar, intervals.get(name))
+        table.append((f"TAR (1 - FNMR) at FMR {far:g}", text))
+    for threshold, rates in found.rates_at.items():
+        for name, rate in zip(("FMR", "FNMR"), rates, strict=True):
+            text = with_interval(rate, intervals.get(f"{name} at {threshold:g}"))
+            none = (
+                ""
+                if rate
+                else f"; no error seen, rule of 3 over people: below {percent(rule_of_3(setting.subjects.count))}"
+            )
+            table.append((f"{name} at score {threshold:g}", text + none))
+    table += [("AUC", f"{found.area:.6f}"), ("d'", f"{found.decidability:.3f}")]
+    protocol = PROTOCOLS.get(getattr(setting.dataset, "protocol", ""), PROTOCOLS[""])
+    drawn = len(setting.drawn)
+    spread = f"; 95 % intervals: {drawn:,} replicates of the subject bootstrap over {setting.subjects.count} people"
+    curves = {"det": [("all comparisons", curve.far, curve.frr)]}
+    text = f"{protocol}; cosine similarity; match at score >= threshold" + (spread if drawn else "")
+    return Section("Error rates", text, record, table, curves, replicates, figures)
+
+
+def _replicates(setting: Setting, found: VerificationMetrics) -> dict[str, np.ndarray]:
+    keys = setting.test
+    if not len(setting.drawn) or setting.subjects.count < 3:
+        return {}
+    thresholds = tuple(found.rates_at)
+    measures = resample_verification(
+        setting.blocks, setting.subjects, found.scores, setting.drawn, tuple(found.tar_at_far), thresholds
+    )
+    if setting.pairs is None and not keys.RE_RANKING:
+        measures |= resample_identification(setting.crossing.blocks, setting.subjects, setting.drawn, keys.AP)
+    return {name: values for name, values in measures.items() if not np.isnan(values).all()}
+
+
+def verification_record(found: VerificationMetrics, intervals: dict[str, Interval] | None = None) -> dict[str, Any]:
+    """What ``metrics.json`` keeps, in percent; None where the impostor comparisons are too few."""
+    known = intervals or {}
+    record: dict[str, Any] = {
+        "EER": 100 * found.eer,
+        "EER interval": _percents(known.get("EER")),
+        "EER threshold": found.eer_threshold,
+    }
+    for far, tar in found.tar_at_far.items():
+        name = f"TAR at FAR {far:g}"
+        record |= {name: None if tar is None else 100 * tar, f"threshold at FAR {far:g}": found.threshold_at_far[far]}
+        record |= {f"{name} interval": _percents(known[name])} if name in known else {}
+    for threshold, rates in found.rates_at.items():
+        for kind, rate in zip(("FMR", "FNMR"), rates, strict=True):
+            name = f"{kind} at {threshold:g}"
+            record |= {name: 100 * rate} | ({f"{name} interval": _percents(known[name])} if name in known else {})
+    return record | {
+        "AUC": found.area,
+        "d'": found.decidability,
+        "genuine pairs": found.num_genuine,
+        "impostor pairs": found.num_impostor,
+    }
+
+
+def _percents(ends: Interval | None) -> list[float] | None:
+    return None if ends is None else [100 * end for end in ends]
+
+
+def with_interval(rate: float, ends: Interval | None = None) -> str:
+    """Such as "1.20% [0.80%, 1.70%]"."""
+    return percent(rate) + ("" if ends is None else f" [{percent(ends.low)}, {percent(ends.high)}]")

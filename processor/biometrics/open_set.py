@@ -1,0 +1,133 @@
+"""Open-set identification: a share of the people is not enrolled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from processor.biometrics.errors import with_interval
+from processor.biometrics.setting import Section, Setting, intervals_of, masked
+from utils.biometric.bootstrap import Interval
+from utils.biometric.error_rates import RULE_OF_30
+from utils.biometric.open_set import Searches, draw_enrolled, search_people
+from utils.biometric.open_set_bootstrap import resample_searches
+
+_RANKS = (1, 5)
+_POINTS = 200
+
+
+def open_set(setting: Setting) -> Section:
+    """FNIR at each FPIR over ``TEST.RUNS`` drawings of who is enrolled; curves and intervals are of the first."""
+    keys = setting.test
+    searches = [_search(setting, run) for run in range(keys.RUNS)]
+    first = searches[0]
+    replicates = _replicates(setting)
+    figures = {f"FNIR at FPIR {fpir:g}": float(np.mean(_fnir(searches, fpir, 1))) for fpir in keys.FPIR}
+    intervals = intervals_of(replicates, figures)
+    record: dict[str, Any] = {
+        "enrolled people": first.enrolled,
+        "mated searches": first.num_mated,
+        "non-mated searches": first.num_nonmated,
+        "drawings": len(searches),
+    }
+    table = [("Enrolled identities", f"{first.enrolled:,}")]
+    table.append(("Searches (mated / non-mated)", f"{first.num_mated:,} / {first.num_nonmated:,}"))
+    for fpir in keys.FPIR:
+        rows, text = _at(searches, fpir, intervals)
+        record |= rows
+        table += text
+    for rank in _RANKS:
+        record[f"closed-set Rank-{rank}"] = 100 * float(np.mean([s.identification(rank) for s in searches]))
+        table.append((f"Rank-{rank} of the mated searches, no threshold", f"{record[f'closed-set Rank-{rank}']:.2f}%"))
+    thresholds = _thresholds(first)
+    lines = [(f"rank {rank}", first.fpir(thresholds), first.fnir(thresholds, rank)) for rank in _RANKS]
+    share = f"{100 * keys.OPEN_SET:g} % of the people are not enrolled"
+    protocol = (
+        f"{share}, drawn {len(searches)} times; a person is scored by the best enrolled image; ties count against the "
+        "system; FPIR holds for this number of enrolled identities"
+    )
+    return Section("Open-set identification", protocol, record, table, {"open_set": lines}, replicates, figures)
+
+
+def _enrolled(setting: Setting, run: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gallery images of those who are enrolled, and whether each query is searched: junk is not."""
+    keys = setting.test
+    people = np.asarray(setting.people[1])
+    numbered = np.unique(people, return_inverse=True)[1]
+    chosen = draw_enrolled(numbered, keys.OPEN_SET, setting.seed + run)
+    images = torch.from_numpy(np.isin(numbered, chosen)) & (setting.gallery.pids >= 0)
+    return images.nonzero()[:, 0], setting.query.pids >= 0
+
+
+def _blocks(setting: Setting, images: torch.Tensor, searched: torch.Tensor):  # noqa: ANN202
+    start = 0
+    for queries, scores in masked(setting.crossing.blocks()):
+        kept = scores[searched[queries].to(scores.device)][:, images.to(scores.device)]
+        yield slice(start, start + len(kept)), kept
+        start += len(kept)
+
+
+def _search(setting: Setting, run: int) -> Searches:
+    images, searched = _enrolled(setting, run)
+    labels = setting.query.pids[searched], setting.gallery.pids[images]
+    return search_people(_blocks(setting, images, searched), *labels)
+
+
+def _replicates(setting: Setting) -> dict[str, np.ndarray]:
+    keys = setting.test
+    if not len(setting.drawn):
+        return {}
+    images, searched = _enrolled(setting, 0)
+    labels = setting.query.pids[searched], setting.gallery.pids[images]
+    subject_of = torch.zeros(1 + int(max(setting.query.pids.max(), setting.gallery.pids.max())), dtype=torch.int64)
+    for pids, people in (
+        (setting.query.pids, setting.subjects.query),
+        (setting.gallery.pids, setting.subjects.gallery),
+    ):
+        subject_of[pids[pids >= 0]] = people[pids >= 0]
+    blocks = _blocks(setting, images, searched)
+    found = resample_searches(blocks, *labels, subject_of, setting.drawn, keys.FPIR)
+    names = [f"FNIR at FPIR {fpir:g}" for fpir in keys.FPIR]
+    return {name: values for name, values in zip(names, found.fnir, strict=True) if not np.isnan(values).all()}
+
+
+def _at(
+    searches: list[Searches], fpir: float, intervals: dict[str, Interval]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Means over the drawings at one FPIR."""
+    name = f"FNIR at FPIR {fpir:g}"
+    first = searches[0]
+    if not all(s.is_supported(fpir) for s in searches):
+        needed = round(RULE_OF_30 / fpir)
+        reason = f"not reported: {first.num_nonmated:,} of {needed:,} non-mated searches needed (rule of 30)"
+        return {name: None}, [(name, reason)]
+    thresholds = [s.threshold_at(fpir) for s in searches]
+    record: dict[str, Any] = {f"threshold at FPIR {fpir:g}": thresholds[0]}
+    table = []
+    for rank in _RANKS:
+        values = _fnir(searches, fpir, rank)
+        mean = float(np.mean(values))
+        ends = intervals.get(name) if rank == 1 else None
+        suffix = "" if rank == 1 else f", rank {rank}"
+        record |= {f"{name}{suffix}": 100 * mean, f"DIR at FPIR {fpir:g}{suffix}": 100 * (1 - mean)}
+        record |= {f"{name}{suffix} std": 100 * float(np.std(values, ddof=1))} if len(values) > 1 else {}
+        record |= {f"{name} interval": [100 * end for end in ends]} if ends else {}
+        table.append((f"FNIR (1 - DIR) at FPIR {fpir:g}, rank {rank}", with_interval(mean, ends)))
+    wrong = [float(s.mated_misidentification([t])[0]) for s, t in zip(searches, thresholds, strict=True)]
+    record[f"mated misidentification at FPIR {fpir:g}"] = 100 * float(np.mean(wrong))
+    table.append((f"Mated searches led by another person, FPIR {fpir:g}", with_interval(float(np.mean(wrong)))))
+    return record, table
+
+
+def _fnir(searches: list[Searches], fpir: float, rank: int) -> list[float]:
+    """FNIR of each drawing."""
+    return [float(s.fnir([s.threshold_at(fpir)], rank)[0]) for s in searches]
+
+
+def _thresholds(searches: Searches) -> np.ndarray:
+    """Scores at which FPIR passes through logarithmically spaced values."""
+    descending = np.sort(searches.top)[::-1]
+    place = np.unique(np.geomspace(1, len(descending), _POINTS).round().astype(int)) - 1
+    return descending[place]

@@ -1,0 +1,233 @@
+"""What every section of the biometric performance reads: comparisons, people, training scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from processor.runs.folder import read_metrics
+from utils.biometric.bootstrap import Interval, Subjects, centred, draw_people, interval, number_subjects
+from utils.biometric.comparisons import Comparisons, Crossing, listed_blocks
+from utils.biometric.counting import Blocks
+from utils.biometric.pair_scores import paired_scores
+from utils.biometric.protocols import Pairs, fvc
+from utils.biometric.verification import VerificationMetrics, verify_comparisons
+from utils.errors import ReIDError
+from utils.logger import LOGGER
+from utils.retrieval.distances import Features
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yacs.config import CfgNode
+
+    from datasets.bases import QueryGallerySplit, Record, ReIDDataset
+    from processor.biometrics.training import TrainingFeatures
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the biometric performance.
+
+    Attributes:
+        title: of the part.
+        protocol: what was compared and how, in words.
+        record: what ``metrics.json`` keeps, in percent.
+        table: rows of measure and value for people.
+        curves: lines by chart, each with its name, x and y.
+        replicates: bootstrap replicates [B] by measure, fractions.
+        figures: measures whose replicates are shifted to the figure, see
+            :func:`utils.biometric.bootstrap.centred`.
+    """
+
+    title: str
+    protocol: str
+    record: dict[str, Any]
+    table: list[tuple[str, str]]
+    curves: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % intervals of the figures that have replicates."""
+        return intervals_of(self.replicates, self.figures)
+
+
+def intervals_of(replicates: dict[str, np.ndarray], figures: dict[str, float]) -> dict[str, Interval]:
+    """95 % intervals by measure; those with a figure are shifted to it."""
+    return {
+        name: interval(centred(values, figures[name]) if name in figures else values)
+        for name, values in replicates.items()
+    }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One evaluation.
+
+    Attributes:
+        test: ``cfg.TEST``.
+        seed: of everything drawn.
+        dataset: images, identities, people, protocol.
+        query, gallery: features of the first trial, in the order of its records.
+        training: features of training people; None where no section needs them.
+    """
+
+    test: CfgNode
+    seed: int
+    dataset: ReIDDataset
+    query: Features
+    gallery: Features
+    training: TrainingFeatures | None = None
+
+    @cached_property
+    def crossing(self) -> Crossing:
+        """Query against gallery as the data set's protocol has it."""
+        return crossing_of(self.dataset.trials[0], self.query, self.gallery, self.dataset.camera_rule)
+
+    @cached_property
+    def pairs(self) -> Pairs | None:
+        """The list of pairs that the protocol compares; None where it crosses query and gallery."""
+        protocol = getattr(self.dataset, "protocol", "")
+        if protocol == "fvc":
+            return fvc(self.query.pids)
+        if protocol == "pairs":
+            return Pairs(*(torch.from_numpy(part) for part in self.dataset.pair_rows()))
+        return None
+
+    @property
+    def blocks(self) -> Blocks:
+        """All comparisons of the protocol."""
+        if self.pairs is None:
+            return self.crossing.blocks
+        scores = self.pair_scores
+        return lambda: listed_blocks(self.pairs, scores, len(self.query), len(self.gallery))
+
+    @cached_property
+    def pair_scores(self) -> Tensor:
+        """[P] of :attr:`pairs`."""
+        return paired_scores(self.query.features, self.gallery.features, self.pairs.left, self.pairs.right)
+
+    @cached_property
+    def people(self) -> tuple[list[str], list[str]]:
+        """Whom the images of query and gallery show; the identity where the data set does not say the person."""
+        names = self.dataset.test_identities
+        return tuple(
+            [person_of(self.dataset, record) or names[record.pid] for record in part]
+            for part in (self.dataset.query, self.dataset.gallery)
+        )
+
+    @cached_property
+    def subjects(self) -> Subjects:
+        """The people, numbered in the order of their names."""
+        return number_subjects(*self.people)
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """[B, N] how often each person is drawn; B is ``TEST.BOOTSTRAP``, which may be 0."""
+        keys = self.test
+        if not keys.BOOTSTRAP:
+            return np.zeros((0, self.subjects.count), dtype=np.int64)
+        return draw_people(self.subjects.count, keys.BOOTSTRAP, self.seed)
+
+
+def crossing_of(trial: QueryGallerySplit[Record], query: Features, gallery: Features, camera_rule: str) -> Crossing:
+    """Query against gallery, no image with itself or a copy of its file; each pair once where both are one list."""
+    once = list(trial.query) == list(trial.gallery)
+    return Crossing(query, gallery, camera_rule, copy_numbers(trial.query, trial.gallery), once)
+
+
+def ranked_without_copies(crossing: Crossing) -> tuple[Features, Features, str]:
+    """Query, gallery and camera rule of a ranking in which no query finds itself.
+
+    Without a camera rule, the numbers of the files take the place of cameras: a match under the same number is ignored.
+    With one, an image is under its own camera, and is ignored anyway.
+    """
+    if crossing.copies is None or crossing.camera_rule != "none":
+        return crossing.query, crossing.gallery, crossing.camera_rule
+    LOGGER.info("note: query and gallery share images: an image is not compared with itself or a copy of its file")
+    sides = zip((crossing.query, crossing.gallery), crossing.copies, strict=True)
+    return *(replace(part, camids=numbers) for part, numbers in sides), "market"
+
+
+def verified(keys: CfgNode, blocks: Blocks, crossing: Crossing | None) -> VerificationMetrics | None:
+    """Error rates at the FARs and thresholds of ``TEST``; None where there are no comparisons of a kind."""
+    try:
+        return verify_comparisons(blocks, crossing, keys.FAR, given_thresholds(keys))
+    except ReIDError as error:  # such as a test set of one person: no reason to lose the other numbers
+        LOGGER.warning("no verification: %s", error)
+        return None
+
+
+def given_thresholds(keys: CfgNode) -> list[float]:
+    """``TEST.THRESHOLDS``, and those that the run in ``TEST.THRESHOLD_FROM`` had at its FARs.
+
+    Raises:
+        ReIDError: that folder holds no run with such thresholds.
+    """
+    chosen = [float(threshold) for threshold in keys.THRESHOLDS]
+    if not keys.THRESHOLD_FROM:
+        return chosen
+    folder = Path(keys.THRESHOLD_FROM)
+    try:
+        rows = read_metrics(folder / "metrics.json")["results"].values()
+    except (OSError, ValueError, ReIDError) as error:
+        raise ReIDError(f"TEST.THRESHOLD_FROM = {folder}: no metrics.json of a finished run ({error}).") from None
+    found = [row.get("verification", {}) for row in rows]
+    kept = [value for key, value in (found[-1] if found else {}).items() if key.startswith("threshold at FAR")]
+    if not kept:
+        raise ReIDError(
+            f"TEST.THRESHOLD_FROM = {folder}: its last result has no threshold at a FAR. Evaluate it again."
+        )
+    return list(dict.fromkeys([*chosen, *kept]))
+
+
+def person_of(dataset: ReIDDataset, record: Record) -> str | None:
+    """The person in an image, None where the data set does not say."""
+    return dataset.attributes.get(record.path, {}).get("person")
+
+
+def masked(blocks: Iterator[Comparisons]) -> Iterator[tuple[slice, Tensor]]:
+    """Scores with -inf where a comparison does not count."""
+    for block in blocks:
+        yield block.queries, block.scores.masked_fill(~block.counted, -torch.inf)
+
+
+def copy_numbers(query: Sequence[Record], gallery: Sequence[Record]) -> tuple[Tensor, Tensor] | None:
+    """Equal numbers for equal files of query [Q] and gallery [G]; None where no file is on both sides.
+
+    Files are equal if they have one path, or the same bytes; only files of one size are read.
+    """
+    sides = [[record.path for record in part] for part in (query, gallery)]
+    sizes = {path: _size(path) for path in {*sides[0], *sides[1]}}
+    both = {sizes[path] for path in sides[0]} & {sizes[path] for path in sides[1]} - {-1}
+    digests = {path: _digest(path) if size in both else path for path, size in sizes.items()}
+    first, second = ([digests[path] for path in side] for side in sides)
+    if not set(first) & set(second):
+        return None
+    numbers = {digest: number for number, digest in enumerate(dict.fromkeys([*first, *second]))}
+    return tuple(torch.tensor([numbers[digest] for digest in side]) for side in (first, second))
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:  # the image was read before; where it is gone, its name is what is left
+        return -1
+
+
+@lru_cache(maxsize=2**20)
+def _digest(path: str) -> str:
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return path

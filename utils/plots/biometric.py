@@ -1,0 +1,56 @@
+"""Charts of biometric performance: error trade-offs, templates, likelihood ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from utils.plots.curves import STYLES, new_figure
+
+
+class Chart(NamedTuple):
+    """Title, what the axes measure, whether they are logarithmic and in percent."""
+
+    title: str
+    x: str
+    y: str
+    x_log: bool = False
+    y_log: bool = False
+    percent: bool = False
+
+
+CHARTS = {
+    "det": Chart("DET: error rates of comparisons", "FMR", "FNMR", True, True, True),
+    "open_set": Chart("Open-set identification", "FPIR", "FNIR", True, True, True),
+    "fusion": Chart("Fusion: DET of each modality and of all", "FMR", "FNMR", True, True, True),
+    "templates": Chart("Error by images per person", "images of a template", "%"),
+    "tippett": Chart("Tippett plot", "log10 LR", "share of LRs at or above"),
+    "ece": Chart("Empirical cross-entropy", "log10 prior odds", "bits"),
+}
+
+Line = tuple[str, np.ndarray, np.ndarray]
+
+
+def rate_chart(kind: str, lines: Sequence[Line]) -> Figure:
+    """Named lines (name, x, y) on the axes of ``kind``, a name in :data:`CHARTS`; zeros have no place on a log axis."""
+    chart = CHARTS[kind]
+    figure, (axis,) = new_figure(6.4, 4.6)
+    for number, (name, x, y) in enumerate(lines):
+        x, y = (
+            np.where(values > 0, values, np.nan) if log else values
+            for values, log in ((x, chart.x_log), (y, chart.y_log))
+        )
+        marker = "o" if len(x) < 10 else None
+        axis.plot(x, y, STYLES[number % len(STYLES)], marker=marker, label=name)
+    axis.set(title=chart.title, xlabel=chart.x, ylabel=chart.y)
+    for name, log in (("x", chart.x_log), ("y", chart.y_log)):
+        if log and any(np.isfinite(line[1 if name == "x" else 2]).any() for line in lines):
+            axis.set(**{f"{name}scale": "log"})
+        if chart.percent:
+            getattr(axis, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.legend(fontsize=8)
+    return figure
