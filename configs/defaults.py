@@ -22,6 +22,7 @@ _C.MODEL.PROMPT = ""  # (ours) sentence around learnable tokens, one X each; emp
 _C.MODEL.ONE_STAGE = False  # (ours) clipreid: learn the prompts together with the image encoder, in stage 2 alone
 _C.MODEL.TEXT_LOSS = "i2tce"  # (ours) clipreid, stage 2: none | i2t | i2t+t2i | i2tce | i2tce+t2i, see docs/methods.md
 _C.MODEL.STRIDE_SIZE = [16, 16]  # step of the ViT's patches in pixels (rows, columns); [12, 12] overlaps them (OLP)
+_C.MODEL.POSITION_GRID = [0, 0]  # (ours) rows, columns of patches that a file was trained with, if it records none
 _C.MODEL.SIE_CAMERA = False  # side information embedding of the camera (ViT)
 _C.MODEL.SIE_VIEW = False  # side information embedding of the view: vehicle side, hand aspect (ViT)
 _C.MODEL.SIE_COE = 3.0  # factor of the side information embedding; the paper's recipe is 1.0

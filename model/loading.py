@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.base import LoadReport, Method
-from model.clip.positions import guess_grid, resize_positions
+from model.clip.positions import KnownGrid, resized_table
 from utils.errors import ReIDError
 
 
@@ -35,21 +35,27 @@ def copy_all(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "")
     _copy(own, tensors)
 
 
-def load_checkpoint(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
+def load_checkpoint(method: Method, state: Mapping[str, Tensor], known: KnownGrid | None = None) -> LoadReport:
     """Copy a checkpoint of re-identification, published or ours, into ``method`` for a test.
 
     Tensors that a test does not use are left out; those of other identities or cameras too.
 
+    Args:
+        method: built for the test.
+        state: the checkpoint.
+        known: what is known of the grid of its position embeddings.
+
     Raises:
-        ReIDError: a tensor is unknown, missing or has another shape.
+        ReIDError: a tensor is unknown, missing or has another shape, or the grid is unknown.
     """
-    return _load(method, method.rename(dict(state)))
+    return _load(method, method.rename(dict(state)), known or KnownGrid())
 
 
-def load_start(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
+def load_start(method: Method, state: Mapping[str, Tensor], known: KnownGrid | None = None) -> LoadReport:
     """Copy a checkpoint of re-identification into ``method`` as the start of a training on another data set.
 
-    What belongs to the other data set's identities and cameras is left out even where its shape would fit.
+    What belongs to the other data set's identities and cameras is left out even where its shape would fit. Arguments as
+    for :func:`load_checkpoint`.
 
     Raises:
         ReIDError: as :func:`load_checkpoint`, or :meth:`Method.check_start` refuses the file.
@@ -57,7 +63,8 @@ def load_start(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
     state = method.rename(dict(state))
     method.check_start(state)
     bound = {name for name in state if name.startswith(method.identity_bound)}
-    report = _load(method, {name: tensor for name, tensor in state.items() if name not in bound})
+    kept = {name: tensor for name, tensor in state.items() if name not in bound}
+    report = _load(method, kept, known or KnownGrid())
     report.skipped |= dict.fromkeys(sorted(bound), "bound to the identities or cameras of the other data set")
     return report
 
@@ -73,7 +80,7 @@ def load_part(method: Method, state: Mapping[str, Tensor], prefix: str) -> LoadR
     return LoadReport([f"{prefix}{name}" for name in part])
 
 
-def _load(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
+def _load(method: Method, state: Mapping[str, Tensor], known: KnownGrid) -> LoadReport:
     """Copy ``state`` into ``method``. Nothing is copied unless everything can be."""
     own = method.state_dict()
     optional = method.identity_bound + method.resume_only
@@ -82,11 +89,14 @@ def _load(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
         target = own.get(name)
         if target is None:
             report.skipped[name] = _why_no_place(method, name, tensor)
+        elif name == f"image_encoder.{method.image_encoder.positions}" and _is_table(tensor, target):
+            grid = method.image_encoder.grid
+            ready[name], resized = resized_table(tensor, grid, known.source(tensor.shape[-2] - 1, grid))
+            report.resized |= {name: resized} if resized else {}
+            report.loaded += [] if resized else [name]
         elif tensor.shape == target.shape:
             ready[name] = tensor
             report.loaded.append(name)
-        elif name == f"image_encoder.{method.image_encoder.positions}" and _is_table(tensor, target):
-            ready[name], report.resized[name] = resized_table(tensor, method.image_encoder.grid)
         elif name.startswith(optional):
             report.skipped[name] = f"{list(tensor.shape)} in the file, {list(target.shape)} for this data set"
         else:
@@ -98,15 +108,6 @@ def _load(method: Method, state: Mapping[str, Tensor]) -> LoadReport:
     report.missing = dict.fromkeys(absent, "keeps its start value")
     _copy(own, ready)
     return report
-
-
-def resized_table(table: Tensor, grid: tuple[int, int]) -> tuple[Tensor, str]:
-    """A table of position embeddings [1 + h w, D], or [1, 1 + h w, D], for another ``grid``, and what was done."""
-    rows = table.flatten(0, -2)
-    old = guess_grid(len(rows) - 1)
-    new = resize_positions(rows, grid, old).reshape(*table.shape[:-2], -1, table.shape[-1])
-    patches = f"{old[0]} x {old[1]} patches -> {grid[0]} x {grid[1]}"
-    return new, f"{list(table.shape)} -> {list(new.shape)}, {patches}"
 
 
 def _is_table(tensor: Tensor, target: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.backbones.registry import check_pretraining, make_backbone, pretrained, read_pretraining
 from model.base import DataFacts, Method
+from model.clip.positions import KnownGrid
 from model.clip.weights import is_reid_checkpoint, read_reid_checkpoint, read_state_dict
 from model.loading import load_checkpoint, load_part, load_start
 from model.methods.registry import METHODS
@@ -68,7 +69,7 @@ def make_model(cfg: CfgNode, facts: DataFacts) -> Method:
     with _about(path):
         if _is_checkpoint(method, tensors):
             model = method.build(cfg, make_backbone(cfg, method.rename(dict(tensors))), facts, training=True)
-            table = load_start(model, tensors).table()
+            table = load_start(model, tensors, _known_grid(cfg, tensors)).table()
             if hasattr(model, "sentence"):
                 LOGGER.warning(
                     "%s has no token embeddings: the fixed words around the prompts stay those that it was trained "
@@ -112,7 +113,7 @@ def make_test_model(cfg: CfgNode, seen: DataFacts) -> Method:
         facts = method.facts_in(cfg, state, seen, _facts(card))
         _check_seen(cfg, method, facts, seen)
         model = method.build(cfg, make_backbone(cfg, state), facts, training=False)
-        report = load_checkpoint(model, state)
+        report = load_checkpoint(model, state, _known_grid(cfg, tensors))
     LOGGER.info("%s is read\n%s", path, report.table())
     model.card, model.inputs = card, method.needs(cfg, training=False)
     return model
@@ -144,6 +145,10 @@ def _card(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return record if {"method", "name", "facts"} <= record.keys() else {}
 
 
+def _known_grid(cfg: CfgNode, tensors: Mapping[str, Tensor]) -> KnownGrid:
+    return KnownGrid.of(getattr(tensors, "record", {}), cfg.MODEL.POSITION_GRID)
+
+
 def _with_card(cfg: CfgNode, model: Method, facts: DataFacts) -> Method:
     """Note what a test has to know; the identities' names are data about people and stay out of the file."""
     model.inputs = type(model).needs(cfg, training=False)
@@ -152,6 +157,7 @@ def _with_card(cfg: CfgNode, model: Method, facts: DataFacts) -> Method:
         "name": cfg.MODEL.NAME,
         "facts": {key: value for key, value in asdict(facts).items() if key != "names"},
         "image_size": list(cfg.INPUT.SIZE_TRAIN),
+        "grid": list(model.image_encoder.grid),
         "mean": list(cfg.INPUT.PIXEL_MEAN),
         "std": list(cfg.INPUT.PIXEL_STD),
     }

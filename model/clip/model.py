@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.backbones.saliency import activation_map, attention_rollout, scaled
 from model.base import Backbone, LoadReport, Outputs, TextTower
+from model.clip.positions import pretraining_grid, resized_table
 from model.clip.shapes import HEAD_WIDTH, CLIPShape, ResNetShape, TextShape, ViTShape
-from model.loading import copy_all, resized_table
+from model.loading import copy_all
 
 START_SCALE = math.log(1 / 0.07)
 """log(1 / 0.07), the logarithm of the logit scale that CLIP's pre-training starts from."""
@@ -132,9 +133,10 @@ class CLIPImageEncoder(Backbone):
         """Copy CLIP's tensors under OpenAI's names into this tower and :attr:`text`; see :meth:`Backbone.load`."""
         report = LoadReport()
         image = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
-        table, count = image.get(self.positions), self.grid[0] * self.grid[1] + 1
-        if table is not None and table.dim() == 2 and 1 < len(table) != count:
-            image[self.positions], report.resized[f"visual.{self.positions}"] = resized_table(table, self.grid)
+        table, name = image.get(self.positions), f"visual.{self.positions}"
+        if table is not None and table.dim() == 2 and len(table) > 1:
+            image[self.positions], said = resized_table(table, self.grid, pretraining_grid(len(table) - 1))
+            report.resized |= {name: said} if said else {}
         copy_all(self, image, "visual.")
         report.loaded += [f"visual.{name}" for name in image if f"visual.{name}" not in report.resized]
         rest = {n: t for n, t in tensors.items() if not n.startswith("visual.")}

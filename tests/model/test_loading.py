@@ -8,7 +8,7 @@ import torch
 from configs import load_config
 from model import DataFacts, load_prompts, make_model, make_test_model
 from model.base import Batch
-from model.clip.positions import guess_grid, resize_positions
+from model.clip.positions import resize_positions
 from model.clip.shapes import CLIPShape, named_shape
 from model.clip.weights import read_state_dict
 from model.loading import load_checkpoint, load_start
@@ -94,9 +94,14 @@ def test_the_text_tower_arrives_too(name, kind, files):
 )
 @pytest.mark.parametrize(("size", "stride"), [((128, 64), [16, 16]), ((64, 64), [12, 12])])
 def test_other_image_size_and_stride(name, kind, size, stride, files, log):
-    """TrainingProgress embeddings are resized as the published code does it, and the log tells."""
+    """Position embeddings are resized as the published code does it, and the log says so."""
     start = small_model(name)
-    cfg = config(name, size, TEST__WEIGHT=files(name, kind), MODEL__STRIDE_SIZE=stride)
+    keys = {"TEST__WEIGHT": files(name, kind), "MODEL__STRIDE_SIZE": stride}
+    if kind == "clipreid":
+        with pytest.raises(ReIDError, match=r"clipreid.bin: .*of 16 patches.*MODEL.POSITION_GRID.*\[4, 4\], \[8, 2\]"):
+            make_test_model(config(name, size, **keys), facts())
+        keys["MODEL__POSITION_GRID"] = [4, 4]
+    cfg = config(name, size, **keys)
     found = make_test_model(cfg, facts())
     key = "positional_embedding" if name.startswith("ViT") else "attnpool.positional_embedding"
     own = found.image_encoder.get_parameter(key)
@@ -110,10 +115,26 @@ def test_other_image_size_and_stride(name, kind, size, stride, files, log):
     assert embedded(found, size).isfinite().all()
 
 
-def test_shape_of_the_old_grid_is_recovered():
-    """CLIP's square grids and the published ones of people and vehicles, with and without overlap."""
-    for grid in [(14, 14), (7, 7), (16, 8), (21, 10), (16, 16), (21, 21), (24, 8)]:
-        assert guess_grid(grid[0] * grid[1]) == grid
+@pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny"])
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [((64, 128), (128, 64)), ((128, 64), (64, 128)), ((144, 64), (96, 96)), ((64, 128), (64, 128))],
+)
+def test_a_checkpoint_records_its_grid(name, trained, tested, tmp_path):
+    """As many patches are no reason to take the file's rows for columns; 9 x 4 are not 6 x 6."""
+    random = {"MODEL__PRETRAIN_CHOICE": "random"}
+    start = make_model(config(name, trained, **random), facts(3))
+    torch.save(start.checkpoint(), tmp_path / "w.pth")
+    torch.save(dict(start.checkpoint()), tmp_path / "old.pth")
+    key = f"image_encoder.{start.image_encoder.positions}"
+    for found in (
+        make_test_model(config(name, tested, TEST__WEIGHT=tmp_path / "w.pth"), facts()),
+        make_model(config(name, tested, MODEL__PRETRAIN_PATH=tmp_path / "w.pth"), facts(3)),
+    ):
+        grids = found.image_encoder.grid, start.image_encoder.grid
+        assert torch.equal(found.state_dict()[key], resize_positions(start.state_dict()[key], *grids))
+    with pytest.raises(ReIDError, match=r"old.pth: .*does not record their rows and columns. Set MODEL.POSITION_GRID"):
+        make_test_model(config(name, (64, 128), TEST__WEIGHT=tmp_path / "old.pth"), facts())
 
 
 def test_start_of_a_training_on_another_data_set(files, log):
