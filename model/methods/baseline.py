@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TESTED = {"feature": "", "projected": "_proj"}
 """The outputs that have a BNNeck and a classifier, and side by side make the test feature; endings of the names."""
 
+TESTED_AS = {"feature": "image", "projected": "projected"}
+"""The same as ``TEST.FEATURE`` calls them."""
+
 
 class SideInformation(NamedTuple):
     """Side information embedding (SIE, CLIP-ReID section 3.4): how many labels of each kind, and its factor.
@@ -54,6 +57,7 @@ class ImageReID(Method):
         side_information: camera/view embedding, None for none.
         cosine_head: classifiers score the cosine, as margin losses require, in place of the inner product.
         neck_feat: ``before`` or ``after`` the BNNeck, for :meth:`embed`.
+        feature: ``both``, ``image`` or ``projected``, for :meth:`embed`.
         criterion: ID, triplet and center loss; None in a test.
     """
 
@@ -93,6 +97,7 @@ class ImageReID(Method):
             side_information=SideInformation(cameras, views, cfg.MODEL.SIE_COE) if cameras or views else None,
             cosine_head=cfg.MODEL.ID_LOSS_TYPE != "softmax",
             neck_feat=cfg.TEST.NECK_FEAT,
+            feature=cfg.TEST.FEATURE,
             criterion=make_loss(cfg, facts.identities, backbone.dims["feature"]) if training else None,
             **cls.options(cfg, backbone, facts, training),
         )
@@ -110,6 +115,7 @@ class ImageReID(Method):
         side_information: SideInformation | None = None,
         cosine_head: bool = False,
         neck_feat: str = "before",
+        feature: str = "both",
         criterion: Criterion | None = None,
     ) -> None:
         super().__init__()
@@ -118,6 +124,7 @@ class ImageReID(Method):
         self.cosine_head = cosine_head
         self.neck_feat = neck_feat
         self.tested = [name for name in TESTED if name in backbone.dims]
+        self.embedded = [name for name in self.tested if feature in ("both", TESTED_AS[name])]
         self.compared = [name for name in ("penultimate", *TESTED) if name in backbone.dims]
         if side_information is not None:
             self.cv_embed = nn.Parameter(torch.zeros(side_information.rows, backbone.dims["feature"]))
@@ -153,9 +160,10 @@ class ImageReID(Method):
         return terms, {"accuracy": accuracy(scores[0], labels)}
 
     def embed(self, outputs: Outputs) -> Tensor:
-        """Image and projected feature side by side [B, D + E], not normalised; [B, D] of other backbones."""
+        """Image and projected feature side by side [B, D + E], or one of them, not normalised; [B, D] of others."""
         parts = self.necks(outputs) if self.neck_feat == "after" else [outputs[name] for name in self.tested]
-        return torch.cat([part.float() for part in parts], dim=1)
+        chosen = [part.float() for name, part in zip(self.tested, parts, strict=True) if name in self.embedded]
+        return torch.cat(chosen, dim=1)
 
     def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
         if name.startswith("criterion."):  # the centers, whose gradient is that of the unweighted loss

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
 from model.clip.model import START_SCALE
 from model.clip.prompts import text_of
-from model.clip.simple_tokenizer import encode, tokenize
+from model.clip.simple_tokenizer import encode, refuse_marks, tokenize
 from model.layers.heads import accuracy
 from model.methods.baseline import ImageReID
 from utils.distributed import sharded
@@ -44,7 +44,7 @@ class ContextLearner(nn.Module):
         ends: [C], where each class's end-of-text token stands.
 
     Raises:
-        ReIDError: a sentence is too long for the text encoder.
+        ReIDError: a sentence is too long for the text encoder, or holds a mark of the tokenizer.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class ContextLearner(nn.Module):
         start: str = "",
     ) -> None:
         super().__init__()
+        refuse_marks([*names, start], "a class's name, or MODEL.COOP.INIT,")
         first = encode(start)
         count = len(first) or count
         # Any word holds the places of the learned vectors.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss import identity_means, moved_prototypes, prototype_contrast
-from model.base import Backbone, DataFacts, Outputs, Progress, Terms, TrainingSet
+from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Terms, TrainingSet
 from model.layers.heads import accuracy
 from model.methods.baseline import ImageReID
 from utils.errors import ReIDError
@@ -30,6 +30,7 @@ class PCL(ImageReID):
         temperature: of the contrast.
         rebuild: compute the prototypes from all images before each epoch, as the published code does, and not only
             before the first.
+        freeze_patches: keep the ViT's patch convolution as pre-trained (Chen et al., arXiv 2104.02057).
         other arguments: see :class:`ImageReID`.
 
     Attributes:
@@ -51,6 +52,10 @@ class PCL(ImageReID):
                 f"MODEL.ID_LOSS_TYPE = {cfg.MODEL.ID_LOSS_TYPE} with MODEL.METHOD pcl, which adds up the scores of two "
                 "classifiers: sums of cosines are no cosines. Set it to softmax."
             )
+        if cfg.MODEL.FREEZE_PATCHES and not cfg.MODEL.NAME.startswith("ViT"):
+            raise ReIDError(
+                f"MODEL.FREEZE_PATCHES with MODEL.NAME = {cfg.MODEL.NAME}: only ViTs have patches. Set it to False."
+            )
 
     @classmethod
     def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
@@ -59,6 +64,7 @@ class PCL(ImageReID):
             "momentum": cfg.MODEL.MEMORY_MOMENTUM,
             "temperature": cfg.MODEL.MEMORY_TEMPERATURE,
             "rebuild": cfg.MODEL.MEMORY_REBUILD,
+            "freeze_patches": cfg.MODEL.FREEZE_PATCHES,
         }
 
     def __init__(
@@ -70,6 +76,7 @@ class PCL(ImageReID):
         momentum: float = 0.2,
         temperature: float = 0.05,
         rebuild: bool = True,
+        freeze_patches: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **options)
@@ -77,6 +84,7 @@ class PCL(ImageReID):
         self.momentum = momentum
         self.temperature = temperature
         self.rebuild = rebuild
+        self.freeze_patches = freeze_patches
         self.register_buffer("memory", torch.zeros(num_classes, sum(backbone.dims[name] for name in self.tested)))
 
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
@@ -84,6 +92,10 @@ class PCL(ImageReID):
         if self.rebuild or at.epoch == 1:
             means = identity_means(*data.features(lambda outputs: self._joined(self.necks(outputs))), self.num_classes)
             self.memory.copy_(F.normalize(means))
+
+    def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        frozen = self.freeze_patches and name.startswith("image_encoder.conv1.")
+        return None if frozen else super().rate(name, stage, solver)
 
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
         necks = self.necks(outputs)

@@ -92,6 +92,11 @@ def check_method(cfg: CfgNode) -> None:
             f"MODEL.STAGE1_WEIGHT = {cfg.MODEL.STAGE1_WEIGHT} with SOLVER.STAGES = {stages}: stage 1 would learn its "
             "prompts from the start. Leave it empty, or set SOLVER.STAGES to [2]."
         )
+    if cfg.TEST.FEATURE != "both" and not (issubclass(method, ImageReID) and family_of(cfg.MODEL.NAME) == "clip"):
+        raise ReIDError(
+            f"TEST.FEATURE = {cfg.TEST.FEATURE} with MODEL.METHOD {name} and MODEL.NAME {cfg.MODEL.NAME}: only CLIP's "
+            "networks have an image and a projected feature to choose from. Set it to both."
+        )
     if method.mixes_images:
         _check_whole_batches(cfg, name)
     method.check(cfg)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.base import Backbone, DataFacts, TextTower
-from model.clip.simple_tokenizer import tokenize
+from model.clip.simple_tokenizer import refuse_marks, tokenize
 from model.methods.baseline import ImageReID
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ class ZeroShot(ImageReID):
         """Features [N, E] of N sentences, of length 1.
 
         Raises:
-            ReIDError: a sentence is longer than the text encoder reads.
+            ReIDError: a sentence is longer than the text encoder reads, or holds a mark of the tokenizer.
         """
+        refuse_marks(sentences, "a sentence")
         tokens = tokenize(sentences, context_length=self.context).to(self.token_table.device)
         ends = tokens.argmax(1)
         embedded = self.token_table[tokens[:, : int(ends.max()) + 1]]

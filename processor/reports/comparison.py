@@ -18,7 +18,10 @@ from utils.biometric.bootstrap import difference as bootstrap_difference
 MEASURES = ("mAP", "Rank-1", "EER")
 MISSING = "-"
 
-METHODS_OWN = ("TEST.WEIGHT", "TEST.NECK_FEAT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
+SEEN_BY_TESTS = ("TEST.NECK_FEAT", "TEST.FEATURE")
+"""Keys of ``TEST`` that belong to a method and change the numbers of one model."""
+
+METHODS_OWN = (*SEEN_BY_TESTS, "TEST.WEIGHT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
 """Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
 
 MORE_NUMBERS = tuple(
@@ -29,9 +32,6 @@ MORE_NUMBERS = tuple(
     )
 )
 """Keys of ``TEST`` that add numbers and change none of those that are compared."""
-
-SEEN_BY_TESTS = ("TEST.NECK_FEAT",)
-"""Those of them that change the numbers of one model."""
 
 NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
 """Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""

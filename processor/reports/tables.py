@@ -183,6 +183,7 @@ def _ending(cfg: CfgNode) -> str:
 def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
     """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is what the model does, whatever the key asks."""
     keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
+    keys += ["FEATURE"] if cfg.TEST.FEATURE != "both" else []
     keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
     return {key: cfg.TEST[key] for key in keys} | {"NECK_FEAT": neck_feat}
 

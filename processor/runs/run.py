@@ -56,7 +56,7 @@ FREE_TO_CHANGE = (
 )
 """Keys, or their beginnings or ends, that may change when a run resumes: no training step sees them."""
 
-VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "NECK_FEAT"))
+VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "FEATURE", "NECK_FEAT"))
 """What chooses the best epoch where images are held out: there they may not change."""
 
 

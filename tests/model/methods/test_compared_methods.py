@@ -338,6 +338,18 @@ def test_handid_starts_from_a_checkpoint_with_its_own_sentence_only():
         load_start(make(HandID, sentence=longer), state)
 
 
+def test_frozen_patches_of_pcl_keep_their_pre_training():
+    solver = config().SOLVER.STAGE2
+    for frozen in (True, False):
+        rates = {n: make(PCL, freeze_patches=frozen).rate(n, 2, solver) for n, _ in make(PCL).named_parameters()}
+        never = {name for name, rate in rates.items() if rate is None}
+        patches = {"image_encoder.conv1.weight"} if frozen else set()
+        assert never == patches | {"bottleneck.bias", "bottleneck_proj.bias"}
+    words = ("MODEL.METHOD", "pcl", "SOLVER.STAGES", "[2]", "MODEL.FREEZE_PATCHES", "True", "MODEL.NAME", "RN50")
+    with pytest.raises(ReIDError, match=r"MODEL.FREEZE_PATCHES with MODEL.NAME = RN50"):
+        PCL.check(config(*words))
+
+
 def test_the_centroids_of_pcl_carry_side_information_as_the_images_of_a_batch_do():
     model = make(PCL, side_information=SideInformation(2, 0, 3.0)).eval()
     labels, cameras = torch.arange(12) % CLASSES, torch.arange(12) % 2

@@ -131,3 +131,10 @@ def test_a_whole_run(hands, tmp_path, stages):
     assert test_clipreid.main(["--config_file", str(file), *words, *given]) == 0
     tested = json.loads((tmp_path / "test" / "metrics.json").read_text())["results"]["test"]
     assert tested["mAP"] == metrics["results"]["trained"]["mAP"]
+
+
+def test_marks_of_the_tokenizer_in_a_name_are_refused():
+    """The text encoder would read the sentence up to the name and compare the rest with nothing."""
+    for names, start in ((["anna", "<|endoftext|>"], ""), (["anna", "b"], "A <|startoftext|> of")):
+        with pytest.raises(ReIDError, match=r"<\|\w+oftext\|>.*cannot stand inside one"):
+            ContextLearner(names, 4, table(), start=start)

@@ -26,6 +26,10 @@ def check(overrides):
         ("MODEL.STAGE1_WEIGHT|some.pth", "MODEL.STAGE1_WEIGHT = some.pth SOLVER.STAGES = [1, 2] [2]"),
         ("SOLVER.STAGES|[1]|MODEL.SIE_CAMERA|True", "MODEL.SIE_CAMERA SOLVER.STAGES = [1] stage 2"),
         ("MODEL.METHOD|zeroshot|SOLVER.STAGES|[]|MODEL.SIE_VIEW|True", "SIE_VIEW SOLVER.STAGES = [] False"),
+        (
+            "TEST.FEATURE|projected|MODEL.METHOD|baseline|SOLVER.STAGES|[2]|MODEL.NAME|timm/resnet18",
+            "TEST.FEATURE both",
+        ),
         ("MODEL.PROMPT|A photo of a hand.", "MODEL.PROMPT = 'A photo of a hand.' one X X X X X"),
         ("MODEL.PROMPT|A X photo of a X hand.", "MODEL.PROMPT side by side"),
         (

@@ -15,15 +15,18 @@ from model.base import Batch
 from model.clip.simple_tokenizer import tokenize
 from processor.text_matching import attribute_accuracy, text_results
 from tests.toy_hands import make_toy_hands, write_config
+from utils.errors import ReIDError
 from utils.metrics import Features
 
 ROW = {"age": "21", "gender": "female", "skinColor": "fair", "aspectOfHand": "palmar left", "nailPolish": "1"}
 
 
-def zeroshot(name):
+def zeroshot(name, *more):
     given = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "MODEL.NAME", name, "MODEL.PRETRAIN_CHOICE", "random"]
     given += ["TEST.NECK_FEAT", "after", "INPUT.SIZE_TRAIN", "[32, 32]", "INPUT.SIZE_TEST", "[32, 32]"]
-    return make_model(load_config(None, given)[0], DataFacts(3, 1, 1, sentence="A photo of a {} hand.")).eval()
+    return make_model(
+        load_config(None, [*given, *more])[0], DataFacts(3, 1, 1, sentence="A photo of a {} hand.")
+    ).eval()
 
 
 @pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny", "timm/test_vit.r160_in1k"])
@@ -34,6 +37,22 @@ def test_features_are_the_encoders(name):
         both = [found["feature"]] if name.startswith("timm") else [found["feature"], found["projected"]]
         assert torch.equal(model.test_feature(Batch(images)), torch.cat(both, 1))
     assert model.matches_text != name.startswith("timm")
+
+
+@pytest.mark.parametrize(("feature", "output"), [("image", "feature"), ("projected", "projected")])
+@pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny"])
+def test_one_of_the_two_features_can_be_chosen(name, feature, output):
+    model, images = zeroshot(name, "TEST.FEATURE", feature), torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = model.image_encoder(images)[output]
+        assert torch.equal(model.test_feature(Batch(images)), expected)
+        flipped = model.test_feature(Batch(images), flip=True)
+        assert torch.allclose(flipped, expected + model.image_encoder(images.flip(-1))[output])
+
+
+def test_marks_of_the_tokenizer_in_sentences_are_refused():
+    with pytest.raises(ReIDError, match=r"a sentence = 'a <\|endoftext\|> hand'"):
+        zeroshot("ViT-Tiny-16").encode_sentences(["a hand", "a <|endoftext|> hand"])
 
 
 def test_sentences_of_different_lengths_are_encoded_as_each_alone():
