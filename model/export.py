@@ -1,10 +1,11 @@
 """Write a trained image encoder for other programs: safetensors for open_clip and timm, ONNX for everything else.
 
 safetensors: the tensors of the image encoder alone, under OpenAI's names (``visual.*``), or those of a backbone of timm
-under its own. timm and open_clip read them;
-what their networks cannot hold (overlapping patches, side information, the ResNets' last stage of stride 1) is said in
-the log. ONNX: the whole test feature [B, D + E] as the evaluation compares it, so it follows ``TEST.NECK_FEAT``,
-``TEST.FLIP`` and ``TEST.FEAT_NORM`` and takes camera and view labels where the model has side information.
+under its own. timm and open_clip read them; the log names what their networks cannot hold (overlapping patches, side
+information, the ResNets' last stage of stride 1). ONNX: the whole test feature as the evaluation compares it, so it
+follows ``TEST.FEATURE``, ``TEST.NECK_FEAT``, ``TEST.FLIP`` and ``TEST.FEAT_NORM`` and takes camera and view labels if
+the model has side information. Both keep in their header how images are prepared. ``--half`` stores weights as float16
+and logs how far features move.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,7 @@ from model.backbones.timm_backbone import TimmEncoder
 from model.base import Batch, DataFacts, Method
 from model.clip.model import ModifiedResNet, VisionTransformer
 from model.make_model_clipreid import check_weights, make_test_model
+from model.onnx_file import write_onnx
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -72,8 +74,10 @@ class TestFeature(nn.Module):
         return F.normalize(feature) if self.normalise else feature
 
 
-def export_safetensors(model: Method, path: Path, facts: dict[str, str]) -> None:
+def export_safetensors(model: Method, path: Path, facts: dict[str, str], half: bool = False) -> None:
     """Write the image encoder's tensors as ``visual.*`` or a backbone's own names, with ``facts`` as metadata.
+
+    ``half`` stores them as float16.
 
     Raises:
         ReIDError: the package safetensors is missing, or ``path`` cannot be written.
@@ -84,6 +88,8 @@ def export_safetensors(model: Method, path: Path, facts: dict[str, str]) -> None
     encoder = model.image_encoder
     prefix, network = ("", encoder.network) if isinstance(encoder, TimmEncoder) else ("visual.", encoder)
     tensors = {f"{prefix}{name}": t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     write_atomically(path, lambda file: file.write(save(tensors, {"format": "pt", **facts})))
 
 
@@ -101,11 +107,21 @@ def _limits(model: Method) -> list[str]:
     return limits
 
 
-def export_onnx(model: Method, path: Path, image_size: tuple[int, int], *, flip: bool, normalise: bool) -> None:
-    """Write the test feature as one ONNX file.
+def export_onnx(
+    model: Method,
+    path: Path,
+    image_size: tuple[int, int],
+    *,
+    flip: bool,
+    normalise: bool,
+    facts: Mapping[str, str] | None = None,
+    half: bool = False,
+) -> list[Path]:
+    """Write the test feature as an ONNX file, with weights beyond 2 GiB in a second one beside it; returns the files.
 
     Its inputs are ``images`` [B, 3, H, W], normalised as in ``INPUT.*``, and ``camids``, ``viewids`` [B] (int64) as
-    far as the side information has them; its output is ``features`` [B, D + E]. B is free, H and W are not.
+    far as the side information has them; its output is ``features`` [B, D + E]. B is free, H and W are not. ``facts``
+    go into its header; ``half`` stores the weights as float16.
 
     Raises:
         ReIDError: onnx or onnxscript is missing, or ``path`` cannot be written.
@@ -134,7 +150,33 @@ def export_onnx(model: Method, path: Path, image_size: tuple[int, int], *, flip:
             dynamo=True,
             verbose=False,
         )
-    write_atomically(path, lambda file: file.write(program.model_proto.SerializeToString()))
+    return write_onnx(program, path, facts or {}, half)
+
+
+@torch.no_grad()
+def round_weights(network: TestFeature, image_size: tuple[int, int]) -> tuple[float, float]:
+    """Round all parameters and buffers of ``network`` to float16, as far as features compute in float32 with them.
+
+    Returns:
+        How far features of eight random images move: largest difference of a number, and smallest cosine.
+
+    Raises:
+        ReIDError: a tensor holds numbers that float16 does not have.
+    """
+    draw = torch.Generator().manual_seed(0)
+    inputs = {"images": torch.randn(8, 3, *image_size, generator=draw)}
+    inputs |= {LABELS[name]: torch.zeros(8, dtype=torch.int64) for name in network.model.inputs}
+    before = network(**inputs)
+    for name, tensor in network.model.state_dict().items():
+        if tensor.is_floating_point():
+            rounded = tensor.half().float()
+            if not rounded.isfinite().all():
+                raise ReIDError(
+                    f"--half: {name} holds {tensor.abs().max():.3g}; float16 ends at 65504. Leave --half out."
+                )
+            tensor.copy_(rounded)
+    after = network(**inputs)
+    return (after - before).abs().max().item(), F.cosine_similarity(before, after).min().item()
 
 
 def _require(package: str) -> ModuleType:
@@ -147,13 +189,14 @@ def _require(package: str) -> ModuleType:
         ) from None
 
 
-def export(config_file: str, overrides: Sequence[str], output: Path, num_views: int = 0) -> None:
+def export(config_file: str, overrides: Sequence[str], output: Path, num_views: int = 0, half: bool = False) -> None:
     """Read ``TEST.WEIGHT`` and write it as the suffix of ``output`` says.
 
     Args:
         config_file, overrides: as for ``test_clipreid.py``.
         output: a ``.safetensors`` or ``.onnx`` file.
         num_views: of the training data; needed where side information has cameras and views.
+        half: store weights as float16.
 
     Raises:
         ReIDError: another suffix, a missing package, or weights that cannot be read or do not fit.
@@ -170,17 +213,23 @@ def export(config_file: str, overrides: Sequence[str], output: Path, num_views: 
     if cfg.MODEL.SIE_CAMERA and cfg.MODEL.SIE_VIEW and not num_views:
         raise ReIDError("MODEL.SIE_CAMERA and MODEL.SIE_VIEW are both on: add --num_views and those of the training.")
     model = make_test_model(cfg, DataFacts(1, views=num_views or 1)).eval()
+    size = (cfg.INPUT.SIZE_TRAIN[0], cfg.INPUT.SIZE_TRAIN[1])
+    how = {"flip": cfg.TEST.FLIP, "normalise": cfg.TEST.FEAT_NORM == "yes"}
+    if half:
+        moved, cosine = round_weights(TestFeature(model, **how).eval(), size)
+        LOGGER.info("float16 weights: features of random images differ by at most %.1e, cosine %.7f", moved, cosine)
+    written = [output]
     if output.suffix == ".safetensors":
-        export_safetensors(model, output, _facts(cfg))
+        export_safetensors(model, output, _facts(cfg), half)
     else:
-        size = (cfg.INPUT.SIZE_TRAIN[0], cfg.INPUT.SIZE_TRAIN[1])
-        export_onnx(model, output, size, flip=cfg.TEST.FLIP, normalise=cfg.TEST.FEAT_NORM == "yes")
-    LOGGER.info("%s written from %s", output, cfg.TEST.WEIGHT)
+        written = export_onnx(model, output, size, **how, facts=_facts(cfg) | _test_facts(cfg), half=half)
+    LOGGER.info("%s written from %s", " and ".join(str(file) for file in written), cfg.TEST.WEIGHT)
 
 
 def _facts(cfg: CfgNode) -> dict[str, str]:
     """What a user of the weights has to know about the images."""
     values = {
+        "method": cfg.MODEL.METHOD,
         "architecture": cfg.MODEL.NAME,
         "activation": cfg.MODEL.ACTIVATION,
         "stride": cfg.MODEL.STRIDE_SIZE,
@@ -188,8 +237,15 @@ def _facts(cfg: CfgNode) -> dict[str, str]:
         "pixel_mean": cfg.INPUT.PIXEL_MEAN,
         "pixel_std": cfg.INPUT.PIXEL_STD,
         "interpolation": cfg.INPUT.INTERPOLATION_TEST,
+        "fit": cfg.INPUT.FIT_TEST,
+        "exif": cfg.INPUT.EXIF,
     }
     return {name: str(value) for name, value in values.items()}
+
+
+def _test_facts(cfg: CfgNode) -> dict[str, str]:
+    """What has been done to the features, in an ONNX file, and how they are compared."""
+    return {key.lower(): str(cfg.TEST[key]) for key in ("FEATURE", "NECK_FEAT", "FLIP", "FEAT_NORM", "METRIC")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -205,9 +261,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--num_views", metavar="V", type=int, default=0, help="views of the training data, for SIE_CAMERA with SIE_VIEW"
     )
+    parser.add_argument("--half", action="store_true", help="store the weights as float16, in half the space")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
     arguments = parser.parse_intermixed_args(argv)
-    return run_script(partial(export, arguments.config_file, arguments.opts, arguments.output, arguments.num_views))
+    given = (arguments.config_file, arguments.opts, arguments.output, arguments.num_views, arguments.half)
+    return run_script(partial(export, *given))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Exported encoders give the same features elsewhere: timm and open_clip from safetensors, onnxruntime from ONNX."""
 
+import re
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import timm
 import torch
 from safetensors import safe_open
 
+from configs import load_config
 from model import export as export_module
 from model.base import Batch
 from model.export import TestFeature, export_onnx, export_safetensors, main
@@ -179,6 +181,43 @@ def test_command_writes_the_file(command, tmp_path, capsys):
     with safe_open(target, framework="pt") as file:
         assert file.metadata()["activation"] == "gelu" and file.metadata()["image_size"] == "[64, 32]"
         assert torch.equal(file.get_tensor("visual.proj"), small_model(size=SIZE).image_encoder.proj)
+
+
+def test_half_stores_rounded_weights_and_logs_how_far_features_move(command, tmp_path, capsys):
+    target = tmp_path / "half.safetensors"
+    assert main([*command, "--half", "--output", str(target)]) == 0
+    said = capsys.readouterr().out
+    moved, cosine = map(float, re.search(r"differ by at most (\S+), cosine ([\d.]+)", said).groups())
+    model = small_model(size=SIZE)
+    with safe_open(target, framework="pt") as file:
+        for name, tensor in model.image_encoder.state_dict().items():
+            assert torch.equal(file.get_tensor(f"visual.{name}"), tensor.half()), name
+    network = TestFeature(model, flip=False, normalise=True).eval()
+    draw = torch.randn(8, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(draw)
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half().float())
+        after = network(draw)
+    assert 0 < moved == pytest.approx((before - after).abs().max().item(), rel=0.1)
+    assert cosine == pytest.approx((before * after).sum(1).min().item(), abs=1e-6)
+
+
+def test_numbers_that_float16_does_not_have_are_refused():
+    model = small_model(size=SIZE)
+    model.bottleneck.running_var[3] = 1e6
+    with pytest.raises(ReIDError, match=r"--half: bottleneck.running_var holds 1e\+06"):
+        export_module.round_weights(TestFeature(model, flip=False, normalise=True), SIZE)
+
+
+def test_headers_say_how_images_are_prepared():
+    words = ["INPUT.FIT_TEST", "crop", "TEST.FEATURE", "projected", "MODEL.METHOD", "baseline", "TEST.FLIP", "True"]
+    cfg, _ = load_config(None, words)
+    facts = export_module._facts(cfg) | export_module._test_facts(cfg)
+    expected = {"method": "baseline", "pixel_mean": "[0.485, 0.456, 0.406]", "pixel_std": "[0.229, 0.224, 0.225]"}
+    expected |= {"image_size": "[256, 128]", "fit": "crop", "feature": "projected", "flip": "True"}
+    assert expected.items() <= facts.items() and all(isinstance(value, str) for value in facts.values())
 
 
 @pytest.mark.parametrize(
