@@ -166,6 +166,7 @@ class Backbone(nn.Module):
         grid: rows and columns of the last map, or of the patches.
         positions: name of the table of position embeddings [1 + h w, D], resized to other grids; empty for none.
         text: CLIP's text tower, None for others.
+        saliency_kind: what :meth:`saliency` shows, for captions.
     """
 
     family: ClassVar[str]
@@ -173,6 +174,7 @@ class Backbone(nn.Module):
     grid: tuple[int, int]
     positions: str = ""
     text: TextTower | None = None
+    saliency_kind: str = ""
 
     @abstractmethod
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
 from model.base import Backbone, LoadReport, Outputs
 from utils.errors import ReIDError
 
@@ -39,6 +40,7 @@ class ResNet(Backbone):
     """
 
     family = "resnet"
+    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: ResNetShape, image_size: tuple[int, int], last_stride: int = 1) -> None:
         super().__init__()
@@ -96,12 +98,11 @@ class ResNet(Backbone):
         self.load_state_dict({name: tensors[name] for name in report.loaded}, strict=False)
         return report
 
-    @torch.no_grad()
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Norm over the channels of the last map (Zagoruyko and Komodakis, arXiv 1612.03928), in [0, 1]."""
-        norms = self(images)["map"].float().norm(dim=1)
-        low, high = norms.amin((1, 2), keepdim=True), norms.amax((1, 2), keepdim=True)
-        return (norms - low) / (high - low).clamp_min(torch.finfo(norms.dtype).tiny)
+        """Contributions to the mean of the last map, see :func:`model.backbones.saliency.contributions`."""
+        with torch.no_grad():
+            last = self(images)["map"]
+        return scaled(contributions(last, lambda x: x.mean((2, 3))))
 
 
 def make_stage(channels: int, planes: int, blocks: int, stride: int) -> nn.Sequential:

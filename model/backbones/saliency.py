@@ -1,10 +1,11 @@
-"""Where an image encoder looks: attention rollout for CLIP's ViTs, activation maps for ResNets and timm's backbones.
+"""Where an image encoder looks: attention rollout for ViTs, contributions to the feature for convolutional networks.
 
 Both are for pictures; the way features are computed knows nothing of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from model.clip.model import Attention, ModifiedResNet, VisionTransformer
+    from model.clip.model import Attention, VisionTransformer
+
+ROLLOUT = "attention rollout through all blocks"
+CONTRIBUTIONS = "contribution of each place to the feature (gradient x activation)"
+NORM = "norm of the last activations, whether or not the feature uses them"
+"""What maps show, for captions."""
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -28,13 +34,11 @@ def attention_rollout(encoder: VisionTransformer, images: Tensor, side_vector: T
     The heads' mean attention A of each block is averaged with the identity, for the residual connection, and the
     blocks are multiplied: R = prod (A + I) / 2. Rows of R sum to 1.
     """
-    x = encoder.embed(images, side_vector)
-    rolled = torch.eye(x.shape[1], device=x.device).expand(len(x), -1, -1)
+    x, weights = encoder.embed(images, side_vector), []
     for block in encoder.transformer.resblocks:
-        weights = attention_weights(block.attn, block.ln_1(x)).mean(1)
-        rolled = (weights @ rolled + rolled) / 2
+        weights.append(attention_weights(block.attn, block.ln_1(x)))
         x = block(x)
-    return rolled[:, 0, 1:].unflatten(1, encoder.grid)
+    return rollout(weights)[:, 0, 1:].unflatten(1, encoder.grid)
 
 
 def attention_weights(attention: Attention, x: Tensor) -> Tensor:
@@ -44,7 +48,28 @@ def attention_weights(attention: Attention, x: Tensor) -> Tensor:
     return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
 
 
-@torch.no_grad()
-def activation_map(encoder: ModifiedResNet, images: Tensor) -> Tensor:
-    """Norm over the channels of the last stage's activations [B, h, w] (Zagoruyko and Komodakis, arXiv 1612.03928)."""
-    return encoder.maps(images)[1].float().norm(dim=1)
+def contributions(maps: Tensor, feature: Callable[[Tensor], Tensor], channels: int = 1) -> Tensor:
+    """What each place of the last maps adds to the squared length of the feature, its positive part [B, h, w].
+
+    The gradient of f . f / 2 by the maps A, times A, summed over the channels: HiResCAM (Draelos and Carin, arXiv
+    2011.08891) of the feature's agreement with itself, since a feature that is compared has no class scores. Where the
+    feature is the mean of the maps, this is the share <A_p, f> / (h w) of a place p, and the shares add up to f . f.
+
+    Args:
+        maps: [B, D, h, w], or [B, h, w, D] with ``channels`` 3.
+        feature: from these maps to features [B, F].
+        channels: dimension of the channels.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        maps = maps.detach().clone().float().requires_grad_()
+        found = feature(maps).float()
+        (gradient,) = torch.autograd.grad((found * found.detach()).sum(), maps)
+    return (gradient * maps.detach()).sum(channels).relu()
+
+
+def rollout(weights: list[Tensor]) -> Tensor:
+    """Attention [B, L, L] through all blocks, from each block's heads [B, heads, L, L] (arXiv 2005.00928)."""
+    rolled = torch.eye(weights[0].shape[-1], device=weights[0].device).expand(len(weights[0]), -1, -1)
+    for block in weights:
+        rolled = (block.mean(1) @ rolled + rolled) / 2
+    return rolled

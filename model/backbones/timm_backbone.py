@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.backbones.saliency import scaled
+from model.backbones.saliency import CONTRIBUTIONS, NORM, ROLLOUT, contributions, rollout, scaled
 from model.base import Backbone, LoadReport, Outputs
 from model.loading import copy_all
 from utils.errors import ReIDError
@@ -34,6 +34,7 @@ class TimmEncoder(Backbone):
         network: timm's own module, so a checkpoint's ``image_encoder.network.*`` are timm's names.
         dims: channels of ``feature``, the only output.
         grid: rows and columns of the last feature map.
+        tokens: whether the network ends in tokens and not in a map.
 
     Raises:
         ReIDError: there is no such backbone, or it takes no images of this size.
@@ -45,41 +46,83 @@ class TimmEncoder(Backbone):
         super().__init__()
         self.network = _create(name, image_size)
         try:
-            feature, last = self._probe(image_size)
+            feature, last, self.tokens = self._probe(image_size)
         except Exception as error:  # what a network asks of its input, it says in its own way
             raise ReIDError(
                 f"MODEL.NAME = {PREFIX}{name} takes no images of INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
             ) from None
         self.dims = {"feature": feature.shape[1]}
-        self.grid: tuple[int, int] = (last.shape[1], last.shape[2])
+        self.grid: tuple[int, int] = (last.shape[2], last.shape[3])
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] -> pooled feature [B, D]; there is no place to which ``side`` could be added."""
         return {"feature": self.network(images)}
 
-    @torch.no_grad()
+    @property
+    def saliency_kind(self) -> str:
+        """What :meth:`saliency` shows: networks of tokens without plain attention have neither map."""
+        if self._blocks():
+            return ROLLOUT
+        return NORM if self.tokens else CONTRIBUTIONS
+
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """:meth:`activations`, each image's from 0 to 1."""
-        return scaled(self.activations(images))
+        """Attention rollout of a ViT, contributions to the feature of a network with maps, each image's from 0 to 1."""
+        with torch.no_grad():
+            if self._blocks():
+                return scaled(self._rollout(images))
+            if self.tokens:
+                return scaled(self._last(images, tokens=True).float().norm(dim=1))
+            maps = self.network.forward_features(images)
+        return scaled(contributions(maps, self.network.forward_head, 3 if self._channels_last else 1))
 
-    def activations(self, images: Tensor) -> Tensor:
-        """Norm over the channels [B, h, w] of the last feature map, or of a ViT's patch tokens behind the last block.
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(self.network, "output_fmt", "NCHW") == "NHWC"
 
-        The layer norm behind them would make all norms alike.
-        """
-        last = self.network.forward_features(images)
-        if last.dim() == 3:
+    def _last(self, images: Tensor, tokens: bool) -> Tensor:
+        """The last map [B, D, h, w], or a ViT's patch tokens behind the last block and in front of the last norm."""
+        if tokens:
             (last,) = self.network.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)
-            return last.float().norm(dim=1)
-        channels = 3 if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else 1
-        return last.float().norm(dim=channels)
+            return last
+        last = self.network.forward_features(images)
+        return last.movedim(-1, 1) if self._channels_last else last
+
+    def _blocks(self) -> list[nn.Module]:
+        """The attention of each block, if this is timm's plain ViT; empty for others."""
+        from timm.models.vision_transformer import Attention, VisionTransformer
+
+        if type(self.network) is not VisionTransformer:
+            return []
+        found = [block.attn for block in self.network.blocks]
+        return found if all(type(attention) is Attention for attention in found) else []
+
+    def _rollout(self, images: Tensor) -> Tensor:
+        """Attention of what is pooled (class token, or mean of the patches) to each patch [B, h, w]."""
+        weights: list[Tensor] = []
+
+        def keep(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            joined = attention.qkv(inputs[0]).unflatten(-1, (3, attention.num_heads, -1))
+            query, key, _ = joined.permute(2, 0, 3, 1, 4).float()
+            query, key = attention.q_norm(query), attention.k_norm(key)
+            weights.append((query @ key.transpose(-1, -2) * attention.scale).softmax(-1))
+
+        hooks = [attention.register_forward_pre_hook(keep) for attention in self._blocks()]
+        try:
+            self.network.forward_features(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        rolled, first = rollout(weights), self.network.num_prefix_tokens
+        read = rolled[:, 0] if self.network.global_pool == "token" else rolled[:, first:].mean(1)
+        return read[:, first:].unflatten(1, self.grid)
 
     @torch.no_grad()
-    def _probe(self, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Feature and activations of an empty image."""
+    def _probe(self, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
+        """Feature and last map of an empty image, and whether the network ends in tokens."""
         image = torch.zeros(1, 3, *image_size)
         self.network.eval()
-        found = self.network(image), self.activations(image)
+        tokens = self.network.forward_features(image).dim() == 3
+        found = self.network(image), self._last(image, tokens), tokens
         self.network.train()
         return found
 

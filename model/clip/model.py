@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.backbones.saliency import activation_map, attention_rollout, scaled
+from model.backbones.saliency import CONTRIBUTIONS, ROLLOUT, attention_rollout, contributions, scaled
 from model.base import Backbone, LoadReport, Outputs, TextTower
 from model.clip.positions import pretraining_grid, resized_table
 from model.clip.shapes import HEAD_WIDTH, CLIPShape, ResNetShape, TextShape, ViTShape
@@ -165,6 +165,7 @@ class VisionTransformer(CLIPImageEncoder):
     """
 
     positions = "positional_embedding"
+    saliency_kind = ROLLOUT
 
     def __init__(
         self, shape: ViTShape, embed_dim: int, image_size: tuple[int, int], stride: tuple[int, int] | None = None
@@ -280,6 +281,7 @@ class ModifiedResNet(CLIPImageEncoder):
     """
 
     positions = "attnpool.positional_embedding"
+    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: ResNetShape, embed_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -321,8 +323,10 @@ class ModifiedResNet(CLIPImageEncoder):
         return {"penultimate": third.mean(dim=(2, 3)), "feature": fourth.mean(dim=(2, 3)), "projected": projected}
 
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Activations of stage 4, see :func:`model.backbones.saliency.activation_map`."""
-        return scaled(activation_map(self, images))
+        """Contributions to both features of stage 4, see :func:`model.backbones.saliency.contributions`."""
+        with torch.no_grad():
+            _, fourth = self.maps(images)
+        return scaled(contributions(fourth, lambda x: torch.cat([x.mean((2, 3)), self.attnpool(x)[:, 0]], 1)))
 
 
 class TextEncoder(nn.Module):

@@ -251,7 +251,7 @@ def write_attention(
         record, precision = dataset.query[i], evaluation.metrics.average_precision[i]
         caption = f"{printable(dataset.test_identities[record.pid])}\nAP {100 * precision:.0f} %"
         seen.append(Seen(read_image(record.path, dataset.reading), values, caption))
-    kind = "attention rollout" if hasattr(model.image_encoder, "transformer") else "norm of the last activations"
+    kind = model.image_encoder.saliency_kind
     sheet = saliency_sheet(seen, f"Where the network looks: {kind}; queries from best to worst")
     _save(sheet, path)
 

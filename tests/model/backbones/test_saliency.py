@@ -1,9 +1,10 @@
 """Where the encoder looks, against a slow attention of its own and against what the network computes."""
 
 import numpy as np
+import pytest
 import torch
 
-from model.backbones.saliency import activation_map, attention_rollout, attention_weights
+from model.backbones.saliency import attention_rollout, attention_weights, contributions
 from model.clip.model import make_image_encoder
 from model.clip.shapes import ARCHITECTURES, HEAD_WIDTH
 
@@ -47,12 +48,61 @@ def test_rollout():
     assert np.allclose(found.numpy().reshape(2, 6), expected[:, 0, 1:], atol=1e-5)
 
 
-@torch.no_grad()
-def test_activations_and_range():
+def pulled(score, maps, place, step=1e-3):
+    """How fast a score rises when everything at one place grows, by finite differences in float64."""
+    mask = torch.zeros(maps.shape[-2:], dtype=torch.float64)
+    mask[place] = 1
+    up, down = (score(maps * (1 + sign * step * mask)) for sign in (1, -1))
+    return (up - down) / (2 * step)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_contributions_to_the_feature_of_clips_resnet(mode):
     network = encoder("RN-Tiny")
     images = torch.randn(2, 3, 48, 32)
-    found = activation_map(network, images)
-    assert np.allclose(found.numpy() ** 2, (network.maps(images)[1].numpy() ** 2).sum(1), rtol=1e-4)
+    with mode():
+        found = network.saliency(images)
+    network = network.double()
+    with torch.no_grad():
+        _, maps = network.maps(images.double())
+
+        def feature(x):
+            return torch.cat([x.mean((2, 3)), network.attnpool(x)[:, 0]], 1)
+
+        target = feature(maps)
+        rates = torch.stack(
+            [
+                torch.stack([pulled(lambda x: (feature(x) * target).sum(1), maps, (r, c)) for c in range(2)], 1)
+                for r in range(3)
+            ],
+            1,
+        ).clamp(min=0)
+    low, high = rates.amin((1, 2), keepdim=True), rates.amax((1, 2), keepdim=True)
+    assert np.allclose(found.numpy(), ((rates - low) / (high - low)).numpy(), atol=1e-4)
+
+
+def test_contributions_to_a_mean_add_up_to_its_squared_length():
+    maps = torch.randn(3, 5, 4, 6).abs()
+    mean = maps.mean((2, 3))
+    found = contributions(maps, lambda x: x.mean((2, 3)))
+    assert torch.allclose(found.sum((1, 2)), mean.pow(2).sum(1), rtol=1e-5)
+    last = contributions(maps.movedim(1, -1), lambda x: x.mean((1, 2)), channels=3)
+    assert torch.allclose(last, found, atol=1e-6)
+
+
+def test_a_place_that_the_feature_does_not_use_is_dark_however_loud_it_is():
+    """The norm of the activations shows the border of an image, where padding makes them large."""
+    maps = torch.ones(1, 2, 3, 3)
+    maps[0, :, 0, 0] = torch.tensor([-50.0, 50.0])  # cancels in the mean with the opposite corner
+    maps[0, :, 2, 2] = torch.tensor([50.0, -50.0])
+    assert maps.norm(dim=1)[0].argmax() == 0
+    found = contributions(maps, lambda x: x.mean((2, 3)))
+    assert torch.allclose(found[0, 0, 0], torch.tensor(0.0), atol=1e-4)
+    assert found[0, 1, 1] > 0.1
+
+
+def test_maps_reach_from_0_to_1():
+    images = torch.randn(2, 3, 48, 32)
     for name in ("RN-Tiny", "ViT-Tiny-16"):
         maps = encoder(name).saliency(images)
         assert torch.equal(maps.amin((1, 2)), torch.zeros(2)) and torch.allclose(maps.amax((1, 2)), torch.ones(2))

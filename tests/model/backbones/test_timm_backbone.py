@@ -15,6 +15,7 @@ import train_clipreid
 from configs import load_config
 from model import DataFacts, make_model, make_test_model, set_execution
 from model.backbones import timm_backbone
+from model.backbones.saliency import CONTRIBUTIONS, ROLLOUT
 from model.base import Batch
 from model.convert import main as convert
 from model.convert import rename_in_order
@@ -109,18 +110,33 @@ def test_one_score_one_feature(name):
     assert not any("proj" in n for n, _ in model.named_parameters() if not n.startswith("image_encoder"))
 
 
-def test_saliency_is_the_norm_of_the_last_activations(name):
+def test_saliency_is_rollout_of_a_vit_and_contributions_of_a_network_with_maps(name):
+    """The rollout against timm's attention with its weights written out, the contributions as <A_p, f>."""
     model = built(name).eval()
-    network, seen = model.image_encoder.network, []
-    watched = network.blocks[-1] if name == VIT else network.layer4
-    watched.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    with torch.no_grad():
-        network(IMAGES)
-    last = seen[0]
-    norms = last[:, 1:].pow(2).sum(2).sqrt().reshape(6, 4, 2) if last.dim() == 3 else last.pow(2).sum(1).sqrt()
-    low, high = norms.flatten(1).min(1).values, norms.flatten(1).max(1).values
-    expected = (norms - low[:, None, None]) / (high - low)[:, None, None]
-    assert torch.allclose(model.saliency(Batch(IMAGES)), expected, atol=1e-5)
+    network = model.image_encoder.network
+    if name == VIT:
+        assert model.image_encoder.saliency_kind == ROLLOUT
+        rolled = torch.eye(1 + 8).expand(6, -1, -1)
+        with torch.no_grad():
+            x = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(IMAGES))))
+            for block in network.blocks:
+                inside, width = block.norm1(x), block.attn.head_dim
+                query, key, _ = block.attn.qkv(inside).chunk(3, -1)
+                heads = [
+                    (query[..., i : i + width] @ key[..., i : i + width].mT / width**0.5).softmax(-1)
+                    for i in range(0, query.shape[-1], width)
+                ]
+                rolled = (torch.stack(heads).mean(0) + torch.eye(9)) / 2 @ rolled
+                x = block(x)
+        maps = rolled[:, 0, 1:].reshape(6, 4, 2)
+    else:
+        assert model.image_encoder.saliency_kind == CONTRIBUTIONS
+        with torch.no_grad():
+            last = network.forward_features(IMAGES)
+        maps = torch.einsum("bchw,bc->bhw", last, last.mean((2, 3))).relu()
+    low, high = maps.flatten(1).min(1).values, maps.flatten(1).max(1).values
+    expected = (maps - low[:, None, None]) / (high - low)[:, None, None]
+    assert torch.allclose(model.saliency(Batch(IMAGES)), expected, atol=1e-4)
     assert model.image_encoder.grid == tuple(expected.shape[1:])
 
 
