@@ -14,7 +14,6 @@ from model.base import Backbone
 from model.clip.clip import find_weights
 from model.clip.model import MLP, QuickGELU, VisionTransformer, make_image_encoder
 from model.clip.shapes import (
-    ARCHITECTURES,
     CLIPShape,
     ResNetShape,
     named_shape,
@@ -96,7 +95,7 @@ def make_backbone(cfg: CfgNode, checkpoint: Mapping[str, Tensor] | None = None) 
     if own := backbone_name(name):
         return TimmEncoder(own, size)
     if checkpoint is None:
-        return _clip(cfg, _named(name))
+        return _clip(cfg, named_shape(name, BACKBONES))
     backbone = _clip(cfg, shape_of_checkpoint(checkpoint))
     if backbone.text is not None:
         backbone.text.reads_words = False
@@ -109,11 +108,11 @@ def check_pretraining(cfg: CfgNode) -> None:
     Raises:
         ReIDError: they are not there and cannot be downloaded.
     """
+    if family_of(cfg.MODEL.NAME) == "clip":
+        named_shape(cfg.MODEL.NAME, BACKBONES)
+    else:
+        backbone_name(cfg.MODEL.NAME)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
-        if family_of(cfg.MODEL.NAME) == "clip":
-            _named(cfg.MODEL.NAME)
-        else:
-            backbone_name(cfg.MODEL.NAME)
         return
     hub = _hub(cfg.MODEL.NAME)
     if family_of(cfg.MODEL.NAME) == "clip" or cfg.MODEL.PRETRAIN_PATH:
@@ -160,20 +159,6 @@ def _hub(name: str) -> str:
     return backbone_name(name) or ""
 
 
-def _named(name: str) -> CLIPShape:
-    """Sizes of one of CLIP's networks.
-
-    Raises:
-        ReIDError: no network of any family has this name.
-    """
-    try:
-        return named_shape(name)
-    except ReIDError:
-        raise ReIDError(
-            f"MODEL.NAME = {name!r}: choose one of {', '.join((*ARCHITECTURES, *BACKBONES))}, or timm/<name>."
-        ) from None
-
-
 def _clip(cfg: CfgNode, shape: CLIPShape) -> Backbone:
     _check_shape(cfg, shape)
     stride = (cfg.MODEL.STRIDE_SIZE[0], cfg.MODEL.STRIDE_SIZE[1])
@@ -192,7 +177,8 @@ def _check_shape(cfg: CfgNode, shape: CLIPShape) -> None:
     """Refuse weights of another architecture than the name's, and images that are too small for it."""
     is_resnet = isinstance(shape.image, ResNetShape)
     own = names_of(shape.image)
-    if is_resnet != cfg.MODEL.NAME.startswith("RN") or (own and shape.image != _named(cfg.MODEL.NAME).image):
+    meant = named_shape(cfg.MODEL.NAME, BACKBONES).image
+    if is_resnet != cfg.MODEL.NAME.startswith("RN") or (own and shape.image != meant):
         kind = " or ".join(own) or ("ResNet" if is_resnet else "ViT")
         raise ReIDError(
             f"these are the weights of a {kind}, but MODEL.NAME = {cfg.MODEL.NAME}. Give MODEL.NAME the name of their "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -107,22 +107,26 @@ ARCHITECTURES: dict[str, CLIPShape] = {
 """Sizes by ``MODEL.NAME``."""
 
 
-def named_shape(name: str) -> CLIPShape:
+def named_shape(name: str, others: Iterable[str] = ()) -> CLIPShape:
     """Sizes of the architecture ``name``; ``ViT-B/16`` and ``ViT-B-16`` are the same.
+
+    Args:
+        name: ``MODEL.NAME``.
+        others: names of networks that are not CLIP's, for the message.
 
     Raises:
         ReIDError: there is no such architecture.
     """
     shape = ARCHITECTURES.get(name.replace("/", "-").replace("@", "-").removesuffix("px"))
     if shape is None:
+        known = ", ".join((*ARCHITECTURES, *others))
         raise ReIDError(
-            f"MODEL.NAME = {name!r}: choose one of {', '.join(ARCHITECTURES)}, or timm/<a backbone of timm>."
-            f"{_hint(name)}"
+            f"MODEL.NAME = {name!r}: choose one of {known}, or timm/<a backbone of timm>.{_hint(name, others)}"
         )
     return shape
 
 
-def _hint(name: str) -> str:
+def _hint(name: str, others: Iterable[str]) -> str:
     """What an unknown name may mean: a repository of weights, timm's name for a network, a slip of the pen."""
     owner, slash, repository = name.rpartition("/")
     network = _plain(repository)
@@ -134,8 +138,9 @@ def _hint(name: str) -> str:
         )
     if re.fullmatch(r"resnet(50|101)", name, re.IGNORECASE):
         return f" CLIP's ResNet is RN{name[6:]}; ImageNet's is timm/{name.lower()}."
-    near = difflib.get_close_matches(name.upper(), [known.upper() for known in ARCHITECTURES], n=1, cutoff=0.6)
-    meant = meant or next((known for known in ARCHITECTURES if [known.upper()] == near), "")
+    names = (*ARCHITECTURES, *others)
+    near = difflib.get_close_matches(name.upper(), [known.upper() for known in names], n=1, cutoff=0.6)
+    meant = meant or next((known for known in names if [known.upper()] == near), "")
     return f" Did you mean {meant}?" if meant else ""
 
 

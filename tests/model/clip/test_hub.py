@@ -6,6 +6,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import EntryNotFoundError
 
+from configs import load_config
+from model import check_weights
 from model.clip.clip import find_weights
 from model.clip.shapes import named_shape
 from utils.errors import ReIDError
@@ -118,3 +120,19 @@ def test_unknown_names_of_networks(name, hint, tmp_path):
     for look in (named_shape, lambda n: find_weights(n, cache_dir=tmp_path)):
         with pytest.raises(ReIDError, match=f"MODEL.NAME = '{name}': choose one of.*{hint}"):
             look(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("openai/clip-vit-base-patch16", "MODEL.PRETRAIN_PATH hf://openai/clip-vit-base-patch16"),
+        ("vit_base_patch16", "Did you mean ViT-B-16"),
+        ("resnet-tini", "Did you mean resnet-tiny"),
+        ("ResNet101", "CLIP's ResNet is RN101; ImageNet's is timm/resnet101"),
+    ],
+)
+@pytest.mark.parametrize("choice", ["random", "imagenet"])
+def test_a_run_with_an_unknown_name_ends_with_that_message_before_any_data_is_read(name, hint, choice):
+    cfg, _ = load_config(None, ["MODEL.NAME", name, "MODEL.PRETRAIN_CHOICE", choice])
+    with pytest.raises(ReIDError, match=f"MODEL.NAME = '{name}': choose one of .*{hint}"):
+        check_weights(cfg)
