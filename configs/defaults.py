@@ -123,6 +123,7 @@ _C.INPUT.INTERPOLATION_TRAIN = "bicubic"  # (ours) nearest | bilinear | bicubic 
 _C.INPUT.INTERPOLATION_TEST = "bilinear"  # (ours) likewise; used for stage 1's features too
 _C.INPUT.FIT_TEST = "stretch"  # (ours) stretch | crop: scale to cover SIZE_TEST and cut out the centre, as CLIP does
 _C.INPUT.EXIF = False  # (ours) turn photos upright as their EXIF orientation says (phones write it)
+_C.INPUT.MIRROR = ""  # (ours) images that are mirrored everywhere: left | right | a view | "dorsal left" | all | none
 _C.INPUT.WHITE = "auto"  # (ours) value of white in grey files of more than 8 bits; auto: as the format states it
 _C.INPUT.JPEG_DRAFT = False  # (ours) decode JPEGs at 1/2, 1/4 or 1/8 before resizing: faster, but not bit-exact
 

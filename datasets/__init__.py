@@ -19,6 +19,7 @@ from datasets.images import reading_of
 from datasets.listing import Listing
 from datasets.make_dataloader_clipreid import Loaders, make_dataloader
 from datasets.market1501 import Market1501
+from datasets.mirroring import mirrored_images
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
 from datasets.parsing.draws import Draws, keep_fraction
@@ -78,7 +79,7 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     if keys.FOLDS and "draws" not in options:
         raise ReIDError(f"DATASETS.FOLDS = {keys.FOLDS}: folds over people are for hand and listing, not for {name}.")
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
-    dataset.reading = reading_of(cfg, dataset.boxes)
+    dataset.reading = reading_of(cfg, dataset.boxes, mirrored_images(cfg.INPUT.MIRROR, dataset))
     if len(dataset.trials) < cfg.TEST.RUNS:
         dataset.notes.append(f"TEST.RUNS = {cfg.TEST.RUNS}, but {dataset.name} has one fixed split: it is tested once")
     if keys.HOLD_OUT and require_train and dataset.validation is None:

@@ -163,9 +163,13 @@ class ReIDDataset:
         self.num_train_cams = len({r.camid for r in self.train})
         self.num_train_views = len({r.viewid for r in self.train})
         self.notes = list(notes)
-        if require_train:
-            self.check_train()
-        self.check_test()
+        try:
+            if require_train:
+                self.check_train()
+            self.check_test()
+        except UselessDataError as error:
+            found = f" Found before: {'; '.join(self.notes)}." if self.notes else ""
+            raise UselessDataError(f"{error}{found}") from None
         self.notes += self._unfindable()
 
     def leave_out(self, paths: Container[str], training: bool = False) -> None:

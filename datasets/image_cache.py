@@ -133,8 +133,9 @@ class ImageCache:
             status = os.stat(path)  # noqa: PTH116 -- a Path each is slow
         except OSError:
             return bytes(DIGEST)  # reading it will say why
-        box = self.reader.reading.boxes.get(path)
-        text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{box}\0{self.version}"
+        reading = self.reader.reading
+        shown = f"{reading.boxes.get(path)}{' mirrored' if path in reading.mirrored else ''}"
+        text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{shown}\0{self.version}"
         return hashlib.blake2b(_bytes(text), digest_size=DIGEST).digest()
 
 

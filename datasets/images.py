@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -84,10 +84,10 @@ def refusal(path: str, error: Exception) -> Facts:
     return Facts(cause(path, error), unknown, peak=error.peak if unknown else None)
 
 
-def reading_of(cfg: CfgNode, boxes: Mapping[str, Box] | None = None) -> Reading:
+def reading_of(cfg: CfgNode, boxes: Mapping[str, Box] | None = None, mirrored: Container[str] = frozenset()) -> Reading:
     """How ``cfg`` has image files read; see :class:`utils.images.Reading`."""
     white = None if cfg.INPUT.WHITE == "auto" else float(cfg.INPUT.WHITE)
-    return Reading(cfg.INPUT.EXIF, white, boxes or {})
+    return Reading(cfg.INPUT.EXIF, white, boxes or {}, mirrored)
 
 
 @contextmanager

@@ -1,10 +1,19 @@
-"""Mirror images where both sides of a body are told apart: a mirrored left hand looks like a right one."""
+"""Mirror images: a mirrored left hand looks like a right one, by mistake in augmentation or on purpose.
+
+``INPUT.MIRROR`` names what is mirrored in training and in every use of the model, so that one model serves both hands
+and left hands can be compared with right ones. Identities stay as they are.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
+
+from datasets.bases import number_of, some
+from datasets.parsing.attributes import named_attributes
+from utils.errors import ReIDError
+from utils.text_files import nfc
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -41,3 +50,88 @@ def mirroring_notes(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
         f"{pair[0]} and {pair[1]} are two identities, and {keys} shows one as the other's mirror image. Set "
         f"{' and '.join('INPUT.PROB to 0.0' if key == 'INPUT.PROB' else 'TEST.FLIP to False' for key in mirrored)}."
     ]
+
+
+def mirrored_images(mirror: str, dataset: ReIDDataset) -> frozenset[str]:
+    """Paths of the images of ``dataset`` that ``INPUT.MIRROR`` names.
+
+    Args:
+        mirror: ``left``, ``right``, a view, or several words that an image must have, ``dorsal left``; alternatives are
+            separated by commas. ``all`` and ``none`` need no attributes.
+        dataset: its attributes ``hand``, ``side`` and ``view`` are read.
+
+    Raises:
+        ReIDError: no image is mirrored, or it is not known of some images which hand they show.
+    """
+    records = (*dataset.train, *dataset.val, *dataset.test_images)
+    paths = dict.fromkeys(record.path for record in records)
+    if _whole(mirror) is not None:
+        return frozenset(paths) if _whole(mirror) else frozenset()
+    words = {path: _words(dataset.attributes.get(path, {})) for path in paths}
+    unknown = [path for path, known in words.items() if _needs_hand(mirror) and not known & _HANDS]
+    if unknown:
+        raise ReIDError(
+            f"INPUT.MIRROR = {mirror!r}: {dataset.name} does not say which hand {number_of(len(unknown), 'image')} of "
+            f"{len(paths)} show: {some(unknown)}. Name it: group side of DATASETS.PATTERN, or column hand of a listing."
+        )
+    mirrored = frozenset(path for path, known in words.items() if _is_named(mirror, known))
+    if not mirrored:
+        there = sorted({word for known in words.values() for word in known})
+        raise ReIDError(
+            f"INPUT.MIRROR = {mirror!r}: none of the {len(paths)} images of {dataset.name} is that; their words are "
+            f"{some(there) or 'none'}."
+        )
+    return mirrored
+
+
+class MirroredByName(Container[str]):
+    """Loose images: those whose names, by ``DATASETS.PATTERN``, are what ``INPUT.MIRROR`` says.
+
+    The expression may match the end of a path, as images lie elsewhere than in training. Asking for an image whose name
+    it does not match raises :class:`ReIDError`: to leave it as it is might compare a left hand with a right one.
+    """
+
+    def __init__(self, mirror: str, pattern: str) -> None:
+        self.mirror = mirror
+        self.expression = re.compile(nfc(pattern)) if pattern else None
+
+    def __contains__(self, path: object) -> bool:
+        if _whole(self.mirror) is not None:
+            return bool(_whole(self.mirror))
+        words = _words(named_attributes(self._groups(nfc(str(path)).replace("\\", "/"))))
+        if not words or (_needs_hand(self.mirror) and not words & _HANDS):
+            raise ReIDError(
+                f"INPUT.MIRROR = {self.mirror!r}, and the name of {path} does not say what it shows. Set "
+                "DATASETS.PATTERN to an expression with a group side (or view) that the names match, or "
+                "INPUT.MIRROR to all or none here."
+            )
+        return _is_named(self.mirror, words)
+
+    def _groups(self, path: str) -> Mapping[str, str]:
+        parts = path.split("/") if self.expression else []
+        for depth in range(len(parts)):
+            if match := self.expression.fullmatch("/".join(parts[depth:])):
+                return {name: value for name, value in match.groupdict().items() if value}
+        return {}
+
+
+_HANDS = frozenset({"left", "right"})
+
+
+def _whole(mirror: str) -> bool | None:
+    """True for all images, False for none, None where it depends on the image."""
+    return {"": False, "none": False, "all": True}.get(mirror.strip().lower())
+
+
+def _needs_hand(mirror: str) -> bool:
+    return bool(_HANDS & set(re.split(r"[\s,]+", mirror.lower())))
+
+
+def _words(attributes: Mapping[str, str]) -> frozenset[str]:
+    """What an image shows in words: its hand, its side and its view."""
+    shown = " ".join(attributes.get(name, "") for name in ("hand", "side", "view"))
+    return frozenset(shown.lower().split())
+
+
+def _is_named(mirror: str, words: Iterable[str]) -> bool:
+    return any(set(part.split()) <= set(words) for part in mirror.lower().split(",") if part.strip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from datasets.parsing.pairs import pair_rows, read_pairs, refuse_roles
 from datasets.parsing.protocols import NamedImage, Roles, assign, training_images
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run
 from utils.errors import ReIDError
+from utils.text_files import nfc
 
 IDENTITY_PARTS = ("person", "side", "finger")
 """Groups that make an identity where neither a group ``identity`` nor ``DATASETS.IDENTITY`` does."""
@@ -111,7 +111,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
             "DATASETS.ROOT_DIR. python -m datasets.inspect --root DIR proposes one; configs/hand/sets has examples."
         )
     try:
-        expression = re.compile(pattern)
+        expression = re.compile(nfc(pattern))
     except (re.error, RecursionError, OverflowError) as error:
         raise ReIDError(f"DATASETS.PATTERN = {pattern!r} is no regular expression: {error}.") from None
     if not expression.groupindex:
@@ -130,7 +130,7 @@ def _read(root: Path, expression: re.Pattern[str]) -> tuple[list[tuple[str, dict
         raise ReIDError(f"{root}: holds no image, in no folder of any depth. {'; '.join(notes)}".strip())
     matched, unmatched = [], []
     for path in paths:
-        match = expression.fullmatch(unicodedata.normalize("NFC", path))
+        match = expression.fullmatch(nfc(path))
         if match:
             groups = {name: value for name, value in match.groupdict().items() if value is not None}
             matched.append((path, groups))

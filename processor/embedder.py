@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from configs import load_config
 from datasets.images import reading_of
 from datasets.make_dataloader_clipreid import num_workers
+from datasets.mirroring import MirroredByName
 from datasets.preprocessing import test_transform
 from model import DataFacts, check_weights, make_test_model
 from model.export import TestFeature
@@ -183,7 +184,8 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
     path = Path(weight)
     calibrated = partial(_calibration, cfg, path)
-    return Embedder(compute, transform, reading_of(cfg), cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least, calibrated)
+    reading = reading_of(cfg, mirrored=MirroredByName(inputs.MIRROR, cfg.DATASETS.PATTERN))
+    return Embedder(compute, transform, reading, cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least, calibrated)
 
 
 def _calibration(cfg: CfgNode, weight: Path) -> Calibration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -79,11 +79,13 @@ class Reading:
             states. It is never taken from the pixels, so equal values are equally bright in all files of a set:
             2^b - 1 for b bits (of a TIFF its BitsPerSample, of a PGM its largest value), 1 for floats.
         boxes: by path, the part of a picture that is used, where not all of it is.
+        mirrored: paths of the pictures that are mirrored, left hands for example (``INPUT.MIRROR``).
     """
 
     upright: bool = False
     white: float | None = None
     boxes: Mapping[str, Box] = field(default_factory=dict, repr=False)
+    mirrored: Container[str] = field(default=frozenset(), repr=False)
 
 
 AS_STORED = Reading()
@@ -139,6 +141,8 @@ def read_image(
     """
     try:
         return decode(path, reading, at_least).picture
+    except ReIDError:
+        raise
     except Exception as error:  # damaged files make Pillow raise anything from OSError to TypeError
         raise ReIDError(f"{path}: cannot be read as an image ({cause(path, error)}). {advice}") from None
 
@@ -147,12 +151,12 @@ def decode(path: str | Path, reading: Reading = AS_STORED, at_least: int | None 
     """As :func:`read_image`, with Pillow's own errors; smaller where that is faster and ``at_least`` pixels will do."""
     if not os.path.isfile(path):  # noqa: PTH113 -- a Path each is slow; opening a pipe would wait for ever
         raise FileNotFoundError
-    box = reading.boxes.get(str(path))
+    box, mirror = reading.boxes.get(str(path)), str(path) in reading.mirrored
     with Image.open(path, formats=FORMATS) as image:
         size = image.size
         if at_least is not None and box is None:
             image.draft("RGB", (at_least, at_least))
-        return _decoded(image, size, reading, box)
+        return _decoded(image, size, reading, box, mirror)
 
 
 def to_rgb(image: Image.Image, reading: Reading = AS_STORED, name: str = "image") -> Image.Image:
@@ -163,13 +167,14 @@ def to_rgb(image: Image.Image, reading: Reading = AS_STORED, name: str = "image"
     """
     # What is loaded already has lost its header, and Pillow has turned TIFF files.
     image = image if getattr(image, "tile", None) else image.copy()
+    mirror = name in reading.mirrored
     try:
-        return _decoded(image, image.size, reading, None).picture
+        return _decoded(image, image.size, reading, None, mirror).picture
     except Exception as error:  # as for files
         raise ReIDError(f"{name}: cannot be read ({str(error) or type(error).__name__}).") from None
 
 
-def _decoded(image: Image.Image, size: tuple[int, int], reading: Reading, box: Box | None) -> Decoded:
+def _decoded(image: Image.Image, size: tuple[int, int], reading: Reading, box: Box | None, mirror: bool) -> Decoded:
     """``size`` is that of the file, before any draft."""
     samples = _samples(image)
     turns_itself = image.format == "TIFF"
@@ -187,6 +192,7 @@ def _decoded(image: Image.Image, size: tuple[int, int], reading: Reading, box: B
     elif reading.upright and orientation in _ON_ITS_SIDE:
         size = size[::-1]
     picture = picture if box is None else _cut(picture, box)
+    picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else picture
     return Decoded(picture, *size, samples.bits, peak, white, _has_pages(image), orientation is None)
 
 

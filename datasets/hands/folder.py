@@ -6,9 +6,9 @@ import filecmp
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.bases import some
+from datasets.bases import number_of, some
 from datasets.parsing.draws import Draws, draw
-from datasets.parsing.folders import note_lost, note_others, scan
+from datasets.parsing.folders import images_below, note_lost, note_others, scan
 from datasets.parsing.splits import SplitDataset, SplitRow, inside
 from datasets.parsing.tables import read_table
 from utils.errors import ReIDError
@@ -121,9 +121,20 @@ def _read(root: Path, folder: str, split: str, notes: list[str]) -> list[SplitRo
         if names:
             notes.append(f"{folder}: {len(names)} {what}: {some(names)}")
     if not rows:
-        kinds = "; ".join(note_others(others, folder)) or "nothing else either"
-        raise ReIDError(f"{root / folder}: no images found ({kinds}). {TREE}")
+        raise ReIDError(f"{root / folder}: no images found ({_elsewhere(root / folder, others)}). {TREE}")
     return rows
+
+
+def _elsewhere(folder: Path, others: Sequence[str]) -> str:
+    """What there is in ``folder`` in place of images that are read."""
+    deeper, _ = images_below(folder)
+    if not deeper:
+        return "; ".join(note_others(others, folder.name)) or "nothing else either"
+    folders = number_of(min(path.count("/") for path in deeper), "folder")
+    return (
+        f"but {number_of(len(deeper), 'image')} {folders} deep, such as {deeper[0]}: DATASETS.NAMES pattern reads any "
+        "depth, and python -m datasets.inspect proposes its DATASETS.PATTERN"
+    )
 
 
 def _flat_identity(path: Path) -> str:

@@ -1,76 +1,209 @@
-"""A split for photographs that have none yet: folders of identities, divided by person and by chance."""
+"""A configuration for a folder that nobody has described: a published set's recipe, or a pattern read off the names."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from datasets.bases import some
-from datasets.parsing.folders import note_lost, note_others, scan
-from datasets.parsing.splits import SplitRow, take_one_each
+from yacs.config import CfgNode
+
+import configs
+from configs import load_config, read_tree
+from datasets import make_dataset
+from datasets.bases import ReIDDataset, some
+from datasets.inspect.naming import Proposal, folder_kind, propose
+from datasets.parsing.expressions import Rule
+from datasets.parsing.folders import images_below, note_lost, note_others
+from utils.checkpoint import write_text
 from utils.errors import ReIDError
-from utils.text_files import nfc
+
+RECIPES = Path(configs.__file__).parent / "hand" / "sets"
+BASE = Path(configs.__file__).parent / "hand" / "vit_clipreid.yml"
+MATCHED = 0.9
+"""Share of the images that must have a published set's names."""
+SAMPLE = 1000
+"""Images that are tried on each published set's names."""
+FEWEST = 4
+"""People of whom two can train and two be tested."""
 
 
-def read_identities(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Image paths relative to ``root``, by identity: the name of the folder; and notes on what was left out.
+class Proposed(NamedTuple):
+    """A proposed configuration.
 
-    Raises:
-        ReIDError: there are no folders with images.
+    Attributes:
+        cfg, dataset: as training would have them.
+        base: YAML file that it builds on.
+        keys: what it sets besides, by dotted key, as text.
+        facts, doubts: what to say about it.
     """
-    root = Path(root)
-    content = scan(root)
-    notes = note_others(content.others, str(root))
-    if content.images:
-        notes.append(f"{root}: {len(content.images)} images lie in no identity's folder: {some(content.images)}")
-    images: dict[str, list[str]] = {}
-    lost: dict[str, list[str]] = {}
-    deeper: list[str] = []
-    for identity in content.folders:
-        inner = scan(root / identity)
-        notes += note_others(inner.others, identity)
-        deeper += [f"{identity}/{name}" for name in inner.folders]
-        if inner.images:
-            images.setdefault(nfc(identity), []).extend(f"{identity}/{name}" for name in inner.images)
-        else:
-            lost[identity] = inner.others
-    notes += note_lost(lost, str(root))
-    if deeper:
-        notes.append(f"{len(deeper)} folders inside identity folders are not read: {some(deeper)}")
-    if not images:
-        found = some(content.folders) or "no folders"
-        raise ReIDError(f"{root}: no images found in folders of their own (found: {found}). Expected <identity>/*.jpg.")
-    return images, notes
+
+    cfg: CfgNode
+    dataset: ReIDDataset
+    base: Path
+    keys: Mapping[str, str]
+    facts: Sequence[str]
+    doubts: Sequence[str]
 
 
-def propose_split(
-    images: Mapping[str, Sequence[str]], seed: int, separator: str = "", hold_out: bool = False
-) -> list[SplitRow]:
-    """Half of the people train, the others test; one random image of each test identity is the gallery.
+def propose_dataset(
+    root: Path, opts: Sequence[str] = (), seed: int = 0, separator: str = "", hold_out: bool = False
+) -> Proposed:
+    """The likeliest configuration for the images below ``root``.
 
-    This is the protocol of the hand papers. The choice depends on seed and names alone: it is the same everywhere.
-    A person is what stands before the first ``separator`` in an identity's name (``007`` of ``007_left``), so that
-    both hands of a person are on one side; without a separator every identity is a person of its own. Test identities
-    with a single image are in the gallery only, where they distract.
+    Half of the people train and the others are tested: the first session is the gallery and the others are queries, or
+    without sessions one random image of each identity is the gallery. The choice depends on seed and names alone.
 
     Args:
-        images: paths by identity.
-        seed: another one gives another split.
-        separator: empty, or for example ``_``.
-        hold_out: put one image of each training identity that has several into ``val``.
+        root: the folder.
+        opts: keys and values of the command line, on top.
+        seed: another one gives other people and images.
+        separator: where given, folders are identities and a person is what stands before it: ``007`` of ``007_left``.
+        hold_out: keep one image of each training identity for validation.
 
     Raises:
-        ReIDError: fewer than four people.
+        ReIDError: no images, no pattern in their names, or fewer than four people.
     """
-    person_of = {identity: identity.split(separator)[0] if separator else identity for identity in images}
-    people = sorted(set(person_of.values()), key=lambda person: hashlib.sha256(repr((seed, person)).encode()).digest())
-    if len(people) < 4:
-        raise ReIDError(f"{len(people)} people ({some(sorted(people))}) cannot be split: two must train and two test.")
-    training = set(people[: len(people) // 2])
-    train = {identity: paths for identity, paths in images.items() if person_of[identity] in training}
-    test = {identity: paths for identity, paths in images.items() if identity not in train}
-    held = {identity: paths for identity, paths in train.items() if hold_out and len(paths) > 1}
-    rows = [SplitRow(path, identity, "train") for identity in train.keys() - held for path in train[identity]]
-    rows += take_one_each(held, "val", "train", seed, "val")
-    return sorted([*rows, *take_one_each(test, "gallery", "query", seed, "gallery", 0)])
+    paths, others = images_below(root)
+    if not paths:
+        left_out = "; ".join(note_others(others, str(root))) or "no other files either"
+        raise ReIDError(f"{root}: no images found at any depth ({left_out}). Expected <identity>/*.jpg.")
+    lost = _lost(paths, others, str(root))
+    chosen = {"DATASETS.SPLIT_SEED": str(seed)} | ({"DATASETS.HOLD_OUT": "True"} if hold_out else {})
+    chosen |= dict(zip(opts[::2], opts[1::2], strict=len(opts) % 2 == 0))
+    recipe = None if separator else _recipe(root, paths)
+    if recipe is not None:
+        file, folder = recipe
+        facts = [f"the names are those of configs/hand/sets/{file.name}, whose protocol is taken", *lost]
+        with suppress(ReIDError):  # the names of a published set, but not its people: a pattern of their own
+            return _load(file, {"DATASETS.ROOT_DIR": str(folder), **chosen}, facts, [])
+    found = _by_separator(separator) if separator else propose(paths)
+    if found is None:
+        raise ReIDError(_no_pattern(root, paths))
+    _require_people(found, paths)
+    proposed = _open_protocol(root, found, chosen, seed)
+    return proposed._replace(facts=[*proposed.facts, *lost])
+
+
+def _lost(paths: Sequence[str], others: Sequence[str], where: str) -> list[str]:
+    """A warning on folders all of whose files are left out: people may be lost with them."""
+    kept = {parent for path in paths for parent in _above(path)}
+    files: dict[str, list[str]] = {}
+    for path in others:
+        if "/" in path and path.rpartition("/")[0] not in kept:
+            files.setdefault(path.rpartition("/")[0], []).append(path)
+    return note_lost(files, where)
+
+
+def _above(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _open_protocol(root: Path, found: Proposal, chosen: Mapping[str, str], seed: int) -> Proposed:
+    """Half of the people by the pattern that was found; across sessions, where people came twice."""
+    keys = {"NAMES": "pattern", "ROOT_DIR": str(root), "PATTERN": found.pattern, "IDENTITY": found.identity}
+    keys |= {"PROTOCOL": "open", "TRAIN": "{person: 50%}"}
+    facts = [f"proposed DATASETS.{key}: {keys[key]}" for key in ("PATTERN", "IDENTITY") if keys[key]]
+    mirrored = {"INPUT.PROB": "0.0"} if found.sides else {}
+    dotted = {f"DATASETS.{key}": value for key, value in keys.items() if value} | mirrored
+    split = f"no split yet; proposed (seed {seed}): half of the people train"
+    first, *later = found.sessions or [""]
+    if later:
+        roles = {"ENROL": f"{{session: {first}}}", "PROBE": f"{{session: [{', '.join(later)}]}}"}
+        with suppress(ReIDError):  # nobody came twice: sessions cannot be compared
+            told = [f"{split}, session {first} is the gallery", *facts]
+            return _load(BASE, dotted | {f"DATASETS.{k}": v for k, v in roles.items()} | chosen, told, found.doubts)
+    return _load(BASE, dotted | chosen, [f"{split}, one gallery image each", *facts], found.doubts)
+
+
+def _load(base: Path, keys: Mapping[str, str], facts: Sequence[str], doubts: Sequence[str]) -> Proposed:
+    """The configuration and its data set; the batch is as small as the number of training identities asks for."""
+    cfg, _ = load_config(base, [word for pair in keys.items() for word in pair])
+    dataset = make_dataset(cfg, require_train=False)
+    instances, identities = cfg.DATALOADER.NUM_INSTANCE, dataset.num_train_pids
+    batch = "SOLVER.STAGE2.IMS_PER_BATCH"
+    if 2 <= identities < cfg.SOLVER.STAGE2.IMS_PER_BATCH // instances and batch not in keys:
+        keys = {**keys, batch: str(identities * instances)}
+        cfg, _ = load_config(base, [word for pair in keys.items() for word in pair])
+    return Proposed(cfg, dataset, base, keys, facts, doubts)
+
+
+def write_config(proposed: Proposed, file: Path) -> None:
+    """Write ``proposed`` as a YAML file that trains.
+
+    Raises:
+        ReIDError: there is such a file: it may have been edited since.
+    """
+    if file.exists():
+        raise ReIDError(f"--write-config {file}: the file exists and is not overwritten. Name another one.")
+    counts = [note for note in proposed.dataset.notes if note.startswith("DATASETS.PATTERN: ")]
+    data = {k.removeprefix("DATASETS."): v for k, v in proposed.keys.items() if k.startswith("DATASETS.")}
+    lines = [
+        "# Proposed by python -m datasets.inspect. Are the counts of people, identities and sessions right?",
+        *(f"# {note}" for note in (*counts, *proposed.doubts)),
+        f"_BASE_: {_quoted(os.path.relpath(proposed.base, file.parent))}",
+        "DATASETS:",
+        *(f"  {key}: {value if value.startswith('{') else _quoted(value)}" for key, value in data.items()),
+        *(f"{key}: {_quoted(value)}" for key, value in proposed.keys.items() if not key.startswith("DATASETS.")),
+        f"OUTPUT_DIR: {_quoted('output/hand/' + Path(data['ROOT_DIR']).name)}",
+    ]
+    write_text(file, "\n".join([*lines, ""]))
+
+
+def _recipe(root: Path, paths: Sequence[str]) -> tuple[Path, Path] | None:
+    """The recipe of configs/hand/sets whose names these are, and the folder that its pattern starts from."""
+    tried = paths[:: max(1, len(paths) // SAMPLE)]
+    for depth in range(max(path.count("/") for path in tried) + 1):
+        for file in sorted(RECIPES.glob("*.yml")):
+            expression = re.compile(read_tree(file)["DATASETS"]["PATTERN"])
+            inner = {"/".join(path.split("/")[:depth]) for path in tried if _matches(expression, path, depth)}
+            if len(inner) != 1:
+                continue
+            folder = inner.pop()
+            below = [path for path in tried if path.startswith(f"{folder}/" if folder else "")]
+            if sum(_matches(expression, path, depth) for path in below) >= MATCHED * len(below):
+                return file, root / folder
+    return None
+
+
+def _matches(expression: re.Pattern[str], path: str, depth: int) -> bool:
+    return expression.fullmatch("/".join(path.split("/")[depth:])) is not None
+
+
+def _by_separator(separator: str) -> Proposal:
+    mark = re.escape(separator)
+    return Proposal(rf"(?P<identity>(?P<person>[^/]+?)(?:{mark}[^/]*)?)/[^/]+", "", [], False, [])
+
+
+def _require_people(found: Proposal, paths: Iterable[str]) -> None:
+    expression = re.compile(found.pattern)
+    rule = Rule("DATASETS.IDENTITY", found.identity or "person", expression.groupindex)
+    people = {rule.value(match.groupdict(), path) for path in paths if (match := expression.fullmatch(path))}
+    if len(people) < FEWEST:
+        raise ReIDError(
+            f"{len(people)} people ({some(sorted(people))}) cannot be split: two must train and two test. The pattern "
+            f"read off the names is {found.pattern}; if it is wrong, set DATASETS.NAMES pattern and DATASETS.PATTERN."
+        )
+
+
+def _no_pattern(root: Path, paths: Sequence[str]) -> str:
+    """What there is instead of people, for the message."""
+    folders = sorted({path.split("/")[0] for path in paths if "/" in path})
+    kind = folder_kind(folders) if folders else ""
+    not_people = f"its folders {some(folders)} are {kind}s, not people. " if kind else ""
+    shown = some([paths[i * (len(paths) - 1) // 2] for i in range(min(3, len(paths)))], 3)
+    return (
+        f"{root}: {not_people}The names of its {len(paths)} images do not say whose hands they show: {shown}. Sort "
+        "them into folders <identity>/*.jpg, write a listing, or set DATASETS.NAMES pattern and DATASETS.PATTERN."
+    )
+
+
+def _quoted(text: str) -> str:
+    """Text in YAML; numbers and True stand as they are."""
+    if re.fullmatch(r"-?\d+(\.\d+)?|True|False|[A-Za-z_/]+", text) and text.lower() not in ("yes", "no", "on", "off"):
+        return text
+    return "'" + text.replace("'", "''") + "'"

@@ -6,8 +6,9 @@ The exit status is 0, 1 where training or testing would be meaningless, 2 where 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from yacs.config import CfgNode
 from configs import load_config
 from datasets import make_dataset
 from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, number_of, some
-from datasets.images import Facts, reading_of
+from datasets.images import Facts
 from datasets.inspect.changes import copies_to_drop, with_validation_people
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
-from datasets.inspect.proposal import propose_split, read_identities
+from datasets.inspect.mixtures import mixed_identities
+from datasets.inspect.proposal import Proposed, propose_dataset, write_config
 from datasets.levels import file_notes, level_notes, unknown_white
 from datasets.make_dataloader_clipreid import num_workers
-from datasets.parsing.splits import SplitDataset, split_of, write_split
+from datasets.parsing.splits import split_of, write_split
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -43,6 +45,9 @@ TRAIN_COLOUR, VAL_COLOUR = (43, 87, 154), (214, 122, 20)
 
 Splits = dict[str, tuple[Sequence[Record], Sequence[str]]]
 """Records of each split and the names of their identities."""
+
+Place = tuple[str, str, str]
+"""Split, identity and path of an image."""
 
 
 class Report:
@@ -67,13 +72,15 @@ class Report:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Print the report, write what was asked for, and return the exit status (0 or 1)."""
-    cfg, dataset = _open(arguments)
+    cfg, dataset, proposed = _open(arguments)
     if arguments.val_people:
         dataset = with_validation_people(dataset, arguments.val_people, arguments.seed, arguments.person_separator)
     report = Report()
     report.fact(f"{dataset.name}: {dataset.root}")
     for note in dataset.notes:
         report.warn(note.removeprefix(WARNING)) if note.startswith(WARNING) else report.fact(f"note: {note}")
+    for text in (*(proposed.doubts if proposed else ()), *mixed_identities(dataset, dataset.root)):
+        report.warn(text)
     images = [r.path for r in (*dataset.train, *dataset.val, *dataset.query, *dataset.gallery)]
     found, unreadable = fingerprints(images, num_workers(cfg), dataset.reading)
     if arguments.drop_duplicates:
@@ -94,40 +101,53 @@ def inspect(arguments: argparse.Namespace) -> int:
     _check_leaks(report, splits, found)
     if cfg.TEST.PICTURES or arguments.sheet:
         _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
-    if arguments.write_listing:
-        write_split(arguments.write_listing, split_of(dataset, dataset.root))
-        report.fact(
-            f"listing: {arguments.write_listing}; train on it with DATASETS.NAMES listing, DATASETS.LISTING "
-            f"{arguments.write_listing}, DATASETS.ROOT_DIR {dataset.root}"
-        )
+    _write_files(report, arguments, dataset, proposed)
     verdict = number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training"
     show_results(f"{verdict}\n")  # by now everything is written: a report that nobody can read is an error
     return 1 if report.problems else 0
 
 
-def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
-    """The configuration, and the data set that it or ``--root`` names; an unsplit tree gets a proposed split."""
+def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset, Proposed | None]:
+    """The configuration, the data set that it or ``--root`` names, and what is proposed for a tree without a split."""
     if arguments.config_file:
         cfg, _ = load_config(arguments.config_file, arguments.opts)
-        return cfg, make_dataset(cfg, require_train=False)
+        return cfg, make_dataset(cfg, require_train=False), None
     root = Path(arguments.root)
     if not root.is_dir():
         raise ReIDError(f"--root {root}: no such folder.")
     if arguments.identity_pattern:
-        return _by_names(root, arguments)
+        return *_by_names(root, arguments), None
     marks = {"listing.csv": "listing", "HandInfo.csv": "hand_11k", "train": "hand", "query": "hand", "test": "hand"}
     name = next((name for mark, name in marks.items() if (root / mark).exists()), None)
-    cfg, _ = load_config(None, ["DATASETS.NAMES", name or "hand", "DATASETS.ROOT_DIR", str(root), *arguments.opts])
     if name:
         if arguments.hold_out or arguments.seed:
             raise ReIDError(f"{root}: has a split already; --seed and --hold-out are for folders without one.")
-        return cfg, make_dataset(cfg, require_train=False)
-    images, notes = read_identities(root)
-    rows = propose_split(images, arguments.seed, arguments.person_separator, arguments.hold_out)
-    notes.append(f"no split yet; proposed (seed {arguments.seed}): half of the people train, one gallery image each")
-    dataset = SplitDataset(rows, root, name="proposed split", notes=notes)
-    dataset.reading = reading_of(cfg)
-    return cfg, dataset
+        cfg, _ = load_config(None, ["DATASETS.NAMES", name, "DATASETS.ROOT_DIR", str(root), *arguments.opts])
+        return cfg, make_dataset(cfg, require_train=False), None
+    options = (arguments.seed, arguments.person_separator, arguments.hold_out)
+    proposed = propose_dataset(root, arguments.opts, *options)
+    proposed.dataset.notes = [*proposed.facts, *proposed.dataset.notes]
+    return proposed.cfg, proposed.dataset, proposed
+
+
+def _write_files(
+    report: Report, arguments: argparse.Namespace, dataset: ReIDDataset, proposed: Proposed | None
+) -> None:
+    """The listing and the configuration that the command line names."""
+    if arguments.write_listing:
+        write_split(arguments.write_listing, split_of(dataset, dataset.root))
+        protocol = f", DATASETS.PROTOCOL {dataset.protocol}" if dataset.protocol else ""
+        report.fact(
+            f"listing: {arguments.write_listing}; train on it with DATASETS.NAMES listing, DATASETS.LISTING "
+            f"{arguments.write_listing}, DATASETS.ROOT_DIR {dataset.root}{protocol}"
+        )
+    if arguments.write_config:
+        if proposed is None:
+            raise ReIDError("--write-config writes what is proposed for a folder without a split; this one has one.")
+        if arguments.val_people or arguments.drop_duplicates:
+            raise ReIDError("--val-people and --drop-duplicates change a listing: take --write-listing with them.")
+        write_config(proposed, Path(arguments.write_config))
+        report.fact(f"configuration: {arguments.write_config}; train with --config_file {arguments.write_config}")
 
 
 def _by_names(root: Path, arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
@@ -243,16 +263,19 @@ def _check_levels(report: Report, found: Mapping[str, Fingerprint], unreadable: 
 
 def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fingerprint]) -> None:
     """Equal files under two identities, or as a query and in the gallery."""
-    places: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
+    places: dict[bytes, list[Place]] = defaultdict(list)
     for split, (records, identities) in splits.items():
         for record in records:
             if record.path in found:
                 places[found[record.path].digest].append((split, identities[record.pid], record.path))
     copies = [same for same in places.values() if len({path for _, _, path in same}) > 1]
-    named_twice = [_pair(same, dataset) for same in copies if len({identity for _, identity, _ in same}) > 1]
+    two = [same for same in copies if len({identity for _, identity, _ in same}) > 1]
+    named_twice = [_pair(same, dataset.root, lambda place: place[1]) for same in two]
     if named_twice:
         report.warn(f"{len(named_twice)} pictures are filed under two identities: {some(named_twice)}")
-    finds_itself = [_pair(same, dataset) for same in copies if {"query", "gallery"} <= {split for split, *_ in same}]
+    tested = [[place for place in same if place[0] in ("query", "gallery")] for same in copies]
+    found_by = [same for same in tested if len({split for split, *_ in same}) == 2 and len({p for *_, p in same}) > 1]
+    finds_itself = [_pair(same, dataset.root, lambda place: place[0]) for same in found_by]
     if finds_itself:
         report.problem(f"{len(finds_itself)} queries are in the gallery themselves: {some(finds_itself)}")
     within = sum(len(same) - len({split for split, *_ in same}) for same in copies)
@@ -260,9 +283,13 @@ def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: M
         report.warn(f"{number_of(within, 'copy', 'copies')} of another file of the same split")
 
 
-def _pair(same: Sequence[tuple[str, str, str]], dataset: ReIDDataset) -> str:
-    paths = list(dict.fromkeys(path for _, _, path in same))
-    return " = ".join(_short(path, dataset.root) for path in paths[:2])
+def _pair(same: Sequence[Place], root: Path, kind: Callable[[Place], str]) -> str:
+    """Two of the equal files that differ in their ``kind``: identity, or query and gallery."""
+    for one, other in itertools.combinations(same, 2):
+        if kind(one) != kind(other) and one[2] != other[2]:
+            first, second = sorted((one, other), key=lambda place: place[0] != "query")
+            return f"{_short(first[2], root)} = {_short(second[2], root)}"
+    return " = ".join(_short(path, root) for path in list(dict.fromkeys(path for *_, path in same))[:2])
 
 
 def _short(path: str, root: Path) -> str:
@@ -275,6 +302,8 @@ def _check_leaks(report: Report, splits: Splits, found: Mapping[str, Fingerprint
         list(dict.fromkeys(r.path for name in names for r in splits[name][0] if r.path in found))
         for names in (("train", "val"), ("query", "gallery"))
     )
+    enrolled = set(train)  # of a closed protocol: gallery images that train, as was said
+    test = [path for path in test if path not in enrolled]
     if not train or not test:
         return
     of_digest: dict[bytes, str] = {found[path].digest: path for path in train}
@@ -346,6 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
     source.add_argument("--root", metavar="DIR", help="with train/ and test/, listing.csv or HandInfo.csv, or unsplit")
     parser.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")
+    parser.add_argument("--write-config", metavar="FILE", help="write what is proposed for an unsplit folder as YAML")
     parser.add_argument("--sheet", metavar="FILE", help="contact sheet; default: contact_sheet.png in OUTPUT_DIR")
     parser.add_argument("--seed", type=int, default=0, help="of the proposed split")
     parser.add_argument(

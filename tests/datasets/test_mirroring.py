@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs import load_config
-from datasets import check_data, make_dataset
+from datasets import check_data, make_dataloader, make_dataset
 from datasets.mirroring import both_sides
-from tests.datasets.pictures import hand_config, plant_hands
+from processor import load_embedder
+from tests.datasets.hand_trees import message
+from tests.datasets.pictures import hand_config, pixels, plant_hands, save
+from utils.images import read_image
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "hand").glob("*.yml"))
 
@@ -69,3 +73,81 @@ def test_no_recipe_mirrors_hands_of_both_sides():
             assert not cfg.TEST.FLIP, path
             assert cfg.INPUT.PROB == 0 or not cfg.SOLVER.STAGES, path
     assert {"hand_11k_joint", "hand_fkp", "demo"} <= checked
+
+
+NAMES = [f"{p}_{side}_{n}.png" for p in ("001", "002", "003", "004") for side in ("left", "right") for n in (1, 2)]
+PATTERN = r"(?P<person>\d+)_(?P<side>left|right)_(?P<sample>\d)\.png"
+
+
+def hands(root, mirror, *pairs):
+    for seed, name in enumerate(NAMES):
+        save(root / "set" / name, pixels(seed))
+    keys = ["DATASETS.NAMES", "pattern", "DATASETS.PATTERN", PATTERN, "INPUT.MIRROR", mirror, *pairs]
+    return hand_config(root / "set", *keys, "INPUT.PROB", "0.0", "INPUT.RE_PROB", "0.0", "INPUT.PADDING", "0")
+
+
+def pictures(cfg):
+    """Every image of training and test by name, as the network gets it."""
+    dataset = make_dataset(cfg)
+    loaders = make_dataloader(cfg, dataset)
+    seen = {}
+    for loader in (loaders.stage1, loaders.test):
+        for images, *_, rows in loader:
+            for image, row in zip(images, rows.tolist(), strict=True):
+                seen[Path(loader.dataset.records[row].path).name] = image
+    return dataset, seen
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_left_hands_are_mirrored_in_training_and_test(tmp_path, cache):
+    plain, as_stored = pictures(hands(tmp_path, "", "DATASETS.CACHE", cache))
+    mirrored, seen = pictures(hands(tmp_path, "left", "DATASETS.CACHE", cache))
+    assert seen.keys() == set(NAMES) and mirrored.train == plain.train and mirrored.query == plain.query
+    for name, image in seen.items():
+        assert torch.equal(image, as_stored[name].flip(-1) if "left" in name else as_stored[name])
+
+
+def test_a_cache_on_disk_keeps_both(tmp_path):
+    disk = ("DATASETS.CACHE", "disk", "DATASETS.CACHE_DIR", str(tmp_path / "cache"))
+    for mirror, turned in (("", False), ("right", True), ("", False)):
+        _, seen = pictures(hands(tmp_path, mirror, *disk))
+        stored = read_image(tmp_path / "set" / "001_right_1.png")
+        plain = pictures(hands(tmp_path, ""))[1]["001_right_1.png"]
+        assert stored.size == (16, 16)
+        assert torch.equal(seen["001_right_1.png"], plain.flip(-1) if turned else plain)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "pairs", "part"),
+    [
+        ("dorsal left", [], "none of the 16 images of pattern set is that; their words are left, right"),
+        ("palm", [], "none of the 16 images"),
+        (
+            "left",
+            ["DATASETS.PATTERN", r"(?P<person>\d+)_[a-z]+_\d\.png"],
+            "does not say which hand 16 images of 16 show",
+        ),
+    ],
+)
+def test_what_cannot_be_mirrored_is_an_error(tmp_path, mirror, pairs, part):
+    assert part in message(make_dataset, hands(tmp_path, mirror, *pairs))
+
+
+@pytest.mark.parametrize(("mirror", "count"), [("all", 16), ("none", 0), ("left", 8), ("right, left", 16), ("Left", 8)])
+def test_how_many_are_mirrored(tmp_path, mirror, count):
+    assert len(make_dataset(hands(tmp_path, mirror)).reading.mirrored) == count
+
+
+def test_loose_images_are_mirrored_by_their_names(tmp_path, monkeypatch):
+    file = tmp_path / "config.yml"
+    file.write_text(hands(tmp_path, "left").dump())
+    monkeypatch.setattr("processor.embedder._torch_network", lambda cfg: lambda images: images.flatten(1))
+    paths = [tmp_path / "set" / "001_left_1.png", tmp_path / "set" / "001_right_1.png"]
+    features = load_embedder(file, "model.pth").embed(paths).reshape(2, 3, 16, 16)
+    stored = load_embedder(file, "model.pth", ["INPUT.MIRROR", "none"]).embed(paths).reshape(2, 3, 16, 16)
+    turned = load_embedder(file, "model.pth", ["INPUT.MIRROR", "all"]).embed(paths).reshape(2, 3, 16, 16)
+    assert (features[0] == stored[0, ..., ::-1]).all() and (features[1] == stored[1]).all()
+    assert (turned == stored[..., ::-1]).all() and not (features[0] == stored[0]).all()
+    other = save(tmp_path / "other.png", pixels(0))
+    said = message(load_embedder(file, "model.pth").embed, [other])
+    assert said.startswith("INPUT.MIRROR = 'left', and the name of") and "DATASETS.PATTERN" in said

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,13 @@ import pytest
 from PIL import Image
 
 import train_clipreid
+from configs import load_config
 from datasets.bases import Record
 from datasets.inspect.fingerprints import Fingerprint
-from datasets.inspect.proposal import propose_split
 from datasets.inspect.report import Report, _check_leaks, main
 from datasets.listing import Listing
-from tests.datasets.hand_trees import message, shared
+from tests.datasets.hand_trees import shared
+from tests.datasets.pictures import save
 from tests.toy_hands import make_toy_hands, toy_hand, write_config
 
 
@@ -115,8 +115,12 @@ def test_pictures_that_all_look_alike_are_counted_and_five_pairs_named(capsys):
 def test_a_query_that_is_in_the_gallery(hands, examine):
     query = next((hands / "test" / "query").glob("*/*"))
     shutil.copy(query, hands / "test" / "gallery" / query.parent.name / "another_name.png")
+    shutil.copy(query, hands / "test" / "query" / query.parent.name / "0_again.png")
     status, said = examine("--root", hands)
     assert status == 1 and "PROBLEM: 1 queries are in the gallery themselves" in said
+    told = next(line for line in said.splitlines() if line.startswith("PROBLEM"))
+    one, other = told.partition("themselves: ")[2].split(" = ")
+    assert one.startswith("test/query/") and other.startswith("test/gallery/") and other.endswith("another_name.png")
 
 
 def test_unreadable_files(hands, examine):
@@ -169,6 +173,7 @@ def test_a_proposed_listing_is_reread_and_trained_on(tmp_path, examine):
     listing = tmp_path / "split.csv"
     status, said = examine("--root", root, "--person-separator", "_", "--write-listing", listing)
     assert status == 0 and "no split yet; proposed (seed 0)" in said and str(listing) in said
+    assert "DATASETS.PROTOCOL open" in said
     data = Listing(listing, root)
     train, test = ({name.split("_")[0] for name in names} for names in (data.train_identities, data.test_identities))
     assert len(train) == len(test) == 4 and not train & test
@@ -177,23 +182,6 @@ def test_a_proposed_listing_is_reread_and_trained_on(tmp_path, examine):
     file = write_config(root, tmp_path / "run")
     named = ["DATASETS.NAMES", "listing", "DATASETS.LISTING", str(listing)]
     assert train_clipreid.main(["--config_file", str(file), *named]) == 0
-
-
-def test_proposals_depend_on_seed_and_names_only():
-    images = {f"{i:02d}": [f"{i:02d}/{k}.jpg" for k in range(i % 3 + 1)] for i in range(20)}
-    rows = propose_split(images, 0)
-    assert rows == propose_split(dict(reversed(images.items())), 0) != propose_split(images, 1)
-    assert sorted(row.path for row in rows) == sorted(path for paths in images.values() for path in paths)
-    split_of = {row.identity: row.split for row in rows if row.split in ("train", "gallery")}
-    assert Counter(split_of.values()) == {"train": 10, "gallery": 10}
-    gallery = Counter(row.identity for row in rows if row.split == "gallery")
-    assert set(gallery.values()) == {1}
-    held = propose_split(images, 0, hold_out=True)
-    assert {r._replace(split="train") if r.split == "val" else r for r in held} == set(rows)
-    trained = {identity for identity, split in split_of.items() if split == "train"}
-    several = {identity for identity in trained if len(images[identity]) > 1}
-    assert Counter(r.identity for r in held if r.split == "val") == dict.fromkeys(several, 1)
-    assert "cannot be split" in message(propose_split, dict(list(images.items())[:3]), 0)
 
 
 def test_a_split_that_is_there_is_not_proposed_again(hands, examine):
@@ -205,6 +193,67 @@ def test_a_tree_without_images(tmp_path, examine):
     (tmp_path / "empty" / "someone").mkdir(parents=True)
     status, said = examine("--root", tmp_path / "empty")
     assert status == 2 and "Expected <identity>/*.jpg" in said
+
+
+def test_both_hands_in_one_folder(tmp_path, examine):
+    for split, people in (("train", "abcd"), ("test/query", "xy"), ("test/gallery", "xy")):
+        for i, who in enumerate(people):
+            for side in ("l", "r"):
+                for n in (1, 2):
+                    picture = toy_hand(i / 4, np.random.default_rng(ord(who) + n + len(split)), 0.1)
+                    save(tmp_path / "set" / split / who / f"scan_{side}_{n}.png", picture)
+    said = examine("--root", tmp_path / "set")[1]
+    assert "warning: 6 of 6 identities have names with l and r, such as a (train/a/scan_l_1.png" in said
+    assert "both hands in one identity?" in said
+
+
+def test_a_pattern_is_proposed_written_and_trained_on(tmp_path, examine):
+    root = unsplit(tmp_path / "photos", sides=("/left", "/right"), images=4)
+    file = tmp_path / "mine.yml"
+    status, said = examine("--root", root, "--write-config", file)
+    assert status == 0 and r"PATTERN: (?P<person>\d{3})/(?P<side>left|right)/(?P<sample>\d)\.png" in said
+    assert "64 images of 16 identities and 8 people; side left (32), right (32)" in said
+    again = examine("--config_file", file)
+    assert again[0] == 0 and "train             8       32   4 / 4 / 4" in again[1]
+    status, said = examine("--root", root, "--write-config", file)
+    assert status == 2 and "the file exists" in said
+    small = write_config(root, tmp_path / "run")
+    keys = [line.strip().split(": ", 1) for line in file.read_text().splitlines() if line.startswith("  ")]
+    words = [word for key, value in keys for word in (f"DATASETS.{key}", value.strip("'"))]
+    assert train_clipreid.main(["--config_file", str(small), *words]) == 0
+    assert examine("--config_file", small, "--write-config", tmp_path / "b.yml")[0] == 2
+
+
+def test_folders_that_are_no_people(tmp_path, examine):
+    for session in ("1st_session", "2nd_session", "3rd_session", "4th_session"):
+        for name in ("a b.png", "c_d.png", "e.png", "f(1).png"):
+            save(tmp_path / "set" / session / name, toy_hand(0.1, np.random.default_rng(0), 0.1))
+    status, said = examine("--root", tmp_path / "set")
+    assert status == 2 and "are sessions, not people" in said and "a b.png" in said
+
+
+def test_names_of_a_published_set(tmp_path, examine):
+    for i in range(4):
+        for finger in ("index", "middle", "ring"):
+            for n in range(1, 7):
+                person = ["050", "051", "080", "081"][i]
+                picture = toy_hand(i / 4, np.random.default_rng(100 * i + 10 * len(finger) + n), 0.1)
+                save(tmp_path / "sdumla" / "raw" / person / "left" / f"{finger}_{n}.bmp", picture)
+    status, said = examine("--root", tmp_path / "sdumla", "--write-config", tmp_path / "mine.yml")
+    assert status == 0 and "the names are those of configs/hand/sets/sdumla.yml" in said and "PROBLEM" not in said
+    assert str(tmp_path / "sdumla" / "raw") == load_config(tmp_path / "mine.yml")[0].DATASETS.ROOT_DIR
+
+
+def test_a_closed_protocol_is_no_leak(tmp_path, examine):
+    root = unsplit(tmp_path / "photos", images=4)
+    keys = ["DATASETS.NAMES", "pattern", "DATASETS.PATTERN", r"(?P<person>\d+)/(?P<sample>\d)\.png"]
+    keys += ["DATASETS.PROTOCOL", "closed", "DATASETS.ENROL", "{sample: 0-1}"]
+    file = write_config(root, tmp_path / "run")
+    status, said = examine("--config_file", file, *keys)
+    assert status == 0 and "closed protocol: 8 of 8" in said and "PROBLEM" not in said
+    shutil.copy(root / "000" / "0.png", root / "000" / "3.png")
+    status, said = examine("--config_file", file, *keys)
+    assert status == 1 and "PROBLEM: 1 test pictures are training pictures" in said
 
 
 def test_as_a_command(hands, tmp_path):

@@ -6,8 +6,7 @@ import os
 import pytest
 
 from datasets.hands.folder import HandFolder
-from datasets.inspect.proposal import read_identities
-from datasets.parsing.folders import find_root, scan
+from datasets.parsing.folders import find_root, images_below, scan
 from processor.extract import list_folder
 from tests.datasets.hand_trees import message, plant
 
@@ -32,7 +31,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_wherever_it_stands(tmp_path, c
     plant(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/query/c/q.jpg", "test/gallery/c/g.jpg")
     expected = closed(tmp_path / "train" / "b")
     assert message(HandFolder, tmp_path).startswith(expected)
-    assert message(read_identities, tmp_path / "train").startswith(expected)
+    assert message(images_below, tmp_path / "train").startswith(expected)
     assert message(list_folder, tmp_path / "train").startswith(expected)
     assert len(list_folder(tmp_path / "test")) == 2
     assert "(it holds: test, train)" in message(find_root, tmp_path, "table.csv", (), "")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from datasets.hands.folder import HandFolder
-from datasets.inspect.proposal import read_identities
+from datasets.inspect.proposal import propose_dataset
 from datasets.listing import Listing
+from datasets.parsing.folders import images_below
 from datasets.parsing.splits import SplitRow, pick, read_split, split_of, write_drawn_splits, write_split
 from datasets.parsing.tables import csv_text, read_table
 from processor.extract import list_folder
@@ -61,8 +62,10 @@ def test_tables_name_files_and_people_in_either_form(tmp_path):
 def test_search_and_proposals_take_both_forms_as_one(tmp_path):
     root = plant(tmp_path, f"{COMPOSED}/1.jpg", f"{APART}/2.jpg", "b/1.jpg")
     assert [image.identity for image in list_folder(root)] == ["b", COMPOSED, COMPOSED]
-    images, _ = read_identities(root)
-    assert sorted(images[COMPOSED]) == sorted([f"{COMPOSED}/1.jpg", f"{APART}/2.jpg"])
+    root = plant(tmp_path / "more", *(f"{who}/{n}.jpg" for who in ("b", "c", "d") for n in (1, 2)))
+    plant(root, f"{COMPOSED}/1.jpg", f"{APART}/2.jpg")
+    data = propose_dataset(root).dataset
+    assert sorted([*data.train_identities, *data.test_identities]) == ["b", "c", "d", COMPOSED]
 
 
 def test_a_choice_does_not_depend_on_the_form():
@@ -116,8 +119,7 @@ def test_folders_are_listed_alike_for_training_extraction_and_search(tmp_path):
     (root / "cem").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     expected = [("ann", "ann/1.jpg"), ("ann", "ann/2.png"), ("ben", "ben/1.JPG"), ("cem", "cem/1.jpg")]
     assert [(image.identity, image.name) for image in list_folder(root)] == expected
-    images, _ = read_identities(root)
-    assert [(who, path) for who, paths in images.items() for path in paths] == expected
+    assert images_below(root)[0] == [path for _, path in expected]
 
 
 def test_people_who_lose_all_their_images_are_warned_of(tmp_path, caplog):
