@@ -66,9 +66,9 @@ def _build(
         raise ReIDError(f"OPTIMIZER_NAME = {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
     groups: dict[Rate, dict[str, Any]] = {}
     for parameter, own_name, rate in rates:
-        group = groups.setdefault(rate, {"params": [], "parts": set()})
+        group = groups.setdefault(rate, {"params": [], "names": []})
         group["params"].append(parameter)
-        group["parts"].add(own_name.partition(".")[0])
+        group["names"].append(own_name)
     if fused is None:
         fused = all(p.device.type in FUSED_DEVICES for group in groups.values() for p in group["params"])
         # torch's fused SGD treats a first step that loss scaling skips as done, with an empty momentum.
@@ -77,15 +77,21 @@ def _build(
 
 
 def _group(name: str, solver: CfgNode, rate: Rate, found: dict[str, Any]) -> dict[str, Any]:
-    parts = sorted(found["parts"])
     group = {
         "params": found["params"],
         "lr": rate.lr,
         "weight_decay": rate.weight_decay,
         "initial_lr": rate.lr,
         "scheduled": rate.scheduled,
-        "label": parts[0] if len(parts) == 1 else f"{parts[0]} and {len(parts) - 1} more",
+        "label": _label(found["names"]),
     }
     if name == "SGD":
         group["momentum"] = solver.MOMENTUM if rate.momentum is None else rate.momentum
     return group
+
+
+def _label(names: list[str]) -> str:
+    """What a group holds, for logs: "image_encoder biases", "classifier and 3 more"."""
+    parts = sorted({name.partition(".")[0] for name in names})
+    label = parts[0] if len(parts) == 1 else f"{parts[0]} and {len(parts) - 1} more"
+    return f"{label} biases" if all("bias" in name for name in names) else label
