@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.backbones.saliency import scaled
+from model.backbones.saliency import ROLLOUT, scaled
 from model.base import Backbone, LoadReport, Outputs
 from model.layers.rollout import roll
 from model.loading import copy_all, resized_table
@@ -178,6 +178,7 @@ class ViT(Backbone):
     """
 
     family: ClassVar[str] = "vit"
+    saliency_kind = ROLLOUT
     positions = "pos_embed"
 
     def __init__(

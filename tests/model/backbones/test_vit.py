@@ -5,6 +5,7 @@ import timm
 import torch
 
 from model.backbones.vit import SIZES, Block, DropPath, ViT
+from model.clip.positions import KnownGrid
 from model.loading import load_checkpoint
 from model.methods.transreid import TransReID
 from utils.errors import ReIDError
@@ -116,5 +117,5 @@ def test_a_checkpoint_of_another_image_size_is_resized():
     """Position tables of a trained TransReID too; see model.loading."""
     wide = TransReID(ViT(NANO, (64, 64)), 3)
     narrow = TransReID(ViT(NANO, (64, 32)), 3)
-    report = load_checkpoint(narrow, wide.checkpoint())
+    report = load_checkpoint(narrow, wide.checkpoint(), KnownGrid(recorded=(4, 4)))
     assert list(report.resized) == ["image_encoder.pos_embed"]
