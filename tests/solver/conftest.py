@@ -23,6 +23,8 @@ _STAGE1 = {
     "LR_MIN": 1e-6,
     "WARMUP_LR_INIT": 1e-5,
     "WARMUP_EPOCHS": 5,
+    "EPOCH_OFFSET": 0,
+    "CYCLES": 1.0,
 }
 _STAGE2 = {
     "NEW_LR_FACTOR": 1.0,
@@ -35,6 +37,8 @@ _STAGE2 = {
     "GAMMA": 0.1,
     "WARMUP_ITERS": 10,
     "WARMUP_METHOD": "linear",
+    "EPOCH_OFFSET": 0,
+    "CYCLES": 1.0,
 }
 _VIT = {
     "BASE_LR": 5e-6,
