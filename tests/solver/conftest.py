@@ -24,7 +24,7 @@ _STAGE1 = {
     "WARMUP_LR_INIT": 1e-5,
     "WARMUP_EPOCHS": 5,
     "EPOCH_OFFSET": 0,
-    "CYCLES": 1.0,
+    "CYCLES": [0],
 }
 _STAGE2 = {
     "NEW_LR_FACTOR": 1.0,
@@ -38,7 +38,7 @@ _STAGE2 = {
     "WARMUP_ITERS": 10,
     "WARMUP_METHOD": "linear",
     "EPOCH_OFFSET": 0,
-    "CYCLES": 1.0,
+    "CYCLES": [0],
 }
 _VIT = {
     "BASE_LR": 5e-6,
