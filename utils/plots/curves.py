@@ -136,7 +136,10 @@ def cmc_chart(cmc: np.ndarray, mean_ap: float) -> Figure:
 
 
 def error_chart(metrics: VerificationMetrics) -> Figure:
-    """ROC and DET curves side by side, with the equal error rate marked, which is a point of them."""
+    """ROC and DET curves side by side, with the equal error rate marked, which is a point of them.
+
+    A logarithmic axis has no 0: the DET curve ends where no genuine pair is refused, and a note gives the place.
+    """
     eer, place = metrics.eer, np.searchsorted(metrics.curve.far, metrics.eer)
     least = 0.5 / max(metrics.num_impostor, 1)
     far = np.insert(metrics.curve.far, place, eer).clip(min=least)
@@ -146,11 +149,19 @@ def error_chart(metrics: VerificationMetrics) -> Figure:
     roc.plot([max(eer, least)], [1 - eer], "o", color=MARK, label=f"EER {percent(eer)}")
     roc.set(xscale="log", title="ROC", ylabel="true accept rate (genuine pairs accepted)", ylim=(None, 1.02))
     least_rejected = 0.5 / max(metrics.num_genuine, 1)
-    det.plot(far, frr.clip(min=least_rejected), color=IMPOSTOR)
-    det.plot([max(eer, least)], [max(eer, least_rejected)], "o", color=MARK, label=f"EER {percent(eer)}")
+    some = frr > 0
+    det.plot(far[some], frr[some], color=IMPOSTOR)
+    if not some.all():
+        none = f"no genuine pair refused from {_percent(float(f'{far[~some][0]:.2g}'), None)} on"
+        det.plot([], [], " ", label=none)
+    if eer:
+        det.plot([eer], [eer], "o", color=MARK, label=f"EER {percent(eer)}")
+    else:
+        det.plot([], [], " ", label=f"EER {percent(eer)}: not on a logarithmic axis")
     diagonal = [max(least, least_rejected), 1]
     det.plot(diagonal, diagonal, ":", color=MARK, linewidth=1, label="both errors equal")
     det.set(xscale="log", yscale="log", title="DET", ylabel="false reject rate (genuine pairs refused)")
+    det.set_ylim(least_rejected, 1.3)
     roc.yaxis.set_major_formatter(PercentFormatter(1))
     for axis in (roc, det):
         axis.set(xlabel="false accept rate (impostor pairs accepted)", xlim=(least, 1.3))

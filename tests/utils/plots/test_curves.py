@@ -75,6 +75,19 @@ def test_verification_charts(metrics):
     assert drawn(histogram)[f"EER {metrics.eer:.2%} at {metrics.eer_threshold:.4f}"][0] == [metrics.eer_threshold] * 2
 
 
+def test_the_det_curve_shows_no_error_that_was_not_made(metrics):
+    """A rate of 0 has no place on a logarithmic axis: half a pair is not drawn for it."""
+    det = error_chart(metrics).axes[1]
+    rates = next(iter(drawn(det).values()))[1]
+    assert min(rates) == metrics.curve.frr[metrics.curve.frr > 0].min() >= 1 / metrics.num_genuine
+    assert any(label.startswith("no genuine pair refused from ") for label in drawn(det))
+    pids = torch.arange(4).repeat(2)
+    features = Features(torch.nn.functional.one_hot(pids, 4).float(), pids, pids)
+    lines = drawn(error_chart(verify(features, features)).axes[1])
+    assert lines.pop("both errors equal") and not any(x or y for x, y in lines.values())
+    assert "EER 0.00%: not on a logarithmic axis" in lines
+
+
 def test_cmc_similarity_and_embedding_charts():
     cmc = np.array([0.5, 0.75, 0.75, 0.75, 1, 1])
     (axis,) = cmc_chart(cmc, 0.6).axes
