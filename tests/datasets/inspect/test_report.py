@@ -12,6 +12,7 @@ from PIL import Image
 
 import train_clipreid
 from configs import load_config
+from datasets import check_data, make_dataset
 from datasets.bases import Record
 from datasets.inspect.fingerprints import Fingerprint
 from datasets.inspect.report import Report, _check_leaks, main
@@ -207,7 +208,7 @@ def test_both_hands_in_one_folder(tmp_path, examine):
     assert "both hands in one identity?" in said
 
 
-def test_a_pattern_is_proposed_written_and_trained_on(tmp_path, examine):
+def test_a_pattern_is_proposed_written_and_fit_for_training(tmp_path, examine):
     root = unsplit(tmp_path / "photos", sides=("/left", "/right"), images=4)
     file = tmp_path / "mine.yml"
     status, said = examine("--root", root, "--write-config", file)
@@ -217,11 +218,11 @@ def test_a_pattern_is_proposed_written_and_trained_on(tmp_path, examine):
     assert again[0] == 0 and "train             8       32   4 / 4 / 4" in again[1]
     status, said = examine("--root", root, "--write-config", file)
     assert status == 2 and "the file exists" in said
-    small = write_config(root, tmp_path / "run")
-    keys = [line.strip().split(": ", 1) for line in file.read_text().splitlines() if line.startswith("  ")]
-    words = [word for key, value in keys for word in (f"DATASETS.{key}", value.strip("'"))]
-    assert train_clipreid.main(["--config_file", str(small), *words]) == 0
-    assert examine("--config_file", small, "--write-config", tmp_path / "b.yml")[0] == 2
+    cfg, _ = load_config(file)
+    data = make_dataset(cfg)
+    check_data(cfg, data)
+    assert data.num_train_pids == 8 and cfg.SOLVER.STAGE2.IMS_PER_BATCH == 32 and cfg.INPUT.PROB == 0
+    assert examine("--config_file", file, "--write-config", tmp_path / "b.yml")[0] == 2
 
 
 def test_folders_that_are_no_people(tmp_path, examine):
