@@ -91,9 +91,9 @@ def pictures(cfg):
     dataset = make_dataset(cfg)
     loaders = make_dataloader(cfg, dataset)
     seen = {}
-    for loader in (loaders.stage1, loaders.test):
-        for images, *_, rows in loader:
-            for image, row in zip(images, rows.tolist(), strict=True):
+    for loader in (loaders.plain, loaders.test):
+        for batch in loader:
+            for image, row in zip(batch["images"], batch["index"].tolist(), strict=True):
                 seen[Path(loader.dataset.records[row].path).name] = image
     return dataset, seen
 

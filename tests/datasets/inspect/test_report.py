@@ -292,7 +292,7 @@ def test_copies_are_left_out_of_the_listing_and_named(hands, examine, tmp_path):
 
 
 def test_people_for_validation(tmp_path, examine):
-    root = unsplit(tmp_path / "photos", people=16, sides=("_left", "_right"))
+    root = unsplit(tmp_path / "photos", people=24, sides=("_left", "_right"))
     listing = tmp_path / "split.csv"
     status, said = examine(
         "--root", root, "--person-separator", "_", "--val-people", "0.25", "--write-listing", listing
@@ -301,8 +301,8 @@ def test_people_for_validation(tmp_path, examine):
     data = Listing(listing, root)
     parts = (data.train_identities, {data.val_identities[r.pid] for r in data.val}, data.test_identities)
     train, val, test = ({name.split("_")[0] for name in names} for names in parts)
-    assert (len(train), len(val), len(test)) == (6, 2, 8) and not train & val and not (train | val) & test
-    assert len(data.validation.query) == 8 and len(data.validation.gallery) == 4  # 4 hands with 3 images each
+    assert (len(train), len(val), len(test)) == (9, 3, 12) and not train & val and not (train | val) & test
+    assert len(data.validation.query) == 12 and len(data.validation.gallery) == 6  # 6 hands with 3 images each
     status, said = examine("--root", root, "--val-people", "0.01")
     assert status == 2 and "at least two must" in said
 
