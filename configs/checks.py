@@ -64,7 +64,7 @@ CHOICES: dict[str, tuple] = {
     f"SOLVER.{stage}.{key}": choices
     for stage in ("STAGE0", "STAGE1", "STAGE2")
     for key, choices in {
-        "OPTIMIZER_NAME": ("Adam", "AdamW", "SGD"),
+        "OPTIMIZER_NAME": ("Adam", "AMSGrad", "AdamW", "SGD"),
         "SCHEDULER": ("cosine", "multistep", "polynomial"),
         "WARMUP_METHOD": ("linear", "constant"),
         "STEP_EACH": ("epoch", "iteration"),

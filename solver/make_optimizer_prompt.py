@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,7 +15,12 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from model.base import Method, Rate
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "Adam": Adam,
+    "AMSGrad": partial(Adam, amsgrad=True),
+    "AdamW": AdamW,
+    "SGD": SGD,
+}
 """From the name in SOLVER.STAGE<n>.OPTIMIZER_NAME, or of a :class:`model.base.Rate`, to the class."""
 
 FUSED_DEVICES = frozenset({"cpu", "cuda"})

@@ -20,6 +20,7 @@ from model.methods.dcal import DCAL
 from model.methods.handid import HandID
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
+from model.methods.osnet import OSNetClassifier
 from model.methods.pcb import PCB
 from model.methods.pcl import PCL
 from model.methods.promptsg import PromptSG
@@ -43,6 +44,7 @@ METHODS: dict[str, type[Method]] = {
     "cal": CAL,
     "mba_net": MBANet,
     "mgn": MGN,
+    "osnet": OSNetClassifier,
     "abdnet": ABDNet,
     "cbdb_net": CBDBNet,
     "transreid": TransReID,
@@ -58,6 +60,7 @@ FAMILIES = {
     "clip": "one of CLIP's networks, with its text encoder and both image features",
     "timm": "timm/<name>",
     "resnet": "a ResNet of model/backbones/resnet.py",
+    "osnet": "an OSNet of model/backbones/osnet.py",
     "vit": "a ViT of model/backbones/vit.py",
 }
 """What a family of backbones is, for messages."""

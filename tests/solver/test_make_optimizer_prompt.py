@@ -91,7 +91,7 @@ def test_new_layers_have_a_rate_of_their_own():
     assert {round(rates[name], 9) for name in rates.keys() - encoder.keys()} == {5e-5}
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+@pytest.mark.parametrize("name", ["Adam", "AMSGrad", "AdamW", "SGD"])
 def test_a_first_step_that_loss_scaling_skips_leaves_no_trace(vit, name, monkeypatch):
     """float16 begins with gradients that overflow; memory that nobody has filled holds anything."""
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **kind: torch.full_like(tensor, torch.nan, **kind))
@@ -107,13 +107,14 @@ def test_a_first_step_that_loss_scaling_skips_leaves_no_trace(vit, name, monkeyp
     assert all(torch.isfinite(p).all() and (p < 1).all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+@pytest.mark.parametrize("name", ["Adam", "AMSGrad", "AdamW", "SGD"])
 def test_optimizer_names(vit, name):
     vit.SOLVER.STAGE1.OPTIMIZER_NAME = vit.SOLVER.STAGE2.OPTIMIZER_NAME = name
     vit.SOLVER.STAGE1.MOMENTUM = vit.SOLVER.STAGE2.MOMENTUM = 0.8
     model = small_model()
     for optimizer in (*make_optimizers(vit, model, 1), *make_optimizers(vit, model, 2)):
-        assert type(optimizer) is getattr(torch.optim, name)
+        assert type(optimizer) is getattr(torch.optim, "Adam" if name == "AMSGrad" else name)
+        assert optimizer.defaults.get("amsgrad", False) == (name == "AMSGrad")
         assert optimizer.param_groups[0].get("momentum") == (0.8 if name == "SGD" else None)
 
 
@@ -170,5 +171,5 @@ def test_a_model_without_prompts_cannot_run_stage1(vit):
 
 def test_unknown_optimizer_is_an_error(vit):
     vit.SOLVER.STAGE2.OPTIMIZER_NAME = "Lion"
-    with pytest.raises(ReIDError, match="OPTIMIZER_NAME = 'Lion': choose one of Adam, AdamW, SGD"):
+    with pytest.raises(ReIDError, match="OPTIMIZER_NAME = 'Lion': choose one of Adam, AMSGrad, AdamW, SGD"):
         make_optimizers(vit, small_model(), 2)

@@ -13,6 +13,8 @@ from utils.errors import ReIDError
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("abdnet", "cal", "cbdb_net", "mba_net", "mgn", "pcb")
 REFUSED = [
+    ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
+    ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
     ("abdnet", {"INPUT.SIZE_TRAIN": [336, 128]}, "SIZE_TRAIN = .336, 128.*two halves.*such as 320 or 352"),
     ("cal", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*cal.*softmax_triplet"),
     ("cal", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
