@@ -64,9 +64,7 @@ _C.MODEL.MGN.REDUCED = 256  # (ours) mgn: channels behind the reductions
 _C.MODEL.MGN.SHARED_REDUCTION = False  # (ours) mgn: one reduction for all eight vectors in place of one each
 _C.MODEL.MGN.CE_DIM = 256  # (ours) mgn: classifiers of whole maps read 256 (reduced, public code) | 2048 (paper)
 _C.MODEL.OSNET = CfgNode()
-_C.MODEL.OSNET.FROZEN_EPOCHS = (
-    10  # (ours) osnet: first epochs that train the classifier alone; none from random weights
-)
+_C.MODEL.OSNET.FROZEN_EPOCHS = 10  # (ours) osnet: first epochs that train the classifier alone; random weights: none
 _C.MODEL.ABDNET = CfgNode()
 _C.MODEL.ABDNET.DROPOUT = 0.5  # (ours) abdnet: on the global vector
 _C.MODEL.ABDNET.HEAD_DROPOUT = 0.1  # (ours) abdnet: on channels of the attention heads
