@@ -1,9 +1,12 @@
-"""Whose hand is this? Enrol a folder of known hands and answer query images with a ranked table.
+"""Whose hand is this? Enrol a folder of known hands and answer query images with a ranked table of people.
 
-Identities are the names of the folders in GALLERY (or, without folders, file names up to the first underscore). The
-similarity is the cosine of the features. With --far, answers are accepted from the similarity on at which that share
-of the gallery's own pairs of different people would be accepted, one comparison at a time; a query is compared with
-the whole gallery, so a stranger is accepted more often than that.
+Identities are the names of the folders in GALLERY (or, without folders, file names up to the first underscore). Each
+has one answer, its most similar image. The similarity is the cosine of the features.
+
+An answer is accepted from --threshold on. --far finds the threshold: the similarity that this share of the gallery's
+own pairs of different people reaches. Where the best answer is below the threshold, the verdict is "nobody enrolled".
+The rate holds for one comparison. A query is compared with all N images of the gallery, so a person who is not
+enrolled is accepted with a probability of about 1 - (1 - FAR)^N, which the answers give too.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +27,9 @@ import torch
 from datasets.parsing.tables import csv_text
 from processor.extract import Listed, extract, list_folder, open_embedder
 from utils.biometric.calibration import Calibration
+from utils.biometric.confidence import rule_of_3
 from utils.biometric.error_rates import FEWEST_FALSE_MATCHES
-from utils.biometric.verification import verify
+from utils.biometric.verification import percent, verify
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -41,12 +46,34 @@ EXAMPLE = (
     "--gallery data/hands/test/gallery --queries who_is_this.jpg --far 0.01"
 )
 THUMBNAIL = 112
+NOBODY = "nobody enrolled"
 MAY_BE_EMPTY = ("accepted", "evidence")
 """Columns that only options fill."""
 
+OF_THE_QUERY = ("verdict", "gallery_far")
+"""Fields that are equal in all answers to a query: tables for people give them once, below the rows."""
+
+
+class Threshold(NamedTuple):
+    """From which similarity on an answer is accepted, and the false accept rate of one comparison, None if unknown."""
+
+    similarity: float
+    far: float | None = None
+
+    def gallery_far(self, images: int) -> float | None:
+        """Probability that a person who is not enrolled is accepted by one of ``images`` independent comparisons.
+
+        Images of one person are alike, so that the true probability is rather lower.
+        """
+        return None if self.far is None else 1 - (1 - self.far) ** images
+
 
 class Answer(NamedTuple):
-    """One row of the table. ``accepted`` is empty without a threshold, else yes or no; ``evidence`` without --lr."""
+    """One enrolled person, by the most similar image.
+
+    ``accepted`` (yes or no) and ``verdict`` (the accepted person, or :data:`NOBODY`) are empty without a threshold,
+    ``evidence`` without --lr. ``gallery_far`` is that of :class:`Threshold`, None where it is not known.
+    """
 
     query: str
     rank: int
@@ -55,6 +82,8 @@ class Answer(NamedTuple):
     accepted: str
     image: str
     evidence: str = ""
+    verdict: str = ""
+    gallery_far: float | None = None
 
 
 def search(
@@ -63,35 +92,41 @@ def search(
     gallery: np.ndarray,
     listed: Sequence[Listed],
     top: int,
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
     how: str = "exact",
     calibration: Calibration | None = None,
 ) -> list[Answer]:
-    """The ``top`` nearest images of each query, nearest first.
+    """The ``top`` most similar people of each query, best first; those of equal similarity by gallery index.
 
     Args:
         query, gallery: features [Q, D] and [G, D]; the gallery may be mapped from disk.
         names: of the queries [Q].
         listed: what the gallery's features are of [G].
-        top: answers to a query.
-        threshold: similarity from which an answer is accepted, None for no such judgement.
+        top: answers to a query; fewer where fewer people are enrolled.
+        threshold: when an answer is accepted, None for no such judgement.
         how: a name in :data:`utils.retrieval.search.SEARCHES`; the recall of an approximate search is logged.
         calibration: from similarities to likelihood ratios, None for none.
     """
-    nearest = SEARCHES[how](torch.from_numpy(query), gallery, top, metric="cosine")
+    images = Counter(image.identity for image in listed)
+    # However the images of the nearest top - 1 people crowd a list of this length, it has room for one more person.
+    length = 1 + sum(count for _, count in images.most_common(top - 1))
+    nearest = SEARCHES[how](torch.from_numpy(query), gallery, length, metric="cosine")
     if how != "exact":
-        LOGGER.info("approximate search: %.1f %% of the nearest %d were found", 100 * nearest.recall, top)
+        LOGGER.info("approximate search: %.1f %% of the nearest %d were found", 100 * nearest.recall, length)
+    rate = None if threshold is None else threshold.gallery_far(len(listed))
     answers = []
     for name, distances, index in zip(names, nearest.distances.tolist(), nearest.index.tolist(), strict=True):
-        for rank, (distance, place) in enumerate(zip(distances, index, strict=True), 1):
-            if place < 0:
-                break
-            similarity = 1 - distance
-            accepted = "" if threshold is None else "yes" if similarity >= threshold else "no"
+        best: dict[str, tuple[float, Listed]] = {}
+        for distance, place in zip(distances, index, strict=True):
+            if place >= 0:  # an approximate search may find fewer
+                best.setdefault(listed[place].identity, (1 - distance, listed[place]))
+        verdict = ""
+        for rank, (identity, (similarity, image)) in enumerate(list(best.items())[:top], 1):
+            accepted = "" if threshold is None else "yes" if similarity >= threshold.similarity else "no"
+            if rank == 1:
+                verdict = {"": "", "yes": identity, "no": NOBODY}[accepted]
             evidence = "" if calibration is None else calibration.answer(similarity).text()
-            answers.append(
-                Answer(name, rank, listed[place].identity, similarity, accepted, listed[place].name, evidence)
-            )
+            answers.append(Answer(name, rank, identity, similarity, accepted, image.name, evidence, verdict, rate))
     return answers
 
 
@@ -103,8 +138,7 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
     """
     if not 0 < far < 1:
         raise ReIDError(f"--far {far}: expected a share between 0 and 1, such as 0.01.")
-    _, pids = np.unique([image.identity for image in listed], return_inverse=True)
-    features = Features(torch.from_numpy(np.array(gallery)), pids, np.zeros_like(pids))
+    features = _labelled(gallery, listed)
     metrics = verify(features, features, far=(far,))
     pairs, needed = metrics.num_impostor // 2, math.ceil(FEWEST_FALSE_MATCHES / far)
     if pairs < needed:
@@ -121,16 +155,55 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
     return float(refused + accepted[0]) / 2 if len(accepted) else float(np.nextafter(refused, np.inf))
 
 
+def measure_far(gallery: np.ndarray, listed: Sequence[Listed], similarity: float) -> float | None:
+    """Share of the gallery's pairs of different identities that reach ``similarity``; None where no pair does.
+
+    Raises:
+        ReIDError: ``similarity`` is no cosine.
+    """
+    if not -1 <= similarity <= 1:
+        raise ReIDError(f"--threshold {similarity}: expected a cosine similarity, -1 to 1.")
+    features = _labelled(gallery, listed)
+    if len(np.unique(features.pids)) < 2:
+        return None
+    false_match_rate, _ = verify(features, features, thresholds=(similarity,)).rates_at[similarity]
+    return false_match_rate or None
+
+
+def _labelled(gallery: np.ndarray, listed: Sequence[Listed]) -> Features:
+    _, pids = np.unique([image.identity for image in listed], return_inverse=True)
+    return Features(torch.from_numpy(np.array(gallery)), pids, np.zeros_like(pids))
+
+
 def as_text(answers: Sequence[Answer]) -> str:
-    """Columns for people; see :func:`utils.text_files.printable` for names that are no plain text."""
-    rows = [[name for name in Answer._fields if name not in MAY_BE_EMPTY or getattr(answers[0], name)]]
-    rows += [[f"{v:.4f}" if isinstance(v, float) else printable(str(v)) for v in _shown(answer)] for answer in answers]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "".join("  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() + "\n" for r in rows)
+    """Columns for people, then the verdict on each query and what the false accept rate means.
+
+    See :func:`utils.text_files.printable` for names that are no plain text.
+    """
+    columns = _columns(answers)
+    rows = [columns]
+    for answer in answers:
+        values = [getattr(answer, column) for column in columns]
+        rows.append([f"{v:.4f}" if isinstance(v, float) else printable(str(v)) for v in values])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
+    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"verdict on {printable(a.query)}: {printable(a.verdict)}" for a in answers if a.rank == 1 and a.verdict]
+    lines += _meaning(answers)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _shown(answer: Answer) -> list:
-    return [value for name, value in answer._asdict().items() if name not in MAY_BE_EMPTY or value]
+def _columns(answers: Sequence[Answer]) -> list[str]:
+    """Fields of a table for people: not those that are empty or that belong to the query."""
+    own = [name for name in Answer._fields if name not in OF_THE_QUERY]
+    return [name for name in own if name not in MAY_BE_EMPTY or getattr(answers[0], name)]
+
+
+def _meaning(answers: Sequence[Answer]) -> list[str]:
+    """What the false accept rate of one comparison is in this gallery, where it is known."""
+    rate = answers[0].gallery_far
+    if rate is None:
+        return []
+    return [f"probability that a person who is not enrolled is accepted in this gallery: about {percent(rate)}"]
 
 
 def as_csv(answers: Sequence[Answer]) -> str:
@@ -155,10 +228,12 @@ def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STOR
             for a in own
         )
         asked = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}")
-        columns = list(Answer._fields[1:])
-        rows = table("Answers", columns, [a[1:] for a in own], digits=4)
-        sections.append((short, f'<p>{asked}</p><ol class="sheet">{pictures}</ol>{rows}'))
-    note = "<p>Photographs of hands are biometric data: keep this page as such.</p>"
+        columns = _columns(answers)[1:]
+        rows = table("Answers", columns, [[getattr(a, column) for column in columns] for a in own], digits=4)
+        verdict = f"<p>Verdict: <b>{escape(own[0].verdict)}</b></p>" if own[0].verdict else ""
+        sections.append((short, f'<p>{asked}</p>{verdict}<ol class="sheet">{pictures}</ol>{rows}'))
+    note = "".join(f"<p>{line.capitalize()}.</p>" for line in _meaning(answers))
+    note += "<p>Photographs of hands are biometric data: keep this page as such.</p>"
     return page("Answers of the search", sections, note)
 
 
@@ -191,9 +266,7 @@ def run(arguments: argparse.Namespace) -> None:
         LOGGER.info(
             "likelihood ratios hold for %s; score limits %.4f to %.4f", calibration.population, *calibration.score_range
         )
-    threshold = None if arguments.far is None else calibrate(gallery, listed, arguments.far)
-    if threshold is not None:
-        LOGGER.info("accepted from a similarity of %.4f on (false accept rate %g)", threshold, arguments.far)
+    threshold = _threshold(arguments, gallery, listed)
     given = (arguments.top, threshold, arguments.search, calibration)
     answers = search(embedder.embed(queries), queries, gallery, listed, *given)
     if arguments.format == "html":
@@ -205,6 +278,27 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         write_text(arguments.output, text)
         LOGGER.info("%d answers in %s", len(answers), arguments.output)
+
+
+def _threshold(arguments: argparse.Namespace, gallery: np.ndarray, listed: Sequence[Listed]) -> Threshold | None:
+    """The threshold that --far or --threshold sets, with its meaning in the log."""
+    if arguments.far is not None:
+        found = Threshold(calibrate(gallery, listed, arguments.far), arguments.far)
+    elif arguments.threshold is not None:
+        found = Threshold(arguments.threshold, measure_far(gallery, listed, arguments.threshold))
+    else:
+        return None
+    LOGGER.info("accepted from a similarity of %.4f on", found.similarity)
+    if found.far is None:
+        people = len({image.identity for image in listed})
+        LOGGER.info(
+            "no pair of different people in the gallery reaches it: the false accept rate is not known (%s)",
+            f"below {percent(rule_of_3(people))} by the rule of 3 over {people} people" if people > 3 else "few people",
+        )
+    else:
+        rates = (percent(found.far), len(listed), percent(found.gallery_far(len(listed)) or 0))
+        LOGGER.info("false accept rate: %s for one comparison; with %d enrolled images about %s for a query", *rates)
+    return found
 
 
 def _queries(places: Sequence[Path]) -> list[str]:
@@ -246,10 +340,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=Path("output/enrolled"),
         help="where the gallery's features are kept and found again (default: %(default)s)",
     )
-    add("--top", metavar="N", type=int, default=10, help="answers to a query (default: %(default)s)")
-    add("--far", metavar="RATE", type=float, help="say which answers are accepted at this false accept rate")
+    add("--top", metavar="N", type=int, default=10, help="people to a query (default: %(default)s)")
+    accept = parser.add_mutually_exclusive_group().add_argument
+    accept("--far", metavar="RATE", type=float, help="accept answers at this false accept rate of one comparison")
+    accept("--threshold", metavar="COSINE", type=float, help="accept answers from this similarity on")
     add("--lr", action="store_true", help="give each answer a likelihood ratio, by the calibration beside TEST.WEIGHT")
-    add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and tells its recall; for millions")
+    add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and logs its recall; for millions")
     add("--format", choices=(*FORMATS, "html"), default="text", help="of the answers (default: %(default)s)")
     add("--output", metavar="FILE", type=Path, help="where to write them; by default standard output")
     add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")

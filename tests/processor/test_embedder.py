@@ -26,7 +26,7 @@ from model import DataFacts, make_model, make_test_model
 from processor import Embedder, extract, load_embedder, search
 from processor.evaluation import extract_features
 from processor.extract import Listed, list_folder
-from processor.search import Answer, as_csv, as_html, as_json, as_text, calibrate
+from processor.search import Answer, Threshold, as_csv, as_html, as_json, as_text, calibrate, measure_far
 from tests.toy_hands import make_toy_hands, write_config
 from tests.utils.test_folder_lock import HOLDER, ROOT
 from utils.errors import ReIDError
@@ -314,17 +314,54 @@ def test_identities_from_names(tmp_path):
 
 
 def test_search_against_a_full_sort():
+    """One answer a person: the best of its images, however many of another's are nearer."""
     rng = np.random.default_rng(0)
-    query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(9, 5)).astype(np.float32)
-    listed = [Listed(f"{i}.png", f"p{i % 3}") for i in range(9)]
-    found = search.search(query, ["x", "y", "z"], gallery, listed, 4, threshold=0.2)
+    query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(12, 5)).astype(np.float32)
+    gallery[:6] = query[0] + 0.01 * rng.normal(size=(6, 5))  # six images of p0 are nearer to x than any other
+    listed = [Listed(f"{i}.png", "p0" if i < 6 else f"p{i % 4}") for i in range(12)]
+    found = search.search(query, ["x", "y", "z"], gallery, listed, 3, threshold=Threshold(0.2, 0.01))
     for row, name in enumerate("xyz"):
         cosines = [float(query[row] @ g / np.linalg.norm(query[row]) / np.linalg.norm(g)) for g in gallery]
-        best = sorted(range(9), key=lambda i: -cosines[i])[:4]
+        people = {
+            p: max((i for i in range(12) if listed[i].identity == p), key=cosines.__getitem__)
+            for p in ("p0", "p1", "p2", "p3")
+        }
+        best = sorted(people.values(), key=lambda i: -cosines[i])[:3]
         own = [answer for answer in found if answer.query == name]
-        assert [a.image for a in own] == [f"{i}.png" for i in best] and [a.rank for a in own] == [1, 2, 3, 4]
+        assert [a.image for a in own] == [f"{i}.png" for i in best] and [a.rank for a in own] == [1, 2, 3]
+        assert [a.identity for a in own] == [listed[i].identity for i in best]
         assert [a.similarity for a in own] == pytest.approx([cosines[i] for i in best], abs=1e-6)
         assert [a.accepted for a in own] == ["yes" if cosines[i] >= 0.2 else "no" for i in best]
+        assert [a.gallery_far for a in own] == pytest.approx([1 - 0.99**12] * 3)
+
+
+def test_nobody_enrolled():
+    gallery, listed = np.eye(3, dtype=np.float32), [Listed(f"{i}.png", f"p{i}") for i in range(3)]
+    query = np.array([[1, 0.1, 0], [-1, -1, -0.5]], np.float32)
+    found = search.search(query, ["known", "new"], gallery, listed, 2, threshold=Threshold(0.5, 0.1))
+    assert [a.verdict for a in found] == ["p0", "p0", "nobody enrolled", "nobody enrolled"]
+    text = as_text(found).splitlines()
+    assert text[-3:-1] == ["verdict on known: p0", "verdict on new: nobody enrolled"]
+    assert text[-1].endswith("about 27.10%"), "1 - 0.9^3"
+    assert "verdict" not in text[0] and "gallery_far" not in text[0]
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert rows[2]["verdict"] == "nobody enrolled" and float(rows[2]["gallery_far"]) == pytest.approx(0.271)
+    assert json.loads(as_json(found))[2]["verdict"] == "nobody enrolled"
+    silent = as_text(search.search(query, ["known", "new"], gallery, listed, 2))
+    assert "verdict" not in silent and "probability" not in silent
+
+
+def test_rate_of_a_given_threshold_against_counting():
+    rng = np.random.default_rng(2)
+    gallery = rng.normal(size=(40, 4)).astype(np.float32)
+    listed = [Listed(f"{i}", f"p{i % 5}") for i in range(40)]
+    unit = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
+    impostors = np.array([float(unit[a] @ unit[b]) for a in range(40) for b in range(a) if a % 5 != b % 5])
+    assert measure_far(gallery, listed, 0.8) == pytest.approx((impostors >= 0.8).mean()) and (impostors >= 0.8).any()
+    assert measure_far(gallery, listed, 1.0) is None and measure_far(gallery, [listed[0]] * 40, 0.5) is None
+    for wrong in (1.5, float("nan")):
+        with pytest.raises(ReIDError, match=r"--threshold .*-1 to 1"):
+            measure_far(gallery, listed, wrong)
 
 
 def test_approximate_search_gives_what_it_finds_and_tells_its_recall(caplog):
@@ -336,7 +373,7 @@ def test_approximate_search_gives_what_it_finds_and_tells_its_recall(caplog):
     exact, near = (
         search.search(query, ["x", "y", "z"], gallery, listed, 20, how=how) for how in ("exact", "faiss")
     )  # nine images are one cell: all are compared
-    assert [a.image for a in near] == [a.image for a in exact] and len(near) == 27
+    assert [a.image for a in near] == [a.image for a in exact] and len(near) == 9
     assert [a.similarity for a in near] == pytest.approx([a.similarity for a in exact], abs=1e-6)
     assert "100.0 % of the nearest" in caplog.text
 
@@ -371,6 +408,9 @@ def test_formats(model):
     text = as_html(answers, gallery)
     assert str(gallery) not in text and f"query {Path(image).parent.name}/{Path(image).name}" in text
     assert text.count("<img") == 3 and text.count("p &lt;1&gt;") >= 4 and "http" not in text
+    assert "Verdict" not in text
+    text = as_html([answer._replace(verdict="nobody enrolled", gallery_far=0.5) for answer in answers], gallery)
+    assert text.count("Verdict: <b>nobody enrolled</b>") == 1 and "about 50.00%" in text
 
 
 def test_names_that_are_no_text_or_steer_terminals(model, tmp_path, capsys):
@@ -408,6 +448,7 @@ def test_search_command(model, tmp_path, capsys):
     for wrong, message in {
         "--format html": "--output",
         "--top 0": "at least 1",
+        "--threshold 2": "-1 to 1",
         "--far 0.01": "pairs of different",
     }.items():
         assert search.main([*command, *wrong.split()]) == 2
@@ -415,3 +456,8 @@ def test_search_command(model, tmp_path, capsys):
         assert message in said
     (rate,) = re.findall(r"ask for a rate of ([\d.]+) or more", said)
     assert search.main([*command, "--far", rate]) == 0, "what is advised works"
+    assert "verdict on " in capsys.readouterr().out
+    assert search.main([*command, "--threshold", "0.5"]) == 0
+    said = capsys.readouterr()
+    assert f"verdict on {asked}: {asked.parent.name}\n" in said.out
+    assert "accepted from a similarity of 0.5000 on" in said.err + said.out
