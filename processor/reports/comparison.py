@@ -12,10 +12,16 @@ import numpy as np
 
 from processor.runs.folder import RunFolder
 from processor.runs.run import free_to_change
-from utils.biometric.bootstrap import Difference, resample_means
+from utils.biometric.bootstrap import Difference, centred, interval, resample_means
 from utils.biometric.bootstrap import difference as bootstrap_difference
 
 MEASURES = ("mAP", "Rank-1", "EER")
+RANKS = ("mAP", "Rank-1")
+"""Measures whose replicates are biased and are shifted to the figure."""
+
+RATES = {"TAR at FAR 0.01": "TAR at FAR 1 %", "TAR at FAR 0.001": "TAR at FAR 0.1 %"}
+WITH_INTERVAL = (*MEASURES, *RATES)
+PAIRS = ("genuine pairs", "impostor pairs")
 MISSING = "-"
 
 SEEN_BY_TESTS = ("TEST.NECK_FEAT", "TEST.FEATURE")
@@ -85,7 +91,8 @@ def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any
     Returns:
         For each configuration its method, model and start weights, the seeds, mean and sample standard deviation of
         each measure in percent (None where it was not measured, or for a single seed), the mean seconds, the parameters
-        trained, and the ``difference`` in mAP to the first one with its 95 % interval.
+        trained, the numbers of :func:`_error_rates`, and the ``difference`` in mAP to the first one with its 95 %
+        interval.
     """
     rows = []
     first = next(iter(runs.values()), {})
@@ -97,16 +104,52 @@ def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any
         row: dict[str, Any] = {"name": name, "seeds": list(seeds)}
         row |= {key: _together(result[key] for result in results) for key in ("method", "model", "weights")}
         for measure in MEASURES:
-            row |= {measure: None, f"{measure} std": None}
-            values = [result.get(measure) for result in results]
-            if None not in values:
-                row[measure] = float(np.mean(values))
-                row[f"{measure} std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            row |= _mean_and_deviation(measure, [result.get(measure) for result in results])
         row["seconds"] = float(np.mean([run.metrics["seconds"] for run in seeds.values()]))
         row["parameters trained"] = trained.pop() if len(trained) == 1 else None
+        row |= _error_rates(list(seeds.values()), row)
         row["difference"] = None if seeds is first else difference(first, seeds)
         rows.append(row)
     return rows
+
+
+def _mean_and_deviation(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    if None in values:
+        return {name: None, f"{name} std": None}
+    return {name: float(np.mean(values)), f"{name} std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _error_rates(runs: Sequence[RunFolder], means: Mapping[str, Any]) -> dict[str, Any]:
+    """TAR at FAR over the seeds, numbers of pairs, and 95 % intervals of all measures, in percent.
+
+    Over random splits the pairs and their rates are those of the first split only, and nothing is given. The interval
+    is over the test people: the mean over the seeds of the replicates, which draw the same people in every run.
+    """
+    found = [{} if "runs" in run.result else run.result.get("verification") or {} for run in runs]
+    rates: dict[str, Any] = {}
+    for name in RATES:
+        rates |= _mean_and_deviation(name, [one.get(name) for one in found])
+    for name in PAIRS:
+        numbers = {one.get(name) for one in found}
+        rates[name] = numbers.pop() if len(numbers) == 1 else None
+    kept = [run.replicates() if one else {} for run, one in zip(runs, found, strict=True)]
+    for name in WITH_INTERVAL:
+        low, high = _interval(name, [replicates.get(f"Error rates: {name}") for replicates in kept], means.get(name))
+        rates |= {f"{name} low": low, f"{name} high": high}
+    return rates
+
+
+def _interval(name: str, kept: Sequence[np.ndarray | None], figure: float | None) -> tuple[float | None, float | None]:
+    """Ends in percent of the interval of a mean over runs; None where a run kept no replicates."""
+    if any(values is None or len(values) != len(kept[0]) for values in kept):
+        return None, None
+    values = np.mean(kept, axis=0)
+    if np.isnan(values).all():
+        return None, None
+    if name in RANKS and figure is not None:
+        values = centred(values, figure / 100)
+    ends = interval(values)
+    return 100 * ends.low, 100 * ends.high
 
 
 def difference(first: Mapping[int, RunFolder], second: Mapping[int, RunFolder]) -> dict[str, float] | None:
@@ -165,7 +208,29 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], failed: Sequence[str], title:
         "mAP, Rank-1 and EER in percent, mean ± sample standard deviation over the seeds; seconds of a run, mean.",
     ]
     lines += ["In brackets the 95 % interval of a paired bootstrap over seeds and test people.", ""]
+    lines += _rates_table(rows)
     return "\n".join([*lines, *(f"Failed: {line}" for line in failed), *([""] if failed else [])])
+
+
+def _rates_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A second table: error rates with intervals and the numbers of pairs; nothing where none was measured."""
+    if all(row[name] is None for row in rows for name in (*PAIRS, *RATES)):
+        return []
+    intervals = {f"{measure} 95 %": measure for measure in MEASURES}
+    columns = ("configuration", *intervals, *RATES.values(), "genuine / impostor pairs")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in rows:
+        cells = [row["name"], *(_ends(row, measure) or MISSING for measure in intervals.values())]
+        cells += [f"{_spread(row, name)} {_ends(row, name)}".strip() for name in RATES]
+        pairs = [row[name] for name in PAIRS]
+        cells.append(MISSING if None in pairs else " / ".join(f"{number:,}" for number in pairs))
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", "In percent; in brackets 95 % intervals over the test people of the mean over the seeds.", ""]
+
+
+def _ends(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name} low"], row[f"{name} high"]
+    return "" if low is None else "(no error seen)" if low == high == 0 else f"[{low:.2f}, {high:.2f}]"
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ import pytest
 import processor.compare as command
 import train_clipreid
 from processor.compare import Job, check_comparable, compare, finished, plan, split_overrides
-from processor.reports.comparison import as_markdown, difference, summarise
+from processor.reports.comparison import as_csv, as_markdown, difference, summarise
 from processor.runs.folder import RunFolder
 from tests.toy_hands import make_toy_hands, write_config
 from utils.biometric.bootstrap import REPLICATES, draw_people
@@ -226,6 +226,29 @@ def test_means_deviations_and_differences_by_hand():
     assert "| first | random start | 2 | 55.0 ± 7.1 | 60.0 ± 7.1 | - | 65 | 7 | - |" in text
     assert "| second | random start | 1 | 80.0 | 85.0 | 10.0 | 90 | 7 | +35.0 [" in text
     assert "Failed: failed, seed 1: status 2" in text
+
+
+def test_error_rates_over_the_seeds_by_hand(monkeypatch):
+    runs = {1: made_up("a1", 50, [0.1] * 4), 2: made_up("a2", 60, [0.1] * 4)}
+    spread = np.arange(101) / 1000
+    replicates = {"Error rates: EER": spread, "Error rates: mAP": 0.9 + spread, "Error rates: TAR at FAR 0.01": spread}
+    monkeypatch.setattr(Run, "replicates", lambda run: replicates)
+    for run, tar in zip(runs.values(), (80.0, 90.0), strict=True):
+        run.result["verification"] = {"TAR at FAR 0.01": tar, "TAR at FAR 0.001": None}
+        run.result["verification"] |= {"genuine pairs": 6, "impostor pairs": 3420}
+    (row,) = summarise({"a": runs})
+    assert (row["TAR at FAR 0.01"], row["TAR at FAR 0.001"], row["impostor pairs"]) == (85.0, None, 3420)
+    assert (row["EER low"], row["EER high"]) == pytest.approx((0.25, 9.75), abs=0.1)
+    assert (row["mAP low"] + row["mAP high"]) / 2 == pytest.approx(55, abs=0.1), "shifted to the mean"
+    assert row["Rank-1 low"] is None
+    text = as_markdown([row], [], "Comparison")
+    assert f"85.0 ± {statistics.stdev([80, 90]):.1f} [" in text and "| 6 / 3,420 |" in text
+    (cells,) = csv.DictReader(as_csv([row]).splitlines())
+    assert float(cells["EER high"]) == row["EER high"] and cells["TAR at FAR 0.001"] == ""
+    for run in runs.values():
+        run.result["runs"] = []
+    (row,) = summarise({"a": runs})
+    assert row["impostor pairs"] is None and row["EER low"] is None, "of one split"
 
 
 def test_differences_are_between_means_over_the_seeds():
