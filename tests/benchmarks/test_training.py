@@ -11,6 +11,7 @@ from model.clip.shapes import CLIPShape, TextShape, ViTShape
 from model.methods.clipreid import CLIPReID
 from tests.benchmarks import training
 from tests.benchmarks.machine import Peak, describe, product_flops
+from tests.model.small import build
 
 CPU = torch.device("cpu")
 
@@ -73,9 +74,8 @@ def test_waiting_is_the_time_until_each_batch_comes(monkeypatch):
 
 
 def test_the_plain_path_encodes_a_whole_sentence_for_each_image():
-    model = CLIPReID(
-        CLIPShape(ViTShape(64, 2, 16), TextShape(128, 4), 64), 6, (32, 32), sentence="A photo of a X X X X hand."
-    )
+    shape = CLIPShape(ViTShape(64, 2, 16), TextShape(128, 4), 64)
+    model = build(CLIPReID, shape, 6, sentence="A photo of a X X X X hand.")
     labels = torch.tensor([5, 1, 3])
     cut = model.encode_text(labels)
     seen = []

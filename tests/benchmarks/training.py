@@ -43,6 +43,7 @@ from model import make_model, set_execution
 from model.base import Method, Stage
 from model.methods.clipreid import CLIPReID
 from processor import do_train_stage1, do_train_stage2
+from processor.runs.folder import flatten
 from processor.runs.run import Run
 from processor.training_loop import Scheduler
 from solver import make_optimizers, make_scheduler
@@ -216,7 +217,7 @@ class Setting:
     def __init__(self, cfg: CfgNode, path: str, images: int, pipe: Connection) -> None:
         self.cfg, self.path, self.pipe = cfg, path, pipe
         precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
-        self.run = Unsaved(precision, Path(cfg.OUTPUT_DIR), minutes=float("inf"))
+        self.run = Unsaved(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), minutes=float("inf"))
         self.fused = None if path == "fast" else False
         seed_everything(cfg.SOLVER.SEED, cfg.SOLVER.DETERMINISTIC)
         self.dataset = make_dataset(cfg)
