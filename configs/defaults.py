@@ -262,7 +262,7 @@ _C.TEST.RERANK_K1 = "auto"  # (ours) its k1; auto: by the gallery's images of an
 _C.TEST.RERANK_K2 = "auto"  # (ours) its k2; auto: 15 (published) with k1 50, else half of k1
 _C.TEST.RERANK_LAMBDA = 0.3  # (ours) share of the original distance
 _C.TEST.DIST_MAT = ""  # .npy file of the query x gallery distances (euclidean: squared); a .csv names rows and columns
-_C.TEST.SEARCH = "exact"  # (ours) exact | faiss (approximate, recall told): finds the images for ranking pictures only
+_C.TEST.SEARCH = "exact"  # (ours) exact | faiss (approximate, with its recall): finds the images of ranking pictures
 _C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the model it starts from
 _C.TEST.PICTURES = True  # (ours) draw pictures that show people; False also removes those of an earlier evaluation
 
