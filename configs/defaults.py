@@ -144,6 +144,7 @@ _C.DATASETS.TRAIN = ""  # (ours) pattern: values of groups that train, such as {
 _C.DATASETS.ENROL = ""  # (ours) pattern: values of groups that are in the gallery, such as {session: 1}
 _C.DATASETS.PROBE = ""  # (ours) pattern: values of groups that are queries, such as {session: 2}
 _C.DATASETS.PAIRS = ""  # (ours) file of the pairs that are compared (protocol pairs), relative to ROOT_DIR
+_C.DATASETS.KEYPOINTS = ""  # (ours) file of key points, CSV or NPZ; empty: keypoints.csv in the data set's folder
 _C.DATASETS.ASPECT = "dorsal right"  # (ours) hand_11k: dorsal|palmar right|left, or all
 _C.DATASETS.GALLERY = "all"  # (ours) hand_11k, hand_hd: all (published, with distractors) | aspect (own images only)
 _C.DATASETS.RUN = 0  # (ours) first of the random query/gallery splits to test: 0..9 (hand sets, vehicleid)
