@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
 from model.base import Backbone, LoadReport, Outputs
+from model.layers.light import ConvNorm, Gate, LightConv
 from model.loading import copy_all
 from utils.errors import ReIDError
 
@@ -67,14 +68,14 @@ class OSNet(Backbone):
                 "each direction."
             )
         stem, *stages = shape.channels
-        self.conv1 = _ConvNorm(3, stem, 7, stride=2, instance=shape.stem_instance)
+        self.conv1 = ConvNorm(3, stem, 7, stride=2, instance=shape.stem_instance)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.conv2, self.conv3, self.conv4 = (
             nn.Sequential(OSBlock(before, out, first), OSBlock(out, out, second))
             for before, out, (first, second) in zip(shape.channels, stages, shape.norms, strict=False)
         )
-        self.pool2, self.pool3 = (nn.Sequential(_ConvNorm(out, out), nn.AvgPool2d(2, stride=2)) for out in stages[:2])
-        self.conv5 = _ConvNorm(stages[-1], stages[-1])
+        self.pool2, self.pool3 = (nn.Sequential(ConvNorm(out, out), nn.AvgPool2d(2, stride=2)) for out in stages[:2])
+        self.conv5 = ConvNorm(stages[-1], stages[-1])
         self.fc = nn.Sequential(nn.Linear(stages[-1], FEATURE), nn.BatchNorm1d(FEATURE), nn.ReLU())
         self.dims = {"map": stages[-1], "feature": FEATURE}
         self.grid = tuple(-(-side // 4) // 4 for side in image_size)
@@ -127,13 +128,13 @@ class OSBlock(nn.Module):
     def __init__(self, channels: int, out: int, norm: str = PLAIN) -> None:
         super().__init__()
         middle = out // 4
-        self.conv1 = _ConvNorm(channels, middle)
+        self.conv1 = ConvNorm(channels, middle)
         self.streams = nn.ModuleList(
             nn.Sequential(*(LightConv(middle) for _ in range(length))) for length in (1, 2, 3, 4)
         )
         self.gate = Gate(middle)
-        self.conv3 = _ConvNorm(middle, out, relu=False, norm=norm != INSIDE)
-        self.downsample = _ConvNorm(channels, out, relu=False) if channels != out else nn.Identity()
+        self.conv3 = ConvNorm(middle, out, relu=False, norm=norm != INSIDE)
+        self.downsample = ConvNorm(channels, out, relu=False) if channels != out else nn.Identity()
         self.norm = norm
         if norm != PLAIN:
             self.IN = nn.InstanceNorm2d(out, affine=True)
@@ -146,56 +147,6 @@ class OSBlock(nn.Module):
             y = self.IN(y)
         y = y + self.downsample(x)
         return self.relu(self.IN(y) if self.norm == BEHIND else y)
-
-
-class LightConv(nn.Module):
-    """1x1 convolution, then a depthwise 3x3 one, BatchNorm and ReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv2(self.conv1(x))))
-
-
-class Gate(nn.Module):
-    """x * sigmoid(W2 relu(W1 mean(x))): a factor for each channel; the four streams of a block share it."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // 16, 1)
-        self.fc2 = nn.Conv2d(channels // 16, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-
-
-class _ConvNorm(nn.Module):
-    """Convolution without bias, norm and ReLU; an instance norm is called ``bn`` too, as published."""
-
-    def __init__(
-        self,
-        channels: int,
-        out: int,
-        kernel: int = 1,
-        *,
-        stride: int = 1,
-        instance: bool = False,
-        norm: bool = True,
-        relu: bool = True,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
-        kind = nn.InstanceNorm2d(out, affine=True) if instance else nn.BatchNorm2d(out)
-        self.bn = kind if norm else nn.Identity()
-        self.relu = nn.ReLU() if relu else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
 
 
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

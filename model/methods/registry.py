@@ -12,6 +12,7 @@ from model.methods.abdnet import ABDNet
 from model.methods.baseline import ImageReID
 from model.methods.cal import CAL
 from model.methods.cbdb_net import CBDBNet
+from model.methods.cdnet import CDNetReID
 from model.methods.cilp_fgdi import CILPFGDI
 from model.methods.clip_reident import CLIPReIdent
 from model.methods.clipreid import CLIPReID
@@ -47,6 +48,7 @@ METHODS: dict[str, type[Method]] = {
     "osnet": OSNetClassifier,
     "abdnet": ABDNet,
     "cbdb_net": CBDBNet,
+    "cdnet": CDNetReID,
     "transreid": TransReID,
     "dcal": DCAL,
     "aaformer": AAFormer,
@@ -61,6 +63,7 @@ FAMILIES = {
     "timm": "timm/<name>",
     "resnet": "a ResNet of model/backbones/resnet.py",
     "osnet": "an OSNet of model/backbones/osnet.py",
+    "cdnet": "CDNet of model/backbones/cdnet.py",
     "vit": "a ViT of model/backbones/vit.py",
 }
 """What a family of backbones is, for messages."""

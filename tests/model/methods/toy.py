@@ -21,7 +21,13 @@ OLD_NAMES = {
 }
 """Recipes that are not called like their method."""
 
-SMALLEST = {"clip": "ViT-Tiny-16", "resnet": "resnet-tiny", "osnet": "osnet_x0_25", "vit": "vit-tiny"}
+SMALLEST = {
+    "clip": "ViT-Tiny-16",
+    "resnet": "resnet-tiny",
+    "osnet": "osnet_x0_25",
+    "cdnet": "cdnet-tiny",
+    "vit": "vit-tiny",
+}
 CPU = Precision(torch.device("cpu"), torch.float32)
 IDENTITIES, INSTANCES = 4, 2
 LABELS = torch.arange(IDENTITIES).repeat_interleave(INSTANCES)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from loss import CrossEntropyLabelSmooth
-from model.backbones.osnet import BEHIND, INSIDE, SHAPES, Gate, LightConv, OSBlock, OSNet, own_names
+from model.backbones.osnet import BEHIND, INSIDE, SHAPES, OSBlock, OSNet, own_names
 from model.base import Batch, Progress
+from model.layers.light import Gate, LightConv
 from model.methods.osnet import OSNetClassifier
 from tests.parity.methods.kit import Golden, load_published
 
