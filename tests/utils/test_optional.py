@@ -17,9 +17,10 @@ from utils.device import choose_device, choose_precision
 from utils.errors import ReIDError
 from utils.optional import MissingPackageError, import_optional
 from utils.plots.projection import embed_in_plane
+from utils.retrieval.points import require_opencv
 from utils.retrieval.search import require_faiss
 
-NAMES = ("tensorboard", "umap", "faiss", "onnxruntime", "safetensors", "onnx")
+NAMES = ("tensorboard", "umap", "faiss", "onnxruntime", "safetensors", "onnx", "cv2")
 REASONS = {
     "raise TypeError('Descriptors cannot be created directly.\\nA long story')": "TypeError: Descriptors cannot",
     "raise AttributeError('_ARRAY_API not found')": "AttributeError: _ARRAY_API not found",
@@ -50,6 +51,9 @@ def test_messages_say_what_is_wrong(broken, tmp_path):
         assert broken in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ReIDError, match="FAISS") as caught:
         require_faiss()
+    assert broken in str(caught.value)
+    with pytest.raises(ReIDError, match="OpenCV") as caught:
+        require_opencv("TEST.POINTS")
     assert broken in str(caught.value)
     (tmp_path / "a.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(ReIDError, match="needs the package safetensors") as caught:
