@@ -25,6 +25,8 @@ CHOICES: dict[str, tuple] = {
     "MODEL.COOP.POSITION": ("end", "middle"),
     "MODEL.COOP.NAMES": ("identity", "attributes"),
     "MODEL.MBA_NET.POSITIONS": ("value", "axial", "none"),
+    "MODEL.LAGA_NET.POSITIONS": ("value", "axial", "none"),
+    "MODEL.RGA_NET.BRANCH": ("both", "spatial", "channel"),
     "MODEL.PCB.STRIPES": ("even", "overlap", "adaptive"),
     "MODEL.CAL.FEATURE": ("score", "neck"),
     "MODEL.MGN.CE_DIM": (256, 2048),

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.distributed import stack_over_processes, world_size
 from utils.errors import ReIDError
+from utils.precision import widened
 
 _SYNCHRONISED = {nn.BatchNorm1d: "1d", nn.BatchNorm2d: "2d", nn.BatchNorm3d: "3d"}
 
@@ -97,7 +98,7 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
 
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean and variance [C] over all processes, and how many values of a channel they are of."""
-    variance, mean = torch.var_mean(images.float(), _all_but_channels(images), correction=0)
+    variance, mean = torch.var_mean(widened(images), _all_but_channels(images), correction=0)
     count = mean.new_full((1,), images.numel() // len(mean))
     variances, means, counts = (stack_over_processes(part) for part in (variance, mean, count))
     share = counts / counts.sum()
@@ -125,7 +126,7 @@ class _Normalise(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance = ctx.saved_tensors
         scale = (variance + ctx.eps).rsqrt()
-        g, centred = gradient.float(), x.float() - _per_channel(mean, x)
+        g, centred = widened(gradient), widened(x) - _per_channel(mean, x)
         own = torch.stack([g.sum(_all_but_channels(g)), (g * centred).sum(_all_but_channels(g))])
         plain, product = stack_over_processes(own).sum(0) / ctx.count
         dx = g - _per_channel(plain, x) - centred * _per_channel(scale.square() * product, x)

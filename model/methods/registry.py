@@ -19,12 +19,14 @@ from model.methods.clipreid import CLIPReID
 from model.methods.coop import CoOp
 from model.methods.dcal import DCAL
 from model.methods.handid import HandID
+from model.methods.laga_net import LAGANet
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
 from model.methods.osnet import OSNetClassifier
 from model.methods.pcb import PCB
 from model.methods.pcl import PCL
 from model.methods.promptsg import PromptSG
+from model.methods.rga_net import RGANet
 from model.methods.tfmemory import TFMemory
 from model.methods.transreid import TransReID
 from model.methods.zeroshot import ZeroShot
@@ -44,6 +46,8 @@ METHODS: dict[str, type[Method]] = {
     "pcb": PCB,
     "cal": CAL,
     "mba_net": MBANet,
+    "laga_net": LAGANet,
+    "rga_net": RGANet,
     "mgn": MGN,
     "osnet": OSNetClassifier,
     "abdnet": ABDNet,
