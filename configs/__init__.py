@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
 from configs.checks import check_config
 from configs.defaults import _C
 from configs.published import RETIRED, retired_note, translate
+from configs.renamed import RENAMED, renamed_note
 from configs.values import leaves, set_all
 from configs.yaml_files import read_tree, read_written
 from utils.errors import ReIDError
@@ -30,7 +32,7 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
         overrides: ``[KEY, VALUE, KEY, VALUE, ...]`` as on the command line.
 
     Returns:
-        The frozen configuration, and notes on published keys that have no effect here.
+        The frozen configuration, and notes on published keys that have no effect here and on renamed keys.
 
     Raises:
         ReIDError: an unreadable file, an unknown key, a wrong type or an impossible combination.
@@ -39,7 +41,7 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
     notes: list[str] = []
     if file is not None:
         tree, notes = translate(read_written(Path(file)))
-        set_all(cfg, leaves(tree), str(file))
+        set_all(cfg, _under_current_names(leaves(tree), notes), str(file))
     if len(overrides) % 2:
         raise ReIDError(
             f"command line: {len(overrides)} words after the options; expected pairs KEY VALUE, e.g. "
@@ -47,7 +49,14 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
         )
     pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
     notes += [retired_note(key) for key, _ in pairs if key in RETIRED]
-    set_all(cfg, (pair for pair in pairs if pair[0] not in RETIRED), "command line")
+    pairs = [pair for pair in pairs if pair[0] not in RETIRED]
+    set_all(cfg, _under_current_names(pairs, notes), "command line")
     check_config(cfg)
     cfg.freeze()
     return cfg, notes
+
+
+def _under_current_names(pairs: Iterable[tuple[str, Any]], notes: list[str]) -> list[tuple[str, Any]]:
+    pairs = list(pairs)
+    notes += [renamed_note(key) for key, _ in pairs if key in RENAMED]
+    return [(RENAMED.get(key, key), value) for key, value in pairs]

@@ -82,7 +82,7 @@ _AT_LEAST_ONE = [
     "CHECKPOINTS_KEPT",
     "LOG_PERIOD",
     "EVAL_PERIOD",
-    "ACCUMULATE",
+    "MICRO_BATCHES",
     "RUNS",
     "TEMPLATE_SIZE",
     "TRAIN_IDS",
@@ -292,7 +292,7 @@ def _check_model(cfg: CfgNode) -> None:
     if model.NAME.startswith("RN") and cfg.SOLVER.GRAD_CHECKPOINTING:
         raise ReIDError(
             f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {model.NAME}: it is for transformer blocks. To save memory "
-            "with a ResNet, raise SOLVER.STAGE2.ACCUMULATE."
+            "with a ResNet, raise SOLVER.STAGE2.MICRO_BATCHES."
         )
     if model.NAME.startswith(("RN", "timm/")) and (model.SIE_CAMERA or model.SIE_VIEW):
         raise ReIDError(

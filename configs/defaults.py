@@ -223,7 +223,7 @@ def _stage() -> CfgNode:
     stage.CHECKPOINT_PERIOD = 10  # save the model every so many epochs; it is always saved at the end
     stage.LOG_PERIOD = 100  # log every so many iterations
     stage.STEP_EACH = "epoch"  # (ours) the schedule changes the rates each epoch | iteration
-    stage.ACCUMULATE = 1  # (ours) encode a batch in so many parts: less memory; exact but for a ResNet's BN
+    stage.MICRO_BATCHES = 1  # (ours) gradient caching in so many parts: less memory; exact but for a ResNet's BN
     stage.WEIGHT_DECAY_BIAS = 5e-4  # of biases
     stage.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
     stage.NEW_LR_FACTOR = 1.0  # (ours) learning rate of what is not CLIP's own, in units of BASE_LR

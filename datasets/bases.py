@@ -337,7 +337,7 @@ def require_choice(key: str, value: str, choices: Sequence[str]) -> None:
 
 
 def require_folder(path: Path, hint: str) -> Path:
-    """``path`` itself if it is a folder; ``hint`` tells the user what belongs there.
+    """``path`` itself if it is a folder; ``hint`` says what belongs there.
 
     Raises:
         ReIDError: there is no such folder.

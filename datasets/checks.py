@@ -134,10 +134,10 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     shuffled = cfg.DATALOADER.SAMPLER == "softmax"
     _check_shares(batch, 1 if shuffled else instances)
     if shuffled:
-        parts = cfg.SOLVER.STAGE2.ACCUMULATE
+        parts = cfg.SOLVER.STAGE2.MICRO_BATCHES
         if world_size() > 1 and cfg.SOLVER.SYNC_BN and parts > 1 and not cfg.DATALOADER.DROP_LAST:
             raise ReIDError(
-                f"SOLVER.SYNC_BN with SOLVER.STAGE2.ACCUMULATE = {parts} on several processes: these would cut a "
+                f"SOLVER.SYNC_BN with SOLVER.STAGE2.MICRO_BATCHES = {parts} on several processes: these would cut a "
                 "smaller last batch into different numbers of parts and wait for each other. "
                 "Set DATALOADER.DROP_LAST to True."
             )

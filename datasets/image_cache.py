@@ -68,7 +68,7 @@ class Reader:
 
 
 class ImageCache:
-    """Pictures [H, W, 3] of the images in ``paths`` as ``reader`` reads them, each decoded when first asked for.
+    """Pictures [H, W, 3] of the images in ``paths`` as ``reader`` reads them, each decoded at its first use.
 
     A picture is found again as long as its file has the same path, size, time of modification and box and the reader
     and Pillow's version are the same.
@@ -193,7 +193,7 @@ def _folder(name: str) -> Path:
 def _make_room(folder: Path, keep: Sequence[str], budget: int) -> None:
     """Delete the files of other data sets, least recently opened first, down to ``budget`` bytes.
 
-    A run that has one of them open goes on with it: the space is free when that run ends.
+    A run that has one of them open keeps it: the space is free when that run ends.
     """
     others = []
     for path in folder.glob(f"*{SUFFIX}"):

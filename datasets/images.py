@@ -92,7 +92,7 @@ def reading_of(cfg: CfgNode, boxes: Mapping[str, Box] | None = None, mirrored: C
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Python's and torch's CPU generator start from ``seed``, and go on afterwards as if nothing had been drawn.
+    """Python's and torch's CPU generator start from ``seed``; afterwards they are as if nothing had been drawn.
 
     ``torch.random.fork_rng`` takes ten times as long, and ``torch.manual_seed`` would seed the GPUs as well.
     """
@@ -109,7 +109,7 @@ def _seeded(seed: int) -> Iterator[None]:
 class ImageDataset(Dataset):
     """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``.
 
-    Items are asked for by number, or by :class:`SeededIndex` where the transform is random.
+    Items are indexed by number, or by :class:`SeededIndex` where the transform is random.
 
     Args:
         records: the images.

@@ -45,7 +45,7 @@ class Listing(SplitDataset):
     Args:
         file: the table, or one of the two lists.
         root: folder that the paths start from; the table's own folder if None.
-        camera_rule: ``"none"``, or ``"market"`` if ``camera`` tells real cameras apart.
+        camera_rule: ``"none"``, or ``"market"`` if ``camera`` distinguishes real cameras.
         require_train: False where only a test is wanted: training images may then be absent.
         roles: the protocol, ``""`` for what the file says; of lists also the random choice of enrolled images.
         pairs: file of the pairs to compare, for protocol ``pairs``.
@@ -109,9 +109,9 @@ def _split_lists(
 ) -> tuple[str, dict[int | None, list[SplitRow]]]:
     """The protocol of two lists, and their splits by the number of the random choice."""
     train, test = read_lists(file, root, require_train)
-    known, asked = {entry.label for entry in train}, {entry.label for entry in test}
-    shared = known & asked
-    protocol = roles.protocol or ("closed" if shared == asked else "open")
+    known, tested = {entry.label for entry in train}, {entry.label for entry in test}
+    shared = known & tested
+    protocol = roles.protocol or ("closed" if shared == tested else "open")
     if protocol == "closed":
         twice = {entry.path for entry in train} & {entry.path for entry in test}
         if twice:
@@ -122,8 +122,9 @@ def _split_lists(
         return protocol, {None: [*rows, *(SplitRow(*entry, "query") for entry in test)]}
     if shared:
         raise ReIDError(
-            f"{file}: {len(shared)} of {len(asked)} test labels are training labels too: {some(sorted(shared))}. Where "
-            "they are the same people, set DATASETS.PROTOCOL to closed; else give the test people numbers of their own."
+            f"{file}: {len(shared)} of {len(tested)} test labels are training labels too: {some(sorted(shared))}. "
+            "Where they are the same people, set DATASETS.PROTOCOL to closed; else give test people "
+            "numbers of their own."
         )
     rows = [SplitRow(*entry, "train") for entry in train]
     if protocol != "open":

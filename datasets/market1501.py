@@ -30,7 +30,7 @@ class Market1501(NamedPhotos):
 
     Protocol: gallery images of the query's person under the query's camera are ignored. Of the 19,732 images
     in ``bounding_box_test`` the 3,819 junk ones (identity -1) are dropped; the 2,798 distractors (identity 0)
-    stay in the gallery as one more person whom no query asks for, hence 751.
+    stay in the gallery as one more person without a query, hence 751.
     """
 
     title = "Market-1501"

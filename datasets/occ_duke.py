@@ -1,4 +1,4 @@
-"""Occluded-Duke: DukeMTMC-reID split anew so that every query is occluded."""
+"""Occluded-Duke: DukeMTMC-reID split so that every query is occluded."""
 
 from __future__ import annotations
 

@@ -195,12 +195,12 @@ def _counts(images: Sequence[NamedImage]) -> str:
     identities = len({image.row.identity for image in images})
     people = {image.groups["person"] for image in images}
     stated = any("person" in dict(image.row.attributes) for image in images[:1])
-    told = [
+    counts = [
         f"{number_of(len(images), 'image')} of {number_of(identities, 'identity', 'identities')}"
         + (f" and {number_of(len(people), 'person', 'people')}" if stated else ", whose person the names do not say")
     ]
     for group in COUNTED:
         values = Counter(image.groups[group] for image in images if group in image.groups)
         if values:
-            told.append(f"{group} {some([f'{value} ({count})' for value, count in sorted(values.items())], 8)}")
-    return f"DATASETS.PATTERN: {'; '.join(told)}"
+            counts.append(f"{group} {some([f'{value} ({count})' for value, count in sorted(values.items())], 8)}")
+    return f"DATASETS.PATTERN: {'; '.join(counts)}"

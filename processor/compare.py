@@ -124,7 +124,7 @@ def finished(job: Job) -> RunFolder | None:
 
 
 def _matters(key: str) -> bool:
-    """Whether a finished run with another value has to be tested again, or may not go on at all."""
+    """Whether a finished run with another value has to be tested again, or may not resume at all."""
     return not free_to_change(key) or (key.startswith("TEST.") and key not in METHODS_OWN)
 
 
@@ -132,7 +132,7 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
     """Train and test in a process of its own; why it failed, or nothing.
 
     Raises:
-        InterruptedRunError: a signal asked to stop; the run has saved its state.
+        InterruptedRunError: stopped by a signal; the run has saved its state.
     """
     console = job.folder.with_suffix(".log")
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -143,13 +143,13 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
         command = [sys.executable, str(SCRIPT), "--config_file", str(job.file), *own]
         # A session of its own: Ctrl-C reaches it through us alone, once, since a second signal would act at once.
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        asked = False
+        forwarded = False
         while process.poll() is None:
             time.sleep(0.2)
-            if interrupt_requested() and not asked:
+            if interrupt_requested() and not forwarded:
                 process.send_signal(signal.SIGTERM)
-                asked = True
-    if asked or process.returncode == STOPPED_STATUS:
+                forwarded = True
+    if forwarded or process.returncode == STOPPED_STATUS:
         raise InterruptedRunError(str(job))
     if process.returncode == 0:
         console.unlink()  # the run's own log says the same, without the paths of this machine
@@ -159,7 +159,7 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
 
 
 def _wait_for(folder: Path) -> None:
-    """A comparison that was killed leaves a run behind, which goes on alone; wait for its end."""
+    """A comparison that was killed leaves a run behind, which continues alone; wait for its end."""
     said = False
     while True:
         try:

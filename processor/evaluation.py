@@ -62,7 +62,7 @@ class Evaluation:
         nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
         camera_rule: which gallery images count for a query, ``market`` or ``none``.
         neighbours: k1 and k2 of the re-ranking, None without it.
-        verification: error rates of the same features at a threshold, None where they were not asked for.
+        verification: error rates of the same features at a threshold, None where they were not measured.
         neck_feat: whether the features are from ``before`` or ``after`` the BNNeck, as the model says.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
         precisions: and each one's average precisions, of its own queries.
@@ -132,7 +132,7 @@ class Evaluation:
         return {name: float(np.std([run[name] for run in self.runs], ddof=1)) for name in self.means()}
 
     def record(self) -> dict[str, Any]:
-        """Everything that ``metrics.json`` tells about this evaluation; curves and counts are of the first run."""
+        """Everything that ``metrics.json`` holds of this evaluation; curves and counts are of the first run."""
         several = {"std": self.deviations(), "runs": list(self.runs)} if self.runs else {}
         neighbours = {} if self.neighbours is None else dict(zip(("k1", "k2"), self.neighbours, strict=True))
         return {
@@ -179,7 +179,7 @@ def evaluate_model(
     camera_rule: str,
     run: Run,
 ) -> Evaluation | None:
-    """Extract once; compare and rank each trial as ``cfg.TEST`` asks.
+    """Extract once; compare and rank each trial as ``cfg.TEST`` says.
 
     Of several processes all extract; the first one ranks while the others wait, and they get None.
 
@@ -224,7 +224,7 @@ def _evaluate(
 def validate_model(
     cfg: CfgNode, model: Method, loader: DataLoader, trial: QueryGallerySplit[Record], run: Run
 ) -> RankingMetrics:
-    """Rank held-out images, without camera rule and re-ranking, and tell all processes.
+    """Rank held-out images, without camera rule and re-ranking; all processes get the result.
 
     The arguments are those of :func:`evaluate_model`.
     """

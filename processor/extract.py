@@ -2,7 +2,7 @@
 
 OUTPUT receives features.npy, [N, D] float32, which numpy can map from disk (np.load(..., mmap_mode="r")), and
 listing.csv, whose n-th row names the image of row n. Both appear when all images are done. An interrupted extraction
-goes on where it stopped when the same command is given again.
+resumes when the same command is repeated.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ def extract(embedder: Embedder, folder: Path, output: Path, source: str) -> tupl
         embedder: computes them.
         folder: of images.
         output: folder of ``features.npy``, ``listing.csv`` and the state to resume from.
-        source: tells what the features come from; only features of the same source and images are gone on with.
+        source: what the features come from; only features of the same source and images are continued.
 
     Raises:
         ReIDError: a folder without images, an unreadable image, ``output`` cannot be written, or another process is
             extracting to it.
-        InterruptedRunError: a signal asked to stop; the same call goes on.
+        InterruptedRunError: stopped by a signal; the same call resumes.
     """
     listed = list_folder(folder)
     files = _Files(output, _fingerprint(source, folder, listed), len(listed))
@@ -139,7 +139,7 @@ class _Files:
 
     Attributes:
         state: says whose features are there or in the making, and how many are computed.
-        unfinished: the features in the making; absent when ``state`` tells of finished ones.
+        unfinished: the features in the making; absent when ``state`` is of finished ones.
         features: complete ones.
     """
 

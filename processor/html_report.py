@@ -202,7 +202,7 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
 
 
 def _means(runs: Mapping[str, RunFolder], columns: Sequence[str]) -> str:
-    """Mean and sample standard deviation of the runs that only their seed, or the weights tested, tells apart."""
+    """Mean and sample standard deviation of the runs that differ only by seed, or by the weights tested."""
     rows = []
     for group in seeds_of_one(runs):
         if len(group) > 1:
@@ -215,7 +215,7 @@ def _means(runs: Mapping[str, RunFolder], columns: Sequence[str]) -> str:
 
 
 def run_labels(runs: Sequence[RunFolder]) -> list[str]:
-    """The shortest ends of the folders' paths that tell the runs apart."""
+    """The shortest ends of the folders' paths that distinguish the runs."""
     parts = [run.folder.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]

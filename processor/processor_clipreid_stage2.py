@@ -99,7 +99,7 @@ def do_train_stage2(
         base_lr=solver.BASE_LR,
         each_iteration=solver.STEP_EACH == "iteration",
         batches=batches,
-        outputs=Encoder(method, run.precision, solver.ACCUMULATE, cfg.SOLVER.SEED),
+        outputs=Encoder(method, run.precision, solver.MICRO_BATCHES, cfg.SOLVER.SEED),
         names=names,
         images=PlainImages(method, plain_loader, run.precision, needs),
         optimizers=optimizers,

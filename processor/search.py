@@ -134,7 +134,7 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
     """Similarity at which a share of at most ``far`` of the gallery's pairs of different identities is accepted.
 
     Raises:
-        ReIDError: ``far`` is no share, or the pairs are too few to tell.
+        ReIDError: ``far`` is no share, or the pairs are too few.
     """
     if not 0 < far < 1:
         raise ReIDError(f"--far {far}: expected a share between 0 and 1, such as 0.01.")
@@ -227,11 +227,11 @@ def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STOR
             f"<br>{a.rank}: {escape(a.identity)}<br>{a.similarity:.4f} {_words(a)}</li>"
             for a in own
         )
-        asked = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}")
+        picture = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}")
         columns = _columns(answers)[1:]
         rows = table("Answers", columns, [[getattr(a, column) for column in columns] for a in own], digits=4)
         verdict = f"<p>Verdict: <b>{escape(own[0].verdict)}</b></p>" if own[0].verdict else ""
-        sections.append((short, f'<p>{asked}</p>{verdict}<ol class="sheet">{pictures}</ol>{rows}'))
+        sections.append((short, f'<p>{picture}</p>{verdict}<ol class="sheet">{pictures}</ol>{rows}'))
     note = "".join(f"<p>{line.capitalize()}.</p>" for line in _meaning(answers))
     note += "<p>Photographs of hands are biometric data: keep this page as such.</p>"
     return page("Answers of the search", sections, note)

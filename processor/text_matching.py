@@ -30,7 +30,7 @@ def text_results(
     sentence: Callable[[Mapping[str, str]], str],
     templates: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Retrieval by sentences, and attributes told by sentences, in percent.
+    """Retrieval by sentences, and attributes recognised by sentences, in percent.
 
     Args:
         evaluation: features of ``trial`` as they were compared; their last E columns are in the space of the text.
@@ -46,19 +46,19 @@ def text_results(
         ``accuracy`` and ``largest value``, how often an image's nearest sentence of an attribute is right, and the
         share of the attribute's most frequent value.
     """
-    asked, query = _known(trial.query, attributes)
+    queries, query = _known(trial.query, attributes)
     offered, gallery = _known(trial.gallery, attributes)
-    if not asked or not offered:
+    if not queries or not offered:
         return {}
     said = [sentence(attributes[record.path]) for record in offered]
     number = {text: i for i, text in enumerate(dict.fromkeys(said))}
-    pairs = list(dict.fromkeys((record.pid, sentence(attributes[record.path])) for record in asked))
+    pairs = list(dict.fromkeys((record.pid, sentence(attributes[record.path])) for record in queries))
     texts = list(dict.fromkeys(text for _, text in pairs))
     features = encode(texts).float().cpu()
     width = features.shape[1]
     gallery_features = _projected(evaluation.gallery.features[gallery], width)
     images = torch.cat([_projected(evaluation.query.features[query], width), gallery_features])
-    known = [attributes[record.path] for record in (*asked, *offered)]
+    known = [attributes[record.path] for record in (*queries, *offered)]
     described = [number.get(text, len(number) + i) for i, text in enumerate(texts)]
     place = {text: i for i, text in enumerate(texts)}
     found = {
@@ -108,10 +108,10 @@ def _projected(features: Tensor, width: int) -> Tensor:
     return F.normalize(features[:, -width:].float())
 
 
-def _rank(texts: Tensor, asked: Sequence[int], images: Tensor, offered: Sequence[int]) -> RankingMetrics | None:
-    if not set(asked) & set(offered):
+def _rank(texts: Tensor, wanted: Sequence[int], images: Tensor, offered: Sequence[int]) -> RankingMetrics | None:
+    if not set(wanted) & set(offered):
         return None
-    query = Features(texts, torch.tensor(asked), torch.zeros(len(asked), dtype=torch.long))
+    query = Features(texts, torch.tensor(wanted), torch.zeros(len(wanted), dtype=torch.long))
     gallery = Features(images, torch.tensor(offered), torch.zeros(len(offered), dtype=torch.long))
     return evaluate(query, gallery, metric="cosine", camera_rule="none", average_precision="standard")
 

@@ -46,7 +46,7 @@ RUNS = {
             "MODEL.METHOD": "baseline",
             "DATALOADER.SAMPLER": "softmax",
             "SOLVER.STAGE2.IMS_PER_BATCH": 10,
-            "SOLVER.STAGE2.ACCUMULATE": 2,
+            "SOLVER.STAGE2.MICRO_BATCHES": 2,
             "SOLVER.GRAD_CHECKPOINTING": True,
         },
     ),

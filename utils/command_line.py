@@ -84,7 +84,7 @@ def _run(script: Callable[[], None]) -> int:
 
 
 def _explain(error: ReIDError | RuntimeError) -> str | None:
-    """What to tell the user; None for an error that is the program's own."""
+    """The message for the user; None for an error that is the program's own."""
     if lost_worker(error):
         return WORKER_LOST.format(error)
     if lost_process(error):

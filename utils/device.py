@@ -87,7 +87,7 @@ class Precision:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """The format that ``SOLVER.PRECISION`` asks for: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    """The format that ``SOLVER.PRECISION`` names: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
 
     ``auto`` is bfloat16 where the device computes in it natively and float32 elsewhere.
     """
@@ -101,7 +101,7 @@ def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # torch tells these only through private functions; a release without them gets float32.
+        # torch shows these only through private functions; a release without them gets float32.
         tests = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("amx_tile", "avx512_bf16"))
         return any(test() for test in tests if test is not None)
     return False

@@ -348,7 +348,7 @@ def lost_process(error: BaseException) -> bool:
 
 
 def note_stop() -> None:
-    """Let the others know that this process leaves because a signal asked it to."""
+    """Let the others know that this process leaves because of a signal."""
     if _groups:
         with suppress(RuntimeError):  # the store is gone with the machine that kept it
             _groups[0].store.add("stopped", 1)
@@ -369,10 +369,10 @@ def may_report() -> bool:
     store, end = _groups[0].store, time.monotonic() + (0 if is_main() else FAILURE_PATIENCE)
     try:
         while time.monotonic() < end:
-            if store.check(["told"]):
+            if store.check(["left"]):
                 return False
             time.sleep(0.05)
-        return store.add("told", 1) == 1
+        return store.add("left", 1) == 1
     except RuntimeError:  # torchrun, which keeps the store, is gone
         return is_main()
 

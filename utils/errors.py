@@ -16,6 +16,6 @@ EXIT_STATUS = 2
 def unreadable_folder(error: OSError) -> ReIDError:
     """What to raise where a folder cannot be listed: to pass over its images in silence would falsify the result."""
     return ReIDError(
-        f"{error.filename}: cannot be read ({error.strerror}). Change its permissions, or move it elsewhere to go on "
-        "without its images."
+        f"{error.filename}: cannot be read ({error.strerror}). Change its permissions, or move it elsewhere to "
+        "continue without its images."
     )

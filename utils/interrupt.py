@@ -24,7 +24,7 @@ _received: list[float] = []
 
 
 class InterruptedRunError(Exception):
-    """A signal asked the run to stop, and it has come to a safe point.
+    """The run has come to a safe point after a signal to stop.
 
     Args:
         place: where that is.
@@ -37,7 +37,7 @@ class InterruptedRunError(Exception):
 
 
 def lost_worker(error: BaseException) -> bool:
-    """Whether ``error`` tells of a loader process that died. Torch raises it wherever this process happens to be."""
+    """Whether ``error`` is of a loader process that died. Torch raises it wherever this process happens to be."""
     return bool(re.match(r"DataLoader worker .*? (?:is killed by|exited unexpectedly)", str(error), re.DOTALL))
 
 

@@ -2,7 +2,7 @@
 
 A query's matches are few and the gallery is large, so nothing is sorted but the matches. For each query the
 float32 distances of all gallery items are dropped into the gaps between the distances of its matches; the few
-items closer to a match than float32 can tell are settled in float64. The result is that of a full sort, on every
+items closer to a match than float32 can resolve are compared in float64. The result is that of a full sort, on every
 device, of float64 distances rounded to 2^-40 of the query's largest one in coordinates around the gallery's middle:
 distances that are equal or closer than that rank by gallery index. The rounding makes ties independent of the order in
 which a device adds.

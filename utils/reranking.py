@@ -74,9 +74,9 @@ class _Items:
     def some_in_float64(self, index: Tensor) -> Tensor:
         """The items ``index`` [n] in float64, [n, D]."""
         num_query = len(self.parts[0])
-        asked = index < num_query
+        is_query = index < num_query
         found = torch.empty(len(index), self.features.shape[1], dtype=torch.float64, device=index.device)
-        for part, mine, first in zip(self.parts, (asked, ~asked), (0, num_query), strict=True):
+        for part, mine, first in zip(self.parts, (is_query, ~is_query), (0, num_query), strict=True):
             found[mine] = part.rows64(index[mine] - first)
         return found
 
@@ -115,7 +115,7 @@ def k_reciprocal(
 
     d is the squared Euclidean distance divided by the query's largest one; the Jaccard distance compares the
     k-reciprocal neighbour encodings. Within 1e-5 of the same definition in float64: sets of neighbours that
-    float32 cannot tell apart are found again in float64.
+    float32 cannot distinguish are found again in float64.
 
     Args:
         query, gallery: features [Q, D] and [G, D].

@@ -1,4 +1,4 @@
-"""Everything random in a run: its seed, its state, and how much of it the device is asked to take out."""
+"""Everything random in a run: its seed, its state, and how much of it the device can avoid."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def reproducibility_note(device: torch.device, deterministic: bool) -> str:
         return ""
     if deterministic:
         return (
-            f"SOLVER.DETERMINISTIC: torch is asked for the same bits in each run on {device.type}; operations without "
-            "such a form are named in a warning and may differ"
+            f"SOLVER.DETERMINISTIC: torch is set to give the same bits in each run on {device.type}; operations "
+            "without such a form are named in a warning and may differ"
         )
     return (
-        f"two runs on {device.type} may differ in their last bits; SOLVER.DETERMINISTIC True asks torch for the same "
-        "ones, and is slower"
+        f"two runs on {device.type} may differ in their last bits; SOLVER.DETERMINISTIC True sets torch to give the "
+        "same ones, and is slower"
     )
 
 
@@ -58,7 +58,7 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
 
 
 class RngState:
-    """The state of torch's generators on the CPU and ``device``, as a part of what a run goes on from.
+    """The state of torch's generators on the CPU and ``device``, as a part of what a run resumes from.
 
     Nothing else needs keeping: batches and augmentations are drawn from generators of their own, which seed and
     epoch determine (:mod:`datasets.sampler`).
@@ -75,7 +75,7 @@ class RngState:
         return states
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from :meth:`state_dict`; a device that it did not know goes on from its seed."""
+        """Continue from :meth:`state_dict`; a device that it did not know continues from its seed."""
         torch.set_rng_state(state["cpu"])
         if self.device.type in state and self.device.type != "cpu":
             torch.get_device_module(self.device).set_rng_state(state[self.device.type], self.device)

@@ -16,7 +16,7 @@ from utils.errors import ReIDError
 
 
 def show(text: str, aside: bool = False) -> None:
-    """Write a line, above the progress bars, and go on if that fails.
+    """Write a line, above the progress bars; a failure to write is ignored.
 
     Args:
         text: the line.

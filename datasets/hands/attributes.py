@@ -25,7 +25,7 @@ TEMPLATES: dict[str, str] = {
     "accessories": "A photo of a hand {} accessories.",
     "irregularities": "A photo of a hand {} irregularities.",
 }
-"""The sentence that tells one attribute, by which its values are told apart."""
+"""The sentence of one attribute, which distinguishes its values."""
 
 
 def hand_attributes(cells: Mapping[str, str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def class_names(cfg: CfgNode, dataset: ReIDDataset) -> Sequence[str]:
     """What the training identities are called in a sentence, in the order of their labels (``MODEL.COOP.NAMES``).
 
     Raises:
-        ReIDError: attributes are asked for and a person has none.
+        ReIDError: attributes are needed and a person has none.
     """
     if cfg.MODEL.COOP.NAMES == "identity":
         return dataset.train_identities

@@ -27,7 +27,7 @@ class HandFolder(SplitDataset):
         <root>/train/<identity>/*.jpg
         <root>/test/query/<identity>/*.jpg      or <root>/query/<identity>/*.jpg
         <root>/test/gallery/<identity>/*.jpg    or <root>/gallery/<identity>/*.jpg
-        <root>/views.csv                        if there are aspects (or cameras) to tell
+        <root>/views.csv                        if there are aspects (or cameras)
 
     Image files end in one of :data:`utils.images.IMAGE_SUFFIXES`; names are free. Images may also lie directly in a
     split's folder as
@@ -37,7 +37,7 @@ class HandFolder(SplitDataset):
     ``<root>``, or the file name alone where that is unique. Views and cameras are any text, numbered in
     sorted order; every image must be named. Without the file all images have view 0 and camera 0.
 
-    The licence and counts are those of your own data; ``self.notes`` tells what was left out.
+    The licence and counts are those of your own data; ``self.notes`` names what was left out.
 
     Args:
         root: the folder.
@@ -46,7 +46,7 @@ class HandFolder(SplitDataset):
         draws: random splits in place of the folders' own.
 
     Raises:
-        ReIDError: a folder is missing or empty, a flat file name tells no identity, the same picture is query
+        ReIDError: a folder is missing or empty, a flat file name holds no identity, the same picture is query
             and gallery, or ``views.csv`` does not fit the images.
     """
 

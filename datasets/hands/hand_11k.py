@@ -67,8 +67,8 @@ class Hand11k(SplitDataset):
     ``gallery="all"``, as in the published figures, the galleries of the three other aspects are added as
     distractors under raised ids: a person's other hand or other side is a wrong match, and there are
     distractors of people who train in this aspect. Figures are means over runs 0 to 9; which images were
-    drawn was not published, here ``seed`` and ``run`` tell, and a gallery's images do not depend on the
-    aspect asked for. All views are 0.
+    drawn was not published; here ``seed`` and ``run`` decide, and a gallery's images do not depend on the
+    aspect chosen. All views are 0.
 
     **Joint, ``aspect="all"``.** One model for all aspects. The published thresholds would put people 1039,
     1042, 1043, 1046, 1050 and 1051 into train in one aspect and test in another. Here people up to 1037 train

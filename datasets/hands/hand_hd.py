@@ -46,7 +46,7 @@ class HandHD(SplitDataset):
 
     In run i the gallery has one random image of each test id (251) and all distractor images: 1,593 images of
     464 ids. The 1,992 other test images are the queries. Published figures are means over runs 0 to 9; which
-    images were drawn was not published, here ``seed`` and ``run`` tell. No camera rule.
+    images were drawn was not published; here ``seed`` and ``run`` decide. No camera rule.
 
     Args:
         root: the folder above ``Original Images``, or the one above that if it is called ``HD``.

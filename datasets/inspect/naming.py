@@ -147,7 +147,7 @@ def _columns(values: Sequence[str], folder: bool) -> list[_Column]:
 
 
 def _name_known(pieces: Sequence[_Column | str]) -> None:
-    """Name the parts that words tell: their own values, or the word in front of a number."""
+    """Name the parts that words describe: their own values, or the word in front of a number."""
     named: set[str] = set()
     seen: list[_Column] = []
     for i, piece in enumerate(pieces):

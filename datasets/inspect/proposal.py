@@ -115,13 +115,13 @@ def _open_protocol(root: Path, found: Proposal, chosen: Mapping[str, str], seed:
     if later:
         roles = {"ENROL": f"{{session: {first}}}", "PROBE": f"{{session: [{', '.join(later)}]}}"}
         with suppress(ReIDError):  # nobody came twice: sessions cannot be compared
-            told = [f"{split}, session {first} is the gallery", *facts]
-            return _load(BASE, dotted | {f"DATASETS.{k}": v for k, v in roles.items()} | chosen, told, found.doubts)
+            notes = [f"{split}, session {first} is the gallery", *facts]
+            return _load(BASE, dotted | {f"DATASETS.{k}": v for k, v in roles.items()} | chosen, notes, found.doubts)
     return _load(BASE, dotted | chosen, [f"{split}, one gallery image each", *facts], found.doubts)
 
 
 def _load(base: Path, keys: Mapping[str, str], facts: Sequence[str], doubts: Sequence[str]) -> Proposed:
-    """The configuration and its data set; the batch is as small as the number of training identities asks for."""
+    """The configuration and its data set; the batch is as small as the number of training identities allows."""
     cfg, _ = load_config(base, [word for pair in keys.items() for word in pair])
     dataset = make_dataset(cfg, require_train=False)
     instances, identities = cfg.DATALOADER.NUM_INSTANCE, dataset.num_train_pids

@@ -71,7 +71,7 @@ class Report:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    """Print the report, write what was asked for, and return the exit status (0 or 1)."""
+    """Print the report, write the chosen files, and return the exit status (0 or 1)."""
     cfg, dataset, proposed = _open(arguments)
     if arguments.val_people:
         dataset = with_validation_people(dataset, arguments.val_people, arguments.seed, arguments.person_separator)

@@ -12,7 +12,7 @@ _POSITIONS = ("identity", "camera", "sample", "number")
 
 
 def named_attributes(groups: Mapping[str, str]) -> dict[str, str]:
-    """The attributes that named groups of a file name, or columns of a table, tell.
+    """The attributes that named groups of a file name, or columns of a table, hold.
 
     Left and right (``side``) become ``hand``, palmar and dorsal (``view``) become ``side``, in whatever form they are
     written; a view of another kind stays ``view``. All else keeps its name and value.

@@ -87,8 +87,8 @@ def _fold(rows: Sequence[SplitRow], draws: Draws, run: int) -> list[SplitRow]:
         for row in images.values()
         if _person(row, draws.separator) not in tested
     ]
-    asked = take_one_each(test, "gallery", "query", draws.seed, "gallery", run)
-    return [*trained, *(images[row.path]._replace(split=row.split) for row in asked)]
+    tested = take_one_each(test, "gallery", "query", draws.seed, "gallery", run)
+    return [*trained, *(images[row.path]._replace(split=row.split) for row in tested)]
 
 
 def _person(row: SplitRow, separator: str) -> str:

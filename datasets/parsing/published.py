@@ -120,7 +120,7 @@ class PublishedDataset(ReIDDataset):
 
 
 class NamedPhotos(PublishedDataset):
-    """A set with one folder a split whose file names tell identity and camera.
+    """A set with one folder a split whose file names hold identity and camera.
 
     Args:
         root: the set's own folder or the one above it.
@@ -182,7 +182,7 @@ class NamedPhotos(PublishedDataset):
                 f"{some(unmatched, 3)}"
             )
         if junk:
-            notes.append(f"{folder}: {junk} junk images (identity -1) were left out, as the protocol asks")
+            notes.append(f"{folder}: {junk} junk images (identity -1) were left out, as the protocol requires")
         notes += note_others(content.others, str(folder))
         return photos
 

@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 def read_table(path: str | Path, required: Sequence[str]) -> Table:
-    """Read a CSV file with a header line, or a JSON list of objects; which one, the suffix ``.json`` tells.
+    """Read a CSV file with a header line, or a JSON list of objects; the suffix ``.json`` decides which.
 
     Column names and cells lose the blanks around them, unless quotes keep these in a cell.
 

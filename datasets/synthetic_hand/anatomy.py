@@ -1,4 +1,4 @@
-"""What tells one drawn hand from another (:class:`Hand`), and how it is held (:class:`Pose`).
+"""What distinguishes one drawn hand from another (:class:`Hand`), and how it is held (:class:`Pose`).
 
 Lengths are in decimetres in the frame of the hand: x runs from the thumb's side to the little finger's, y
 from the wrist to the fingertips, the origin is the middle of the palm. Every number is the same on every

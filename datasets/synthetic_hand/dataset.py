@@ -200,7 +200,7 @@ def _rng(seed: int, identity: int, part: int) -> np.random.Generator:
 
 
 def identity_hand(seed: int, identity: int) -> Hand:
-    """The hand that goes by number ``identity`` in the set drawn from ``seed``."""
+    """The hand with number ``identity`` in the set drawn from ``seed``."""
     return make_hand(_rng(seed, identity, 0))
 
 

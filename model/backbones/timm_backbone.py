@@ -47,7 +47,7 @@ class TimmEncoder(Backbone):
         self.network = _create(name, image_size)
         try:
             feature, last, self.tokens = self._probe(image_size)
-        except Exception as error:  # what a network asks of its input, it says in its own way
+        except Exception as error:  # networks refuse an input each with an error of its own
             raise ReIDError(
                 f"MODEL.NAME = {PREFIX}{name} takes no images of INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
             ) from None

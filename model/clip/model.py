@@ -46,7 +46,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
-        """[B, L, D] -> [B, L, D], or [B, 1, D] when only the first token asks."""
+        """[B, L, D] -> [B, L, D], or [B, 1, D] when only the first token is the query."""
         width = x.shape[-1]
         if first_only:
             weights, biases = self.in_proj_weight.split((width, 2 * width)), self.in_proj_bias.split((width, 2 * width))
@@ -258,7 +258,7 @@ class AttentionPool2d(nn.Module):
             nn.init.normal_(layer.weight, std=width**-0.5)
 
     def forward(self, x: Tensor, first_only: bool = True) -> Tensor:
-        """Feature map [B, D, H, W] -> [B, 1, E], or [B, 1 + HW, E] when every position asks."""
+        """Feature map [B, D, H, W] -> [B, 1, E], or [B, 1 + HW, E] when every position is a query."""
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.positional_embedding.to(x.dtype)

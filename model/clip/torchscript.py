@@ -45,7 +45,7 @@ def read_torchscript(archive: zipfile.ZipFile) -> Iterator[tuple[str, Tensor]]:
     The names are those of the ``state_dict``, except that a module met twice is named once.
 
     Raises:
-        pickle.UnpicklingError: the pickle asks for more than tensors in modules.
+        pickle.UnpicklingError: the pickle needs more than tensors in modules.
         Exception: of any other kind, since a damaged file can break reading anywhere.
     """
     member = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), None)
@@ -84,7 +84,7 @@ class _TreeUnpickler(pickle.Unpickler):
         return pid
 
     def find_class(self, module: str, name: str) -> Any:
-        # What is handed out is made anew each time, or immutable: a pickle can set attributes on it.
+        # What is handed out is made afresh each time, or immutable: a pickle can set attributes on it.
         if module.split(".")[0] == "__torch__":
             return type("Scripted", (_Module,), {})
         if module == "torch" and name in STORAGE_TYPES:
@@ -98,7 +98,7 @@ class _TreeUnpickler(pickle.Unpickler):
                 return OrderedDict
             case "torch", "device":
                 return lambda *_: None
-        raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"its pickle needs {module}.{name}")
 
 
 def _walk(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Placed]]:

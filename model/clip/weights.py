@@ -1,6 +1,6 @@
 """Reading weights: whatever file they come in, plain float32 tensors under one set of names come out.
 
-What a file is, its content tells, never its name. No code of a file is run: pickles are read as plain tensors
+The content of a file decides what it is, never its name. No code of a file is run: pickles are read as plain tensors
 (``weights_only``), TorchScript archives are parsed, ``safetensors`` files hold no code.
 """
 
@@ -83,7 +83,7 @@ def clip_weights(tensors: dict[str, Tensor], path: str | Path) -> dict[str, Tens
     They are ``visual.*``, ``transformer.*``, ``token_embedding.weight``, ``positional_embedding``,
     ``ln_final.*``, ``text_projection`` and ``logit_scale``. Taken are OpenAI's own archives and state dicts,
     open_clip's checkpoints and Hugging Face's ``CLIPModel``, as long as both towers are OpenAI's designs. A
-    file does not tell its activation (MODEL.ACTIVATION): OpenAI's weights were trained with QuickGELU, most of
+    file does not hold its activation (MODEL.ACTIVATION): OpenAI's weights were trained with QuickGELU, most of
     open_clip's own (``laion2b_*``, ``datacomp_*``) with GELU.
 
     Raises:
@@ -126,10 +126,10 @@ def _what_went_wrong(error: Exception) -> str:
     """The reader's trouble in one sentence for the user; PyTorch's advice to trust the file is left out."""
     if isinstance(error, MissingPackageError):
         return f"reading this file needs the package safetensors; {error}. Run pip install safetensors."
-    asked = re.search(r"GLOBAL (\S+)|asks for (\S+)", str(error))
-    if asked:
+    needed = re.search(r"GLOBAL (\S+)|needs (\S+)", str(error))
+    if needed:
         return (
-            f"this file isn't plain tensors: loading it would run {(asked[1] or asked[2]).rstrip('.')}. "
+            f"this file isn't plain tensors: loading it would run {(needed[1] or needed[2]).rstrip('.')}. "
             "It was not run. Save the state dict alone: torch.save(model.state_dict(), ...)."
         )
     reason = str(error).strip().partition("\n")[0][:120]

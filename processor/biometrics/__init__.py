@@ -1,1 +1,1 @@
-"""Biometric performance of one evaluation: which sections TEST asks for, and what they leave."""
+"""Biometric performance of one evaluation: which sections TEST selects, and what they leave."""

@@ -126,13 +126,13 @@ def _occasions(
     references: Sequence[Record],
 ) -> Occasions:
     """Scores of the n-th image of each modality of a person with each enrolled person's template of it."""
-    asked, enrolled = ([_modality(dataset, r) for r in part] for part in (probes, references))
+    probe_modalities, enrolled = ([_modality(dataset, r) for r in part] for part in (probes, references))
     people = sorted({place[0] for place in enrolled if place})
     number = {person: i for i, person in enumerate(people)}
     occasion: dict[tuple[str, int], int] = {}
     rows: list[tuple[int, int, int]] = []  # image, occasion, modality
     seen: dict[tuple[str, str], int] = {}
-    for i, place in enumerate(asked):
+    for i, place in enumerate(probe_modalities):
         if place is None or place[1] not in modalities:
             continue
         turn = seen[place] = seen.get(place, -1) + 1

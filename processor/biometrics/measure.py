@@ -54,7 +54,7 @@ def measure(
     loader: DataLoader,
     weights: Path | None,
 ) -> list[Section]:
-    """All sections that ``TEST`` asks for; one that cannot be computed is named in the log, and the others are kept.
+    """All sections that ``TEST`` selects; one that cannot be computed is named in the log, and the others are kept.
 
     Args:
         cfg: ``TEST`` and the seed are read.

@@ -23,7 +23,7 @@ def template_curve(setting: Setting) -> Section:
     """EER, TAR at FAR and Rank-1 for each ``TEST.TEMPLATE_SIZE``, of the same identities for all sizes.
 
     Raises:
-        ReIDError: no identity has as many images as the largest size asks for.
+        ReIDError: no identity has as many images as the largest size needs.
     """
     keys = setting.test
     if copy_numbers(setting.dataset.query, setting.dataset.gallery) is not None:

@@ -186,7 +186,7 @@ def paired_difference(first: Sequence[RunFolder], second: Sequence[RunFolder]) -
 
 
 def same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
-    """Whether two runs asked the same: file names and identities, since the data may have moved."""
+    """Whether two runs had the same queries: file names and identities, since the data may have moved."""
     names = [[Path(path).name for path in queries["path"].tolist()] for queries in (first, second)]
     return names[0] == names[1] and np.array_equal(first["identity"], second["identity"])
 

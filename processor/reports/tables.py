@@ -181,7 +181,7 @@ def _ending(cfg: CfgNode) -> str:
 
 
 def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
-    """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is what the model does, whatever the key asks."""
+    """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is what the model does, whatever the key says."""
     keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
     keys += ["FEATURE"] if cfg.TEST.FEATURE != "both" else []
     keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
@@ -224,7 +224,7 @@ def note_text_results(
         run.results[name] = {**row, **facts, "protocol": measured, "seconds": evaluation.seconds}
         for attribute, share in row.get("accuracy", {}).items():
             largest = row["largest value"][attribute]
-            LOGGER.info("sentences tell %s: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
+            LOGGER.info("%s from sentences: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
 
 
 def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
@@ -244,8 +244,8 @@ def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset, root:
     """Write each query's file below ``root``, identity and average precision (NaN without a match): runs are compared
     by them.
 
-    Where there are several random splits, a query's average precision is the mean over those in which it asks, and
-    ``average_precision_run<i>`` is that of each split, NaN where it does not ask.
+    Where there are several random splits, a query's average precision is the mean over the splits in which it is a
+    query, and ``average_precision_run<i>`` is that of each split, NaN where it is none.
     """
     place = {record: i for i, record in enumerate(dict.fromkeys(r for trial in dataset.trials for r in trial.query))}
     precisions = np.full((len(dataset.trials), len(place)), np.nan)

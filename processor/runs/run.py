@@ -19,6 +19,7 @@ from torch import nn
 
 from configs import get_defaults
 from configs.checks import schedule_notes
+from configs.renamed import RENAMED
 from processor.runs.folder import back_up, flatten, holds_training
 from processor.runs.states import TrainingStates
 from utils.checkpoint import model_file, remove_unfinished, write_atomically
@@ -141,7 +142,7 @@ class Run:
         return f"{several}{name}, {str(self.precision.dtype).removeprefix('torch.')}"
 
     def save(self, position: TrainingProgress, parts: Mapping[str, Stateful]) -> None:
-        """Keep ``position`` and the states of ``parts``, from which the run can go on; the first process does it.
+        """Keep ``position`` and the states of ``parts``, from which the run can resume; the first process does it.
 
         Raises:
             ReIDError: the model has diverged: a state with it would take the place of a good one.
@@ -377,6 +378,7 @@ def _check_source(source: str) -> None:
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Refuse to resume with a configuration that computes something else."""
     held_out = now.get("DATASETS.HOLD_OUT")
+    before = _in_todays_terms(before)
     differing = [
         key for key in differing_keys(before, now) if not free_to_change(key) or (held_out and key in VALIDATED_WITH)
     ]
@@ -401,13 +403,18 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
     A key that ``before`` lacks had the effect of today's default. A key that is gone differs.
     """
-    # Earlier versions kept ``~`` as it was written.
-    old = {k: os.path.expanduser(v) if isinstance(v, str) else v for k, v in before.items()}  # noqa: PTH111
+    old = _in_todays_terms(before)
     return [
-        key
-        for key in sorted({*before, *now})
-        if key not in now or (old[key] if key in old else _default(key)) != now[key]
+        key for key in sorted({*old, *now}) if key not in now or (old[key] if key in old else _default(key)) != now[key]
     ]
+
+
+def _in_todays_terms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` of an earlier version, which kept ``~`` as it was written and named some keys otherwise."""
+    return {
+        RENAMED.get(key, key): os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111
+        for key, value in settings.items()
+    }
 
 
 def _default(key: str) -> Any:
@@ -415,7 +422,7 @@ def _default(key: str) -> Any:
 
 
 def free_to_change(key: str) -> bool:
-    """Whether a run may go on with another value of ``key``: no training step sees it."""
+    """Whether a run may resume with another value of ``key``: no training step sees it."""
     return key.startswith(FREE_TO_CHANGE) or key.endswith(FREE_TO_CHANGE)
 
 

@@ -1,4 +1,4 @@
-"""The state a killed run goes on from: numbered files, each with its checksum, the last few kept."""
+"""The state a killed run resumes from: numbered files, each with its checksum, the last few kept."""
 
 from __future__ import annotations
 

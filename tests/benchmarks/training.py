@@ -57,7 +57,7 @@ from utils.seed import seed_everything
 PATHS = ("plain", "fast")
 PLAIN = (
     *("SOLVER.PRECISION", "fp32", "DATASETS.CACHE", "none", "SOLVER.COMPILE", "False"),
-    *("SOLVER.CHANNELS_LAST", "False", "SOLVER.GRAD_CHECKPOINTING", "False", "SOLVER.STAGE2.ACCUMULATE", "1"),
+    *("SOLVER.CHANNELS_LAST", "False", "SOLVER.GRAD_CHECKPOINTING", "False", "SOLVER.STAGE2.MICRO_BATCHES", "1"),
 )
 ALWAYS = ("MODEL.PRETRAIN_CHOICE", "random", "MODEL.PRETRAIN_PATH", "")
 NEVER = 10**6

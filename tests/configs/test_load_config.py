@@ -562,3 +562,18 @@ def test_empty_lists_take_items_of_their_type(pairs, value):
 def test_wrong_biometric_keys_are_refused(key, value, message):
     with pytest.raises(ReIDError, match=message):
         load_config(None, [f"TEST.{key}", value])
+
+
+def test_old_names_of_keys_are_accepted_with_a_note(tmp_path):
+    written(tmp_path, "SOLVER: {STAGE2: {ACCUMULATE: 4}}\n", "base.yml")
+    cfg, notes = load_config(written(tmp_path, "_BASE_: base.yml\n"))
+    assert cfg.SOLVER.STAGE2.MICRO_BATCHES == 4
+    assert notes == ["SOLVER.STAGE2.ACCUMULATE is now SOLVER.STAGE2.MICRO_BATCHES; its value was taken."]
+    assert (
+        load_config(written(tmp_path, "_BASE_: base.yml\nSOLVER.STAGE2.MICRO_BATCHES: 2\n"))[
+            0
+        ].SOLVER.STAGE2.MICRO_BATCHES
+        == 2
+    )
+    cfg, notes = load_config(None, ["SOLVER.STAGE1.ACCUMULATE", "3"])
+    assert cfg.SOLVER.STAGE1.MICRO_BATCHES == 3 and len(notes) == 1

@@ -26,7 +26,7 @@ def built(shape, *options):
     model = build(ImageReID, shape).train()
     cfg, _ = load_config(None, ["MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", *options])
     set_execution(cfg, model)
-    model.encode = Encoder(model, Precision(torch.device("cpu"), torch.float32), cfg.SOLVER.STAGE2.ACCUMULATE)
+    model.encode = Encoder(model, Precision(torch.device("cpu"), torch.float32), cfg.SOLVER.STAGE2.MICRO_BATCHES)
     return model
 
 
@@ -57,7 +57,7 @@ def test_checkpointing_gives_the_same_bits():
 @pytest.mark.parametrize("parts", ["2", "3", "8"])
 @pytest.mark.parametrize("checkpointing", ["True", "False"])
 def test_a_vit_in_parts_has_the_gradients_of_the_whole_batch(parts, checkpointing):
-    divided = built(VIT, "SOLVER.STAGE2.ACCUMULATE", parts, "SOLVER.GRAD_CHECKPOINTING", checkpointing)
+    divided = built(VIT, "SOLVER.STAGE2.MICRO_BATCHES", parts, "SOLVER.GRAD_CHECKPOINTING", checkpointing)
     whole = built(VIT)
     assert close(gradients(divided), gradients(whole))
     for (name, one), (_, other) in zip(divided.named_buffers(), whole.named_buffers(), strict=True):
@@ -80,13 +80,13 @@ def activation_bytes(model):
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("option", [("SOLVER.GRAD_CHECKPOINTING", "True"), ("SOLVER.STAGE2.ACCUMULATE", "4")])
+@pytest.mark.parametrize("option", [("SOLVER.GRAD_CHECKPOINTING", "True"), ("SOLVER.STAGE2.MICRO_BATCHES", "4")])
 def test_they_keep_fewer_activations(option):
     assert activation_bytes(built(VIT, *option)) < 0.6 * activation_bytes(built(VIT))
 
 
 def test_a_resnet_in_parts_normalises_each_and_counts_it_once():
-    divided, by_hand = built(RESNET, "SOLVER.STAGE2.ACCUMULATE", "2"), built(RESNET)
+    divided, by_hand = built(RESNET, "SOLVER.STAGE2.MICRO_BATCHES", "2"), built(RESNET)
     gradients(divided)
     for half in IMAGES.chunk(2):
         by_hand(Batch(half))
@@ -110,5 +110,5 @@ def test_compiled_models_agree_and_keep_their_names(shape):
 
 
 def test_checkpointing_blocks_that_a_resnet_has_not_is_a_user_error():
-    with pytest.raises(ReIDError, match=r"SOLVER\.STAGE2\.ACCUMULATE"):
+    with pytest.raises(ReIDError, match=r"SOLVER\.STAGE2\.MICRO_BATCHES"):
         load_config(None, ["MODEL.NAME", "RN50", "SOLVER.GRAD_CHECKPOINTING", "True"])

@@ -70,6 +70,14 @@ def test_a_state_from_before_a_key_existed(tmp_path):
         make_run(tmp_path, SOLVER__COMPILE=True).resume("auto")
 
 
+def test_a_state_with_an_old_name_of_a_key(tmp_path):
+    old, new = "SOLVER.STAGE2.ACCUMULATE", "SOLVER.STAGE2.MICRO_BATCHES"
+    saved(tmp_path, lambda settings: settings.update({old: settings.pop(new)}))
+    make_run(tmp_path).resume("auto")
+    with pytest.raises(ReIDError, match=rf"{new}: 1 -> 2"):
+        make_run(tmp_path, SOLVER__STAGE2__MICRO_BATCHES=2).resume("auto")
+
+
 def test_a_state_with_a_key_that_is_gone(tmp_path):
     saved(tmp_path, lambda settings: settings.update({"SOLVER.OLD": 3}))
     with pytest.raises(ReIDError, match=r"SOLVER.OLD: 3, a key of another version.*Resume with the version that"):

@@ -59,7 +59,7 @@ def cohort_spread(
 def normalise(scores: Tensor, rule: str, references: Spread, probes: Spread) -> Tensor:
     """Normalised scores [R, P] of references (rows) with probes (columns).
 
-    ``z`` goes by the spread of the reference, ``t`` by that of the probe, ``s`` and ``as`` are the mean of both; for
+    ``z`` uses the spread of the reference, ``t`` that of the probe, ``s`` and ``as`` are the mean of both; for
     ``as`` the spreads are those of the top members.
     """
     z = (scores - references.mean[:, None]) / references.std[:, None]

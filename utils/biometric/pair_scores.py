@@ -1,7 +1,7 @@
 """Cosine similarities of features, block by block, the same to the last digit whatever the size of the blocks.
 
 Products are formed in float64 and rounded to 2^-40, far coarser than the order of adding changes them and far finer
-than float32 features tell anything apart.
+than float32 features can resolve.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def similarity_chart(similarity: np.ndarray, names: Sequence[str]) -> Figure:
     """Mean cosine similarity [n, n] of the queries of one identity (rows) to gallery images of another (columns)."""
     highest = float(np.nanmax(similarity))
     spread = max(highest - float(np.nanmin(similarity)), 1e-7)
-    digits = int(np.clip(np.ceil(1.5 - np.log10(spread)), 2, 8))  # enough to tell the cells apart
+    digits = int(np.clip(np.ceil(1.5 - np.log10(spread)), 2, 8))  # enough to distinguish the cells
     side = max(4.5, (0.42 + 0.05 * max(0, digits - 3)) * len(names) + 2)
     figure, (axis,) = new_figure(side + 1, side)
     axis.grid(False)

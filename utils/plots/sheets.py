@@ -16,7 +16,7 @@ from utils.logger import LOGGER
 from utils.text_files import printable
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
-"""Frame colours; right and wrong are told apart by a tick or cross in the caption as well."""
+"""Frame colours; right and wrong also differ by a tick or cross in the caption as well."""
 
 HEAT = colormaps["viridis"]
 """From 0 to 1 ever lighter, so that it also reads in grey and without colour vision."""

@@ -252,7 +252,7 @@ def product_error(device: torch.device, width: int) -> float:
     """Bound on the error of a float32 matrix product of rows of ``width`` numbers, as a share of |a| |b|.
 
     Eight rounding units cover plain float32 sums (three to nine half units are seen). A small product is also
-    compared with float64, so that a device told to multiply more coarsely (TF32) is noticed.
+    compared with float64, so that a device set to multiply more coarsely (TF32) is noticed.
     """
     numbers = torch.sin(torch.arange(64 * width, dtype=torch.float64) ** 1.5).view(64, width).float()
     exact = numbers.double() @ numbers.double().T

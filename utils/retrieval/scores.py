@@ -1,4 +1,4 @@
-"""What a ranking goes by: keys of query and gallery item, coarse for all pairs and exact for some."""
+"""The sorting keys of a ranking: for query and gallery item, coarse for all pairs and exact for some."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _check(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, k: int, met
     check_metric(metric)
     check_widths(query, gallery)
     if k < 1:
-        raise ReIDError(f"a search for the {k} nearest items was asked for; expected at least 1.")
+        raise ReIDError(f"a search for the {k} nearest items; expected at least 1.")
 
 
 def _nearest(keys: FeatureKeys, start: int, stop: int, k: int) -> tuple[Tensor, Tensor]:

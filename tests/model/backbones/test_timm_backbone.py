@@ -47,7 +47,7 @@ def built(name, *options):
     cfg = config(name, "MODEL.PRETRAIN_CHOICE", "random", *options)
     model = make_model(cfg, DataFacts(3, 1, 1))
     set_execution(cfg, model)
-    model.encode = Encoder(model, Precision(torch.device("cpu"), torch.float32), cfg.SOLVER.STAGE2.ACCUMULATE)
+    model.encode = Encoder(model, Precision(torch.device("cpu"), torch.float32), cfg.SOLVER.STAGE2.MICRO_BATCHES)
     return model
 
 
@@ -148,7 +148,7 @@ def gradients(model):
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("option", ["SOLVER.GRAD_CHECKPOINTING|True", "SOLVER.STAGE2.ACCUMULATE|3"])
+@pytest.mark.parametrize("option", ["SOLVER.GRAD_CHECKPOINTING|True", "SOLVER.STAGE2.MICRO_BATCHES|3"])
 def test_a_vit_saves_memory_with_the_same_gradients(option):
     plain, saved = gradients(built(VIT)), gradients(built(VIT, *option.split("|")))
     assert plain.keys() == saved.keys() and len(plain) > 20
@@ -230,7 +230,7 @@ def test_a_whole_run_learns_and_its_checkpoint_comes_back(name, tmp_path):
         (f"MODEL.NAME|timm/{VIT}|MODEL.STRIDE_SIZE|[12, 12]", "MODEL.STRIDE_SIZE [12, 12]"),
         (f"MODEL.NAME|timm/{VIT}|MODEL.METHOD|clipreid|SOLVER.STAGES|[1, 2]", "clipreid text encoder baseline"),
         (f"MODEL.NAME|timm/{VIT}|INPUT.SIZE_TRAIN|[60, 30]|INPUT.SIZE_TEST|[60, 30]", "INPUT.SIZE_TRAIN [60, 30]"),
-        (f"MODEL.NAME|timm/{CNN}|SOLVER.GRAD_CHECKPOINTING|True", "GRAD_CHECKPOINTING ACCUMULATE"),
+        (f"MODEL.NAME|timm/{CNN}|SOLVER.GRAD_CHECKPOINTING|True", "GRAD_CHECKPOINTING MICRO_BATCHES"),
         (f"MODEL.NAME|timm/{CNN}|MODEL.PRETRAIN_CHOICE|imagenet|MODEL.PRETRAIN_PATH|gone.pth", "gone.pth"),
     ],
 )

@@ -59,8 +59,8 @@ def test_micro_batches(name):
     cfg = config(name)
     (stage,) = [stage for stage in stages(cfg) if stage.number == 2] or stages(cfg)[-1:]
     if METHODS[name].mixes_images:
-        with pytest.raises(ReIDError, match="ACCUMULATE = 4"):
-            config(name, f"SOLVER.STAGE{stage.number}.ACCUMULATE", "4")
+        with pytest.raises(ReIDError, match="MICRO_BATCHES = 4"):
+            config(name, f"SOLVER.STAGE{stage.number}.MICRO_BATCHES", "4")
         return
     if stage.cached:
         return  # nothing is encoded in the iterations
@@ -167,6 +167,6 @@ def test_a_method_that_reads_other_rows_refuses_micro_batches():
     for name in (name for name, method in METHODS.items() if method.mixes_images):
         cfg = config(name)
         cfg.defrost()
-        cfg.SOLVER.STAGE2.ACCUMULATE = 2
+        cfg.SOLVER.STAGE2.MICRO_BATCHES = 2
         with pytest.raises(ReIDError, match="Set it to 1"):
             check_method(cfg)
