@@ -265,6 +265,7 @@ class Method(nn.Module):
             another data set starts from a checkpoint.
         resume_only: prefixes of tensors that are kept to resume and not in checkpoints (pseudo-labels, text features).
         train_only: prefixes of tensors that are in checkpoints and not built for a test (prompts, text encoder).
+        has_sentences: each identity has a sentence of its own, whose fit to the images is logged.
         image_encoder: the backbone.
         card: what the checkpoint keeps besides tensors; set by :mod:`model.make_model_clipreid`.
         inputs: what :meth:`needs` names for a test; set there too.
@@ -276,6 +277,7 @@ class Method(nn.Module):
     identity_bound: ClassVar[tuple[str, ...]] = ("classifier",)
     resume_only: ClassVar[tuple[str, ...]] = ()
     train_only: ClassVar[tuple[str, ...]] = ()
+    has_sentences: ClassVar[bool] = False
     image_encoder: Backbone
 
     def __init__(self) -> None:
@@ -329,6 +331,17 @@ class Method(nn.Module):
 
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
         """Fill buffers from the training set; called in eval mode when an epoch starts, never in the middle of one."""
+
+    def sentences(self) -> Tensor:
+        """Features of each identity's own sentence [C, E], not normalised, where :attr:`has_sentences`.
+
+        Called by all processes.
+        """
+        raise NotImplementedError
+
+    def sentence_logits(self, images: Tensor, sentences: Tensor) -> Tensor:
+        """Logits [N, C] of the method's loss between projected features [N, E] and sentences [C, E]."""
+        return images @ sentences.T
 
     def frozen(self, at: Progress) -> tuple[str, ...]:
         """Prefixes of what does not train in this epoch and stays in eval mode."""

@@ -19,6 +19,7 @@ import numpy as np
 from configs import get_defaults, load_config
 from processor.reports.comparison import paired_difference, same_queries, seeds_of_one, set_apart_by
 from processor.reports.error_rates import COLUMNS, error_rates
+from processor.reports.sentences import sentences_section
 from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, flatten, kind, read_run
 from utils.checkpoint import write_text
 from utils.command_line import run_script
@@ -66,6 +67,7 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
         ("Results", _results(run)),
         ("Biometric performance", _biometric_performance(run)),
         ("Pictures", _pictures(run)),
+        ("Sentences", sentences_section(run)),
         ("Data", _data(run.metrics.get("data", {}))),
         ("Configuration", folded("Keys of the configuration", _differences(run.settings, defaults, recipe))),
         ("Environment", _environment(run)),

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from model.base import Batch, Method, Outputs, Progress, Stage
+from processor.alignment import StageAlignment
 from processor.runs.run import Run
 from processor.train_set import PlainImages
 from processor.training_loop import Scheduler, StagePlan, due, train_epochs
@@ -55,6 +56,8 @@ def do_train_stage1(
         return
     images = PlainImages(method, loader, run.precision, method.needs(cfg, training=True))
     cached, labels = _cached(images, stage)
+    features = (cached["projected"], labels) if "projected" in cached else None
+    alignment = StageAlignment(method, run, stage.number, images, features)
     order = order or _random_order(len(labels), cfg.SOLVER.SEED, stage.number)
 
     def batches(epoch: int, skip: int) -> list[Batch]:
@@ -67,9 +70,10 @@ def do_train_stage1(
     def names(batch: Batch) -> list[str]:
         return [loader.dataset.records[index].path for index in batch.index.tolist()]
 
-    def after_epoch(epoch: int) -> None:
+    def after_epoch(epoch: int) -> dict[str, float]:
         if due(epoch, solver.CHECKPOINT_PERIOD, solver.MAX_EPOCHS):
             save_model(method.checkpoint(), model_file(run.output_dir, cfg.MODEL.NAME, f"stage{stage.number}_{epoch}"))
+        return alignment.after(epoch, solver.MAX_EPOCHS)
 
     plan = StagePlan(
         stage,
@@ -86,6 +90,7 @@ def do_train_stage1(
         scheduler=scheduler,
         after_epoch=after_epoch,
     )
+    alignment.begin()
     train_epochs(plan, method, run)
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from model.base import Batch, Method, Stage
+from processor.alignment import StageAlignment
 from processor.evaluation import Evaluation, evaluate_model, validate_model
 from processor.runs.run import Run
 from processor.train_set import PlainImages
@@ -82,14 +83,19 @@ def do_train_stage2(
     def names(batch: Batch) -> list[str]:
         return [loader.dataset.records[index].path for index in batch.index.tolist()]
 
-    def after_epoch(epoch: int) -> dict | None:
+    images = PlainImages(method, plain_loader, run.precision, needs)
+    alignment = StageAlignment(method, run, stage.number, images)
+
+    def after_epoch(epoch: int) -> dict:
         if due(epoch, solver.CHECKPOINT_PERIOD, solver.MAX_EPOCHS):
             save_model(method.checkpoint(), model_file(run.output_dir, cfg.MODEL.NAME, f"{ending}{epoch}"))
-        if not due(epoch, solver.EVAL_PERIOD, solver.MAX_EPOCHS):
-            return None
-        if validate is not None and last_stage:
-            return _keep_best(cfg, method, run, epoch, validate())
-        return None if epoch == solver.MAX_EPOCHS else _summary(epoch, evaluate())
+        tested = due(epoch, solver.EVAL_PERIOD, solver.MAX_EPOCHS)
+        found = alignment.after(epoch, solver.MAX_EPOCHS) if tested or epoch == 1 else {}
+        if tested and validate is not None and last_stage:
+            found |= _keep_best(cfg, method, run, epoch, validate())
+        elif tested and epoch < solver.MAX_EPOCHS:
+            found |= _summary(epoch, evaluate()) or {}
+        return found
 
     plan = StagePlan(
         stage,
@@ -101,11 +107,12 @@ def do_train_stage2(
         batches=batches,
         outputs=Encoder(method, run.precision, solver.MICRO_BATCHES, cfg.SOLVER.SEED),
         names=names,
-        images=PlainImages(method, plain_loader, run.precision, needs),
+        images=images,
         optimizers=optimizers,
         scheduler=scheduler,
         after_epoch=after_epoch,
     )
+    alignment.begin()
     train_epochs(plan, method, run)
 
 

@@ -56,6 +56,7 @@ class CLIPReID(ImageReID):
     backbones = ("clip",)
     identity_bound = (*ImageReID.identity_bound, "prompt_learner.cls_ctx")
     resume_only = (*ImageReID.resume_only, "all_texts")
+    has_sentences = True
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -123,11 +124,13 @@ class CLIPReID(ImageReID):
         """Texts of all identities, once: prompts and text encoder do not change in stage 2 (except in one stage)."""
         if at.stage != 2 or at.epoch != 1 or self.one_stage or not self.text_losses:
             return
+        self.all_texts.copy_(self.sentences())
 
+    def sentences(self) -> Tensor:
         def encode(labels: Tensor) -> Tensor:
             return torch.cat([widened(self.encode_text(part)) for part in labels.split(IDENTITIES_AT_ONCE)])
 
-        self.all_texts.copy_(sharded(encode, torch.arange(self.num_classes, device=self.all_texts.device)))
+        return sharded(encode, torch.arange(self.num_classes, device=self.all_texts.device))
 
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
         images = outputs["projected"]

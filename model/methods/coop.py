@@ -107,6 +107,7 @@ class CoOp(ImageReID):
     backbones = ("clip",)
     identity_bound = (*ImageReID.identity_bound, "prompt_learner.")
     resume_only = (*ImageReID.resume_only, "all_texts")
+    has_sentences = True
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -173,12 +174,18 @@ class CoOp(ImageReID):
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
         """Texts of all classes, once: neither context nor text encoder change in stage 2."""
         if at.stage == 2 and at.epoch == 1:
-            self.all_texts.copy_(self._encode_all())
+            self.all_texts.copy_(self.sentences())
+
+    def sentences(self) -> Tensor:
+        return widened(sharded(self._encode, torch.arange(self.num_classes, device=self.logit_scale.device)))
+
+    def sentence_logits(self, images: Tensor, sentences: Tensor) -> Tensor:
+        """Cosines times CLIP's factor."""
+        return self.logit_scale.exp() * F.normalize(images) @ F.normalize(sentences).T
 
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
         if at.stage == 1:
-            texts = self._encode_all()
-            logits = self.logit_scale.exp() * F.normalize(outputs["projected"]) @ F.normalize(texts).T
+            logits = self.sentence_logits(outputs["projected"], self.sentences())
             return {"ce": F.cross_entropy(logits, labels)}, {"accuracy": accuracy(logits, labels)}
         terms, shown = super().losses(outputs, labels, at)
         logits = outputs["projected"] @ self.all_texts.T
@@ -192,9 +199,6 @@ class CoOp(ImageReID):
             prompt = name.startswith("prompt_learner.")
             return Rate(solver.BASE_LR, solver.WEIGHT_DECAY) if prompt else None
         return None if name.startswith(("prompt_learner.", "text_encoder.")) else super().rate(name, stage, solver)
-
-    def _encode_all(self) -> Tensor:
-        return widened(sharded(self._encode, torch.arange(self.num_classes, device=self.logit_scale.device)))
 
     def _encode(self, classes: Tensor) -> Tensor:
         parts = classes.split(TEXTS_AT_ONCE)

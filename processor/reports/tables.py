@@ -71,7 +71,7 @@ def finish_run(
     path = run.output_dir / "metrics.json"
     earlier = _read_earlier(path)
     facts = {"environment": environment(run.describe_device()), "data": describe(dataset)}
-    best = {"best": run.best} if run.best else {}
+    best = ({"best": run.best} if run.best else {}) | ({"alignment": run.alignment} if run.alignment else {})
     trained = {"parameters_trained": sum(run.trained.values())}
     content = {"seconds": run.seconds, "history": run.history, **trained, **best, **facts}
     content = run.shorten.everywhere(content | (earlier if run.suffix else {}) | {"results": run.results})

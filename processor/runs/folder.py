@@ -157,7 +157,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check(metrics: Any) -> None:
     """Raise ValueError unless ``metrics`` has what :func:`processor.reports.tables.finish_run` writes."""
     _require(metrics, {"results": dict, "seconds": float, "history": list, "environment": dict}, "metrics.json")
-    _require_if_there(metrics, {"parameters_trained": int}, "metrics.json")
+    _require_if_there(metrics, {"parameters_trained": int, "alignment": dict}, "metrics.json")
     for name, row in metrics["results"].items():
         kinds = {**dict.fromkeys(MEASURES, float), "queries": int, "queries_without_match": int, "seconds": float}
         _require(row, kinds | dict.fromkeys(("weights", "dataset", "model", "method"), str), f"result {name}")

@@ -91,6 +91,7 @@ class Run:
         history: one entry an epoch, as written to ``metrics.json``.
         results: numbers of each evaluation by name.
         best: epoch and mAP of the best validation so far, empty before the first.
+        alignment: by stage, how well sentences and images fit before its first epoch, see :mod:`processor.alignment`.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
         parts_saved: names of the parts in the newest state.
@@ -110,6 +111,7 @@ class Run:
     history: list[dict] = field(default_factory=list)
     results: dict[str, dict] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    alignment: dict[str, dict[str, float]] = field(default_factory=dict)
     position: TrainingProgress = field(default_factory=TrainingProgress)
     unclaimed: dict[str, dict] = field(default_factory=dict)
     parts_saved: list[str] = field(default_factory=list)
@@ -159,6 +161,7 @@ class Run:
                 "history": self.history,
                 "results": self.results,
                 "best": self.best,
+                "alignment": self.alignment,
                 "seconds": self.seconds,
                 "data": self.data,
                 "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -187,7 +190,7 @@ class Run:
             return
         self.position = TrainingProgress(*state["position"])
         self.history, self.results = state["history"], state["results"]
-        self.best = state["best"]
+        self.best, self.alignment = state["best"], state.get("alignment", {})
         self.data, self.seconds_before = state["data"], state["seconds"]
         self.unclaimed = state["parts"]
         self.parts_saved = list(state["parts"])
@@ -351,6 +354,9 @@ def _check_shape(state: object, folder: Path) -> None:
     kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
     kinds |= {"parts": dict, "best": dict}
     whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    # A state of an earlier version has no alignment.
+    kept = state.get("alignment", {}) if whole else {}
+    whole = whole and isinstance(kept, dict) and all(isinstance(part, dict) for part in kept.values())
     whole = whole and all(isinstance(part, dict) for part in (*state["history"], *state["results"].values()))
     whole = whole and (
         not state["best"] or all(type(state["best"].get(key)) in (int, float) for key in ("epoch", "mAP"))

@@ -39,16 +39,18 @@ def rate_chart(kind: str, lines: Sequence[Line]) -> Figure:
     """Named lines (name, x, y) on the axes of ``kind``, a name in :data:`CHARTS`; zeros have no place on a log axis."""
     chart = CHARTS[kind]
     figure, (axis,) = new_figure(6.4, 4.6)
+    shown = False
     for number, (name, x, y) in enumerate(lines):
         x, y = (
             np.where(values > 0, values, np.nan) if log else values
             for values, log in ((x, chart.x_log), (y, chart.y_log))
         )
         marker = "o" if len(x) < 10 else None
+        shown |= bool((np.isfinite(x) & np.isfinite(y)).any())
         axis.plot(x, y, STYLES[number % len(STYLES)], marker=marker, label=name)
     axis.set(title=chart.title, xlabel=chart.x, ylabel=chart.y)
     for name, log in (("x", chart.x_log), ("y", chart.y_log)):
-        if log and any(np.isfinite(line[1 if name == "x" else 2]).any() for line in lines):
+        if log and shown:  # without errors there is no point, and matplotlib has no logarithmic axis for none
             axis.set(**{f"{name}scale": "log"})
         if chart.percent:
             getattr(axis, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))

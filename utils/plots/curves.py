@@ -24,7 +24,15 @@ GENUINE, IMPOSTOR, MARK = "#1b7f5c", "#b5442e", "#333333"
 """Colours that stay apart for colour-blind readers; line styles and labels say the same again."""
 
 STYLES = ("-", "--", "-.", ":")
-NOT_LOSSES = frozenset({"stage", "epoch", "accuracy", "lr", "images_per_second", "seconds"})
+NOT_LOSSES = frozenset(
+    {"stage", "epoch", "accuracy", "lr", "images_per_second", "seconds", "length_product", "alignment_left"}
+)
+SENTENCES = {
+    "sentence_accuracy": ("nearest sentence is its own", "% of the clean training images", 100),
+    "sentence_cosine": ("sentence and centroid", "cosine, mean over identities", 1),
+    "logit_span": ("span of the logits", "largest - smallest, mean over images", 1),
+}
+"""Titles, units and factors of the diagnostics of sentences, by their names in the history."""
 VALIDATION = ("validation mAP", "validation Rank-1")
 TESTED = ("mAP", "Rank-1", "Rank-5", "Rank-10", *VALIDATION)
 
@@ -56,23 +64,31 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
-def curve_panels(history: Sequence[Mapping], results: Mapping[str, Mapping]) -> list[Panel]:
+def curve_panels(
+    history: Sequence[Mapping], results: Mapping[str, Mapping], alignment: Mapping[str, Mapping] | None = None
+) -> list[Panel]:
     """What :func:`training_curves` draws: losses, learning rate and accuracy of each stage, then the test results.
 
     Args:
         history: one entry an epoch, as in ``metrics.json``.
         results: evaluations by name; ``untrained`` stands at epoch 0, ``trained`` at the last epoch.
+        alignment: by stage, the diagnostics of sentences before its first epoch, which stand at epoch 0.
     """
     panels = []
     for stage in sorted({entry["stage"] for entry in history}):
         entries = [entry for entry in history if entry["stage"] == stage]
         numbers = {name for entry in entries for name, value in entry.items() if isinstance(value, int | float)}
-        terms = sorted(numbers - NOT_LOSSES - set(TESTED), key=lambda name: (name != "loss", name))
+        losses = numbers - NOT_LOSSES - {*TESTED, *SENTENCES}
+        terms = sorted(losses, key=lambda name: (name != "loss", name))
         panels.append(Panel(f"stage {stage}: losses", "mean over the epoch", _lines(entries, terms)))
         panels.append(Panel(f"stage {stage}: learning rate", "learning rate", _lines(entries, ["lr"])))
         if "accuracy" in numbers:
             lines = _lines(entries, ["accuracy"], 100)
             panels.append(Panel(f"stage {stage}: training accuracy", "% of the images", lines))
+        measured = [{**(alignment or {}).get(str(stage), {}), "epoch": 0}, *entries]
+        for name, (title, unit, factor) in SENTENCES.items():
+            if name in numbers and (name != "logit_span" or stage == 1):
+                panels.append(Panel(f"stage {stage}: {title}", unit, _lines(measured, [name], factor)))
     tested = [entry for entry in history if "mAP" in entry]
     if "untrained" in results:
         tested = [{"epoch": 0, **results["untrained"]}, *tested]
@@ -94,9 +110,11 @@ def _lines(entries: Sequence[Mapping], names: Sequence[str], factor: float = 1) 
     }
 
 
-def training_curves(history: Sequence[Mapping], results: Mapping[str, Mapping]) -> Figure:
+def training_curves(
+    history: Sequence[Mapping], results: Mapping[str, Mapping], alignment: Mapping[str, Mapping] | None = None
+) -> Figure:
     """Losses, learning rates, accuracy, mAP and Rank-1 by epoch; arguments as for :func:`curve_panels`."""
-    panels = curve_panels(history, results)
+    panels = curve_panels(history, results, alignment)
     columns = min(3, max(1, len(panels)))
     rows = -(-len(panels) // columns) or 1
     figure, axes = new_figure(4.2 * columns, 3.2 * rows, columns, rows)

@@ -1,0 +1,48 @@
+"""The report's part about sentences: how well they fit the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from processor.runs.folder import RunFolder
+from utils.plots.html import table
+
+COLUMNS = {
+    "sentence_accuracy": ("own sentence is nearest (% of clean training images)", 100),
+    "sentence_cosine": ("cosine of sentence and centroid", 1),
+    "logit_span": ("span of the logits", 1),
+    "length_product": ("lengths of image and text features, multiplied", 1),
+    "alignment_left": ("alignment left (%)", 100),
+}
+"""Titles and factors of what :mod:`processor.alignment` measures."""
+
+
+def sentences_section(run: RunFolder) -> str:
+    """A row for the start and for each measured epoch of both stages; nothing where no sentences were learned."""
+    rows = []
+    kept = run.metrics.get("alignment", {})
+    entries = [entry for entry in run.metrics["history"] if isinstance(entry, dict)]
+    measured = [entry for entry in entries if isinstance(entry.get("sentence_accuracy"), Real)]
+    for stage in sorted({str(entry.get("stage")) for entry in measured}):
+        start = kept.get(stage)
+        rows += [_row(stage, "start", start)] if isinstance(start, dict) else []
+        rows += [_row(stage, entry.get("epoch"), entry) for entry in measured if str(entry.get("stage")) == stage]
+    if not rows:
+        return ""
+    introduction = (
+        "<p>Whether an image's nearest sentence is that of its own identity, on the training images without "
+        "augmentation. Logits should span 5 to 40 in stage 1; after the first epoch of stage 2 much of the alignment "
+        "should be left.</p>"
+    )
+    columns = ["stage", "epoch", *(title for title, _ in COLUMNS.values())]
+    return introduction + table("Images and sentences", columns, rows, digits=2)
+
+
+def _row(stage: str, epoch: object, found: Mapping[str, Any]) -> list[object]:
+    values = {name: found.get(name) for name in COLUMNS}
+    return [
+        *(stage, str(epoch)),
+        *(float(factor * values[n]) if isinstance(values[n], Real) else "" for n, (_, factor) in COLUMNS.items()),
+    ]
