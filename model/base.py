@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from utils.errors import ReIDError
+
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
@@ -183,6 +185,32 @@ class Backbone(nn.Module):
         ``side`` [B, D] is the side information of a ViT.
         """
 
+    def layers_up_to(self, last: str) -> tuple[str, ...]:
+        """Prefixes, within this network, of the parameters in layer ``last`` and in all that images pass before it.
+
+        Layers stand in the order of their registration; embeddings, which are no layers, come before all of them.
+
+        Args:
+            last: a layer or a block of one: ``layer2``, ``transformer.resblocks.5``, of timm's ``network.blocks.5``.
+
+        Raises:
+            ReIDError: there is no such layer.
+        """
+        within: nn.Module = self
+        front, path = [], ""
+        for part in last.split("."):
+            own = [name for name, _ in within.named_parameters(recurse=False)]
+            front += [f"{path}{name}" for name in own if "embed" in name or name.endswith("_token")]
+            names = [name for name, _ in within.named_children()]
+            if part not in names:
+                raise ReIDError(
+                    f"SOLVER.STAGE2.FREEZE = {last!r}: the image encoder has no such layer. Choose one of "
+                    f"{', '.join(f'{path}{name}' for name in names) or path.rstrip('.')}."
+                )
+            front += [f"{path}{name}." for name in names[: names.index(part)]]
+            within, path = within.get_submodule(part), f"{path}{part}."
+        return (*front, path)
+
     @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Copy a pre-training into this network: every tensor must fit; position tables are resized and the
@@ -342,6 +370,12 @@ class Method(nn.Module):
     def sentence_logits(self, images: Tensor, sentences: Tensor) -> Tensor:
         """Logits [N, C] of the method's loss between projected features [N, E] and sentences [C, E]."""
         return images @ sentences.T
+
+    def layers_up_to(self, last: str) -> tuple[str, ...]:
+        """Prefixes of the parameters of the image encoder up to layer ``last``, see :meth:`Backbone.layers_up_to`;
+        none where ``last`` is empty.
+        """
+        return tuple(f"image_encoder.{name}" for name in self.image_encoder.layers_up_to(last)) if last else ()
 
     def frozen(self, at: Progress) -> tuple[str, ...]:
         """Prefixes of what does not train in this epoch and stays in eval mode."""

@@ -20,7 +20,7 @@ from configs import get_defaults, load_config
 from processor.reports.comparison import paired_difference, same_queries, seeds_of_one, set_apart_by
 from processor.reports.error_rates import COLUMNS, error_rates
 from processor.reports.sentences import sentences_section
-from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, flatten, kind, read_run
+from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, below_start, flatten, kind, read_run
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -63,6 +63,8 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
         f"{escape(result['weights'])}. "
         "Photographs of hands are biometric data: keep this page as such.</p>"
     )
+    note = below_start(run.metrics["results"], run.name)
+    introduction += f"<p><strong>Note:</strong> {escape(note)}.</p>" if note else ""
     sections = [
         ("Results", _results(run)),
         ("Biometric performance", _biometric_performance(run)),

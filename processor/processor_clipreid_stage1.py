@@ -88,6 +88,7 @@ def do_train_stage1(
         images=images,
         optimizers=optimizers,
         scheduler=scheduler,
+        frozen=method.frozen,
         after_epoch=after_epoch,
     )
     alignment.begin()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from model.base import Batch, Method, Stage
+from model.base import Batch, Method, Progress, Stage
 from processor.alignment import StageAlignment
 from processor.evaluation import Evaluation, evaluate_model, validate_model
 from processor.runs.run import Run
@@ -97,6 +98,13 @@ def do_train_stage2(
             found |= _summary(epoch, evaluate()) or {}
         return found
 
+    in_stage2 = stage.number == 2
+    layers = method.layers_up_to(solver.FREEZE) if in_stage2 else ()
+
+    def frozen(at: Progress) -> tuple[str, ...]:
+        probing = in_stage2 and at.epoch <= solver.HEAD_EPOCHS
+        return (*method.frozen(at), *layers, *(("image_encoder.",) if probing else ()))
+
     plan = StagePlan(
         stage,
         epochs=solver.MAX_EPOCHS,
@@ -110,10 +118,19 @@ def do_train_stage2(
         images=images,
         optimizers=optimizers,
         scheduler=scheduler,
+        frozen=frozen,
         after_epoch=after_epoch,
+        still=_fixed_statistics(method) if in_stage2 and solver.FREEZE_STATISTICS else frozenset(),
     )
     alignment.begin()
     train_epochs(plan, method, run)
+
+
+def _fixed_statistics(method: Method) -> frozenset[str]:
+    """Names of the image encoder's BatchNorms."""
+    return frozenset(
+        f"image_encoder.{name}" for name, m in method.image_encoder.named_modules() if isinstance(m, _BatchNorm)
+    )
 
 
 def _summary(epoch: int, found: Evaluation | None) -> dict[str, float] | None:

@@ -48,6 +48,8 @@ class StagePlan:
         images: all training images, for :meth:`Method.begin_epoch`.
         optimizers: all are stepped on the total.
         scheduler: of their rates.
+        frozen: what does not train in an epoch, see :meth:`Method.frozen`.
+        still: modules that train and yet stay in eval mode: BatchNorms with fixed statistics.
         after_epoch: saves and evaluates where due; what it returns joins the epoch's history. It is called again when
             the run was interrupted in it.
     """
@@ -64,7 +66,9 @@ class StagePlan:
     images: TrainingSet
     optimizers: Sequence[Optimizer]
     scheduler: Scheduler
+    frozen: Callable[[Progress], tuple[str, ...]]
     after_epoch: Callable[[int], dict | None]
+    still: frozenset[str] = frozenset()
 
 
 def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
@@ -98,7 +102,7 @@ def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
                 method.eval()
                 with computing_in(run.precision.autocast):
                     method.begin_epoch(plan.images, at)
-            freeze(method, method.frozen(at), trained)
+            freeze(method, plan.frozen(at), trained, plan.still)
             plan.scheduler.step(epoch)
             _train_epoch(here, plan, run, step, parts, meters)
         run.history[-1] |= plan.after_epoch(epoch) or {}
@@ -106,18 +110,19 @@ def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
     curves.close()
 
 
-def freeze(method: Method, frozen: Sequence[str], trained: set[str]) -> None:
+def freeze(method: Method, frozen: Sequence[str], trained: set[str], still: frozenset[str] = frozenset()) -> None:
     """Train mode, except for what begins with a prefix of ``frozen``: that stays in eval mode and gets no gradients.
 
     Args:
         method: changed in place.
         frozen: see :meth:`Method.frozen`.
         trained: names of the parameters that the stage trains.
+        still: names of modules that stay in eval mode although their parameters may train.
     """
     prefixes = tuple(frozen) or ("\0",)
     method.train()
     for name, module in method.named_modules():
-        if name and f"{name}.".startswith(prefixes):
+        if name in still or (name and f"{name}.".startswith(prefixes)):
             module.eval()
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(name in trained and not name.startswith(prefixes))

@@ -42,12 +42,13 @@ def make_optimizers(cfg: CfgNode, method: Method, stage: int, fused: bool | None
         That of ``OPTIMIZER_NAME`` first, then one for each other name that a rate has.
 
     Raises:
-        ReIDError: the stage trains nothing, or an optimizer is unknown.
+        ReIDError: the stage trains nothing, or an optimizer or the layer in ``SOLVER.STAGE2.FREEZE`` is unknown.
     """
     solver = cfg.SOLVER[f"STAGE{stage}"]
     rates: dict[str, list[tuple[nn.Parameter, str, Rate]]] = {}
+    frozen = method.layers_up_to(solver.FREEZE) if stage == 2 and solver.FREEZE else ()
     for name, parameter in method.named_parameters():
-        rate = method.rate(name, stage, solver)
+        rate = None if name.startswith(frozen) else method.rate(name, stage, solver)
         parameter.requires_grad_(rate is not None)
         if rate is not None:
             rates.setdefault(rate.optimizer, []).append((parameter, name, rate))

@@ -20,7 +20,7 @@ from processor.reports.environment import environment
 from processor.reports.error_rates import COLUMNS as ERROR_COLUMNS
 from processor.reports.error_rates import MISSING, error_rates
 from processor.reports.pictures import remove_pictures, write_pictures
-from processor.runs.folder import back_up, kind, read_metrics
+from processor.runs.folder import back_up, below_start, kind, read_metrics
 from processor.runs.run import Run, fingerprint
 from processor.text_matching import text_results
 from utils.checkpoint import model_file, save_json, write_atomically
@@ -98,6 +98,9 @@ def finish_run(
     label = f"weights: {run.results[name]['weights']}"
     closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
     log_table(rows, closing)
+    note = below_start(run.results, name)
+    if note:
+        LOGGER.warning("%s", note)
 
 
 def merge_results(earlier: Mapping[str, dict], now: Mapping[str, dict]) -> dict[str, dict]:

@@ -83,6 +83,20 @@ def kind(row: str) -> str:
     return re.sub(r" \d+$", "", row)
 
 
+def below_start(results: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """What to say of a trained model that is worse than its own start (``TEST.BEFORE_TRAINING``); else nothing."""
+    start, end = results.get("untrained"), results.get(name)
+    if not start or not end or kind(name) not in ("best", "trained") or end["mAP"] >= start["mAP"]:
+        return ""
+    if start.get("images") != end.get("images"):
+        return ""
+    return (
+        f"training made the model worse: mAP {end['mAP']:.1f} %, {start['mAP']:.1f} % before. A lower "
+        "SOLVER.STAGE2.BASE_LR, frozen layers (FREEZE, FREEZE_STATISTICS) or first epochs for the new layers alone "
+        "(HEAD_EPOCHS) keep more of a good start"
+    )
+
+
 def read_metrics(path: Path) -> dict[str, Any]:
     """``metrics.json`` of a run.
 

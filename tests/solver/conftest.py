@@ -32,6 +32,7 @@ _STAGE2 = {
     "MOMENTUM": 0.9,
     "BIAS_LR_FACTOR": 2,
     "LARGE_FC_LR": False,
+    "FREEZE": "",
     "CENTER_LR": 0.5,
     "SCHEDULER": "multistep",
     "GAMMA": 0.1,
