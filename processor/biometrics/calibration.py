@@ -8,6 +8,7 @@ import numpy as np
 
 from processor.biometrics.setting import Section, Setting
 from utils.biometric.calibration import RULES, Calibration, calibrate
+from utils.biometric.confidence import bounded
 from utils.biometric.error_rates import Tally
 from utils.biometric.likelihood import (
     cllr,
@@ -17,7 +18,7 @@ from utils.biometric.likelihood import (
     prior_entropy,
     tippett,
 )
-from utils.biometric.verification import percent
+from utils.biometric.verification import percent, with_interval
 
 _ODDS = np.linspace(-3, 3, 61)
 
@@ -36,6 +37,7 @@ def fit(setting: Setting, facts: dict[str, Any]) -> Calibration:
 def likelihood_ratios(setting: Setting, calibration: Calibration, counted: Tally) -> Section:
     """Cllr, calibration loss and misleading evidence of the test, by either rule."""
     weights = counted.genuine, counted.impostor
+    people = setting.genuine_people, setting.subjects.count
     record: dict[str, Any] = {"population": calibration.population}
     table = [("Calibrated on", calibration.population)]
     curves: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {"tippett": [], "ece": []}
@@ -54,7 +56,8 @@ def likelihood_ratios(setting: Setting, calibration: Calibration, counted: Tally
             "ELUB log10": list(bounds),
         }
         table.append((f"Cllr / Cllr_min / loss, {rule}", f"{cost:.4f} / {minimum:.4f} / {cost - minimum:.4f} bits"))
-        table.append((f"Misleading, {rule}", f"{percent(wrong.genuine)} genuine, {percent(wrong.impostor)} impostor"))
+        texts = [with_interval(rate, bounded(rate, n)) for rate, n in zip(wrong, people, strict=True)]
+        table.append((f"Misleading, {rule}", f"{texts[0]} genuine, {texts[1]} impostor"))
         table.append((f"Limits of the LR (ELUB), {rule}", f"{10 ** bounds[0]:.2g} to {10 ** bounds[1]:.3g}"))
         grid = np.linspace(*(min(bounds[0] - 0.2, -1), max(bounds[1] + 0.2, 1)), 121)
         for kind, part in zip(("same", "different"), weights, strict=True):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from processor.biometrics.errors import with_interval
 from processor.biometrics.setting import Section, Setting
+from utils.biometric.confidence import bounded
 from utils.biometric.error_rates import tally
 from utils.biometric.fusion import Fusion, fit_fusion
 from utils.biometric.pair_scores import score_blocks
 from utils.biometric.templates import choose_images, mean_features
+from utils.biometric.verification import with_interval
 from utils.errors import ReIDError
 from utils.retrieval.distances import Features
 
@@ -86,9 +87,12 @@ def _add(
     rank1 = float((np.where(same, -np.inf, best).max(1) < own)[reachable].mean())
     accepted = {far: counted.accept_rate(far) for far in fars}
     tars = {f"TAR at FAR {far:g}": 100 * found.tar if found.supported else None for far, found in accepted.items()}
-    record[name] = {"EER": 100 * eer, "Rank-1": 100 * rank1, **tars, "genuine pairs": int(counted.num_genuine)}
-    texts = [f"TAR at FAR {far:g} {with_interval(found.tar)}" for far, found in accepted.items() if found.supported]
-    table.append((name, ", ".join([f"EER {with_interval(eer)}", f"Rank-1 {with_interval(rank1)}", *texts])))
+    people = int((known & same).any(0).sum())
+    counts = {"genuine pairs": int(counted.num_genuine), "people": people}
+    record[name] = {"EER": 100 * eer, "Rank-1": 100 * rank1, **tars, **counts}
+    rates = {"EER": eer, "Rank-1": rank1}
+    rates |= {f"TAR at FAR {far:g}": found.tar for far, found in accepted.items() if found.supported}
+    table.append((name, ", ".join(f"{n} {with_interval(rate, bounded(rate, people))}" for n, rate in rates.items())))
     lines.append((name, counted.fmr, counted.fnmr))
 
 

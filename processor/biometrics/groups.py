@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from processor.biometrics.errors import with_interval
 from processor.biometrics.setting import Section, Setting
 from utils.biometric.bootstrap import interval
+from utils.biometric.confidence import bounded
 from utils.biometric.group_counts import UnitCounts, count_units, number_units
 from utils.biometric.groups import gini, worst_over_best
-from utils.biometric.verification import VerificationMetrics
+from utils.biometric.verification import VerificationMetrics, with_interval
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ def _rates(
             key: None if np.isnan(rate) else 100 * float(rate) for key, rate in rates.items()
         }
         texts = []
-        for (kind, rate), bounds in zip(rates.items(), (ends[0][k], ends[1][k]), strict=True):
+        with_genuine = _people_with_genuine(counts, g)
+        record[names[g]]["people with genuine pairs"] = with_genuine
+        for (kind, rate), n, part in zip(rates.items(), (people[g], with_genuine), ends, strict=True):
+            bounds = bounded(float(rate), n, part[k])
             if bounds:
                 record[names[g]][f"{kind} interval"] = [100 * end for end in bounds]
             texts.append(f"{kind} {'unknown' if np.isnan(rate) else with_interval(float(rate), bounds)}")
@@ -123,3 +126,9 @@ def _rates(
         table.append((f"{attribute}: worst / best", ratio))
         table.append((f"{attribute}: GARBE (alpha 0.5)", f"{record['GARBE 0.5']:.3f}"))
     return record, table
+
+
+def _people_with_genuine(counts: UnitCounts, group: int) -> int:
+    """People of a group with a genuine comparison in it."""
+    own = (counts.genuine.sum(1) > 0) & (counts.units.group == group)
+    return len(np.unique(counts.units.subject[own]))

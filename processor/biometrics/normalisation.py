@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from processor.biometrics.errors import verification_record, with_interval
+from processor.biometrics.errors import bounded_rates, numbers_of_people, verification_record
 from processor.biometrics.setting import Section, Setting
 from utils.biometric.comparisons import Comparisons
 from utils.biometric.normalisation import Spread, cohort_spread, default_top, normalise, sample_rows
 from utils.biometric.pair_scores import score_blocks
-from utils.biometric.verification import verify_comparisons
+from utils.biometric.verification import verify_comparisons, with_interval
 from utils.retrieval.distances import Features
 
 MOST_COHORT = 2000
@@ -39,14 +39,15 @@ def normalised(setting: Setting) -> Section:
             yield block._replace(scores=found, same=block.same.cpu(), counted=block.counted.cpu())
 
     found = verify_comparisons(blocks, setting.crossing, keys.FAR)
-    table = [("EER", with_interval(found.eer))]
-    table += [(f"TAR at FAR {f:g}", with_interval(t)) for f, t in found.tar_at_far.items() if t is not None]
+    intervals = bounded_rates(setting, found)
+    table = [(name, with_interval(rate, intervals.get(name))) for name, (_, rate) in found.rates().items()]
     words = f"{NAMES[keys.SCORE_NORM]} with {len(rows):,} training images of {len(of_cohort.unique())} people as cohort"
     words += f", the {top} highest for each image" if top else ""
     protocol = f"{words}; people compared are left out of the cohort; population standard deviation"
     curve = found.curve
     lines = {"det": [(NAMES[keys.SCORE_NORM], curve.far, curve.frr)]}
-    record = {"rule": keys.SCORE_NORM, "cohort images": len(rows), **verification_record(found)}
+    record = {"rule": keys.SCORE_NORM, "cohort images": len(rows), **verification_record(found, intervals)}
+    record |= numbers_of_people(setting)
     return Section("Score normalisation", protocol, record, table, lines)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from processor.biometrics.errors import with_interval
+from processor.biometrics.errors import WITHOUT_ERRORS, bounded_intervals
 from processor.biometrics.setting import Section, Setting, intervals_of, masked
-from utils.biometric.bootstrap import Interval
+from utils.biometric.confidence import Interval, bounded
 from utils.biometric.error_rates import RULE_OF_30
 from utils.biometric.open_set import Searches, draw_enrolled, search_people
 from utils.biometric.open_set_bootstrap import resample_searches
+from utils.biometric.verification import with_interval
 
 _RANKS = (1, 5)
 _POINTS = 200
@@ -25,9 +26,11 @@ def open_set(setting: Setting) -> Section:
     first = searches[0]
     replicates = _replicates(setting)
     figures = {f"FNIR at FPIR {fpir:g}": float(np.mean(_fnir(searches, fpir, 1))) for fpir in keys.FPIR}
-    intervals = intervals_of(replicates, figures)
+    people = _mated_people(setting)
+    intervals = bounded_intervals(figures, people, intervals_of(replicates, figures))
     record: dict[str, Any] = {
         "enrolled people": first.enrolled,
+        "people with mated searches": people,
         "mated searches": first.num_mated,
         "non-mated searches": first.num_nonmated,
         "drawings": len(searches),
@@ -35,20 +38,22 @@ def open_set(setting: Setting) -> Section:
     table = [("Enrolled identities", f"{first.enrolled:,}")]
     table.append(("Searches (mated / non-mated)", f"{first.num_mated:,} / {first.num_nonmated:,}"))
     for fpir in keys.FPIR:
-        rows, text = _at(searches, fpir, intervals)
+        rows, text = _at(searches, fpir, intervals, people)
         record |= rows
         table += text
     for rank in _RANKS:
-        record[f"closed-set Rank-{rank}"] = 100 * float(np.mean([s.identification(rank) for s in searches]))
-        table.append((f"Rank-{rank} of the mated searches, no threshold", f"{record[f'closed-set Rank-{rank}']:.2f}%"))
+        found = float(np.mean([s.identification(rank) for s in searches]))
+        record[f"closed-set Rank-{rank}"] = 100 * found
+        text = with_interval(found, bounded(found, people))
+        table.append((f"Rank-{rank} of the mated searches, no threshold", text))
     thresholds = _thresholds(first)
     lines = [(f"rank {rank}", first.fpir(thresholds), first.fnir(thresholds, rank)) for rank in _RANKS]
     share = f"{100 * keys.OPEN_SET:g} % of the people are not enrolled"
     protocol = (
         f"{share}, drawn {len(searches)} times; a person is scored by the best enrolled image; ties count against the "
-        "system; FPIR holds for this number of enrolled identities"
+        f"system; FPIR holds for this number of enrolled identities; {WITHOUT_ERRORS}"
     )
-    return Section("Open-set identification", protocol, record, table, {"open_set": lines}, replicates, figures)
+    return Section("Open-set identification", protocol, record, table, {"open_set": lines}, replicates, intervals)
 
 
 def _enrolled(setting: Setting, run: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +64,13 @@ def _enrolled(setting: Setting, run: int) -> tuple[torch.Tensor, torch.Tensor]:
     chosen = draw_enrolled(numbered, keys.OPEN_SET, setting.seed + run)
     images = torch.from_numpy(np.isin(numbered, chosen)) & (setting.gallery.pids >= 0)
     return images.nonzero()[:, 0], setting.query.pids >= 0
+
+
+def _mated_people(setting: Setting) -> int:
+    """People with a mated search in the first drawing: n of a bound where no search failed."""
+    images, searched = _enrolled(setting, 0)
+    mated = searched & torch.isin(setting.query.pids, setting.gallery.pids[images])
+    return len(setting.subjects.query[mated].unique())
 
 
 def _blocks(setting: Setting, images: torch.Tensor, searched: torch.Tensor):  # noqa: ANN202
@@ -94,7 +106,7 @@ def _replicates(setting: Setting) -> dict[str, np.ndarray]:
 
 
 def _at(
-    searches: list[Searches], fpir: float, intervals: dict[str, Interval]
+    searches: list[Searches], fpir: float, intervals: dict[str, Interval], people: int
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Means over the drawings at one FPIR."""
     name = f"FNIR at FPIR {fpir:g}"
@@ -109,15 +121,15 @@ def _at(
     for rank in _RANKS:
         values = _fnir(searches, fpir, rank)
         mean = float(np.mean(values))
-        ends = intervals.get(name) if rank == 1 else None
+        ends = intervals.get(name) if rank == 1 else bounded(mean, people)
         suffix = "" if rank == 1 else f", rank {rank}"
         record |= {f"{name}{suffix}": 100 * mean, f"DIR at FPIR {fpir:g}{suffix}": 100 * (1 - mean)}
         record |= {f"{name}{suffix} std": 100 * float(np.std(values, ddof=1))} if len(values) > 1 else {}
         record |= {f"{name} interval": [100 * end for end in ends]} if ends else {}
         table.append((f"FNIR (1 - DIR) at FPIR {fpir:g}, rank {rank}", with_interval(mean, ends)))
-    wrong = [float(s.mated_misidentification([t])[0]) for s, t in zip(searches, thresholds, strict=True)]
-    record[f"mated misidentification at FPIR {fpir:g}"] = 100 * float(np.mean(wrong))
-    table.append((f"Mated searches led by another person, FPIR {fpir:g}", with_interval(float(np.mean(wrong)))))
+    wrong = float(np.mean([s.mated_misidentification([t])[0] for s, t in zip(searches, thresholds, strict=True)]))
+    record[f"mated misidentification at FPIR {fpir:g}"] = 100 * wrong
+    table.append((f"Mated searches led by another person, FPIR {fpir:g}", with_interval(wrong, bounded(wrong, people))))
     return record, table
 
 

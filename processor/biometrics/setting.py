@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from processor.runs.folder import read_metrics
-from utils.biometric.bootstrap import Interval, Subjects, centred, draw_people, interval, number_subjects
+from utils.biometric.bootstrap import Subjects, centred, draw_people, interval, number_subjects
 from utils.biometric.comparisons import Comparisons, Crossing, listed_blocks
+from utils.biometric.confidence import Interval
 from utils.biometric.counting import Blocks
 from utils.biometric.pair_scores import paired_scores
 from utils.biometric.protocols import Pairs, fvc
@@ -44,8 +45,7 @@ class Section:
         table: rows of measure and value for people.
         curves: lines by chart, each with its name, x and y.
         replicates: bootstrap replicates [B] by measure, fractions.
-        figures: measures whose replicates are shifted to the figure, see
-            :func:`utils.biometric.bootstrap.centred`.
+        intervals: 95 % intervals by measure, fractions.
     """
 
     title: str
@@ -54,12 +54,7 @@ class Section:
     table: list[tuple[str, str]]
     curves: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = field(default_factory=dict)
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def intervals(self) -> dict[str, Interval]:
-        """95 % intervals of the figures that have replicates."""
-        return intervals_of(self.replicates, self.figures)
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
 
 def intervals_of(replicates: dict[str, np.ndarray], figures: dict[str, float]) -> dict[str, Interval]:
@@ -130,6 +125,13 @@ class Setting:
     def subjects(self) -> Subjects:
         """The people, numbered in the order of their names."""
         return number_subjects(*self.people)
+
+    @cached_property
+    def genuine_people(self) -> int:
+        """People with at least one genuine comparison: n of a bound on errors of genuine comparisons."""
+        if self.pairs is not None:
+            return len(self.subjects.query[self.pairs.left[self.pairs.same]].unique())
+        return len(self.subjects.query[self.crossing.has_match()].unique())
 
     @cached_property
     def drawn(self) -> np.ndarray:

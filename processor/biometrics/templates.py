@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from processor.biometrics.errors import with_interval
 from processor.biometrics.setting import Section, Setting, copy_numbers
 from utils.biometric.comparisons import Crossing, listed_blocks
+from utils.biometric.confidence import bounded
 from utils.biometric.counting import Blocks
 from utils.biometric.pair_scores import score_blocks
 from utils.biometric.protocols import Pairs
 from utils.biometric.templates import Groups, choose_images, join_columns, join_rows, mean_features
-from utils.biometric.verification import VerificationMetrics, verify_comparisons
+from utils.biometric.verification import VerificationMetrics, verify_comparisons, with_interval
 from utils.errors import ReIDError
 from utils.retrieval.distances import Features
 
@@ -38,8 +38,9 @@ def template_curve(setting: Setting) -> Section:
             + (f" and {largest} query images" if both else "")
             + "; at least two are needed. Ask for smaller templates."
         )
-    record: dict[str, object] = {"identities": len(shared)}
-    table = [("Identities with enough images", f"{len(shared):,}")]
+    people = len(setting.subjects.gallery[torch.isin(setting.gallery.pids, torch.from_numpy(shared))].unique())
+    record: dict[str, object] = {"identities": len(shared), "people": people}
+    table = [("Identities (people) with enough images", f"{len(shared):,} ({people:,})")]
     points: dict[str, list[float]] = {"EER": [], "1 - Rank-1": []}
     for size in keys.TEMPLATE_SIZE:
         found, rank1 = _of_size(setting, size, both, torch.from_numpy(shared))
@@ -47,8 +48,8 @@ def template_curve(setting: Setting) -> Section:
         tar = {f"TAR at FAR {far:g}": None if t is None else 100 * t for far, t in found.tar_at_far.items()}
         counts = {"genuine pairs": found.num_genuine, "impostor pairs": found.num_impostor}
         record[name] = {"EER": 100 * found.eer, **tar, "Rank-1": 100 * rank1, **counts}
-        parts = [f"EER {with_interval(found.eer)}", f"Rank-1 {with_interval(rank1)}"]
-        parts += [f"TAR at FAR {far:g} {with_interval(t)}" for far, t in found.tar_at_far.items() if t is not None]
+        rates = {"EER": found.eer, "Rank-1": rank1} | {n: rate for n, (_, rate) in found.rates().items()}
+        parts = [f"{n} {with_interval(rate, bounded(rate, people))}" for n, rate in rates.items()]
         table.append((f"{name} ({found.num_genuine:,} genuine)", ", ".join(parts)))
         points["EER"].append(100 * found.eer)
         points["1 - Rank-1"].append(100 * (1 - rank1))

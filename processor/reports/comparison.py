@@ -14,6 +14,7 @@ from processor.runs.folder import RunFolder
 from processor.runs.run import free_to_change
 from utils.biometric.bootstrap import Difference, centred, interval, resample_means
 from utils.biometric.bootstrap import difference as bootstrap_difference
+from utils.biometric.confidence import bounded, upper_bound_without_errors
 
 MEASURES = ("mAP", "Rank-1", "EER")
 RANKS = ("mAP", "Rank-1")
@@ -22,6 +23,7 @@ RANKS = ("mAP", "Rank-1")
 RATES = {"TAR at FAR 0.01": "TAR at FAR 1 %", "TAR at FAR 0.001": "TAR at FAR 0.1 %"}
 WITH_INTERVAL = (*MEASURES, *RATES)
 PAIRS = ("genuine pairs", "impostor pairs")
+PEOPLE = "people with genuine pairs"
 MISSING = "-"
 
 SEEN_BY_TESTS = ("TEST.NECK_FEAT", "TEST.FEATURE")
@@ -120,7 +122,7 @@ def _mean_and_deviation(name: str, values: Sequence[float | None]) -> dict[str, 
 
 
 def _error_rates(runs: Sequence[RunFolder], means: Mapping[str, Any]) -> dict[str, Any]:
-    """TAR at FAR over the seeds, numbers of pairs, and 95 % intervals of all measures, in percent.
+    """TAR at FAR over the seeds, numbers of pairs and people, and 95 % intervals of all measures, in percent.
 
     Over random splits the pairs and their rates are those of the first split only, and nothing is given. The interval
     is over the test people: the mean over the seeds of the replicates, which draw the same people in every run.
@@ -129,27 +131,32 @@ def _error_rates(runs: Sequence[RunFolder], means: Mapping[str, Any]) -> dict[st
     rates: dict[str, Any] = {}
     for name in RATES:
         rates |= _mean_and_deviation(name, [one.get(name) for one in found])
-    for name in PAIRS:
+    for name in (*PAIRS, PEOPLE):
         numbers = {one.get(name) for one in found}
         rates[name] = numbers.pop() if len(numbers) == 1 else None
     kept = [run.replicates() if one else {} for run, one in zip(runs, found, strict=True)]
     for name in WITH_INTERVAL:
-        low, high = _interval(name, [replicates.get(f"Error rates: {name}") for replicates in kept], means.get(name))
+        replicates = [one.get(f"Error rates: {name}") for one in kept]
+        low, high = _interval(name, replicates, (means | rates).get(name), rates[PEOPLE])
         rates |= {f"{name} low": low, f"{name} high": high}
     return rates
 
 
-def _interval(name: str, kept: Sequence[np.ndarray | None], figure: float | None) -> tuple[float | None, float | None]:
-    """Ends in percent of the interval of a mean over runs; None where a run kept no replicates."""
-    if any(values is None or len(values) != len(kept[0]) for values in kept):
-        return None, None
-    values = np.mean(kept, axis=0)
-    if np.isnan(values).all():
-        return None, None
+def _interval(
+    name: str, kept: Sequence[np.ndarray | None], figure: float | None, people: int | None
+) -> tuple[float | None, float | None]:
+    """Ends in percent of the interval of a mean over runs; None where a run kept no replicates.
+
+    Where no run made an error it ends at the bound over ``people``.
+    """
+    complete = all(values is not None and len(values) == len(kept[0]) for values in kept)
+    values = np.mean(kept, axis=0) if complete else np.full(1, np.nan)
     if name in RANKS and figure is not None:
         values = centred(values, figure / 100)
-    ends = interval(values)
-    return 100 * ends.low, 100 * ends.high
+    ends = None if np.isnan(values).all() else interval(values)
+    if figure is not None and people:
+        ends = bounded(figure / 100, people, ends)
+    return (None, None) if ends is None else (100 * ends.low, 100 * ends.high)
 
 
 def difference(first: Mapping[int, RunFolder], second: Mapping[int, RunFolder]) -> dict[str, float] | None:
@@ -166,7 +173,8 @@ def paired_difference(first: Sequence[RunFolder], second: Sequence[RunFolder]) -
     """Difference in mAP between runs of two configurations, over seeds and people (query and gallery together).
 
     Runs that kept no replicates, or average over several random splits, are resampled by their queries' average
-    precisions. None where the runs did not keep the same queries, or where the number format differs.
+    precisions. Where no query differs, the bound over the queries' identities takes the place of an interval without
+    width. None where the runs did not keep the same queries, or where the number format differs.
     """
     runs = [*first, *second]
     queries = [run.queries() for run in runs]
@@ -182,7 +190,11 @@ def paired_difference(first: Sequence[RunFolder], second: Sequence[RunFolder]) -
         kept = [resample_means(values, queries[0]["identity"]) for values in precisions]
     half = len(first)
     mean = float(means[half:].mean() - means[:half].mean())
-    return bootstrap_difference(np.array(kept[:half]), np.array(kept[half:]), mean=mean)
+    found = bootstrap_difference(np.array(kept[:half]), np.array(kept[half:]), mean=mean)
+    if found.low < found.high:
+        return found
+    bound = upper_bound_without_errors(len(np.unique(queries[0]["identity"])))
+    return found._replace(low=mean - bound, high=mean + bound)
 
 
 def same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
@@ -230,7 +242,7 @@ def _rates_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _ends(row: Mapping[str, Any], name: str) -> str:
     low, high = row[f"{name} low"], row[f"{name} high"]
-    return "" if low is None else "(no error seen)" if low == high == 0 else f"[{low:.2f}, {high:.2f}]"
+    return "" if low is None else "(no spread in the sample)" if low == high else f"[{low:.2f}, {high:.2f}]"
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

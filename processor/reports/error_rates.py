@@ -38,6 +38,6 @@ def _rate(found: Mapping[str, Any], name: str) -> str:
 def _interval(ends: object) -> str:
     if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, Real) for end in ends)):
         return ""
-    if ends[0] == ends[1] == 0:  # resampling what has no error shows no spread
-        return " (no error seen)"
+    if ends[0] == ends[1]:  # of a run before such figures had a bound over people
+        return " (no spread in the sample)"
     return f" [{ends[0]:.2f}, {ends[1]:.2f}]"

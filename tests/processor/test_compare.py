@@ -251,6 +251,26 @@ def test_error_rates_over_the_seeds_by_hand(monkeypatch):
     assert row["impostor pairs"] is None and row["EER low"] is None, "of one split"
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_runs_without_errors_end_at_the_bound_over_people(monkeypatch, kept):
+    runs = {seed: made_up(f"a{seed}", 100, [1.0] * 4, eer=0.0) for seed in (1, 2)}
+    none, all_right = np.zeros(100), np.ones(100)
+    replicates = {"Error rates: EER": none, "Error rates: mAP": all_right, "Error rates: TAR at FAR 0.01": all_right}
+    monkeypatch.setattr(Run, "replicates", lambda run: replicates if kept else {})
+    for run in runs.values():
+        run.result["verification"] = {"TAR at FAR 0.01": 100.0, "people with genuine pairs": 10}
+        run.result["verification"] |= {"genuine pairs": 60, "impostor pairs": 3420}
+    rows = summarise({"a": runs, "b": dict(runs)})
+    bound = 100 * (1 - 0.05**0.1)  # 25.9 %
+    assert (rows[0]["EER low"], rows[0]["EER high"]) == pytest.approx((0, bound))
+    assert (rows[0]["mAP low"], rows[0]["mAP high"]) == pytest.approx((100 - bound, 100))
+    assert (rows[0]["TAR at FAR 0.01 low"], rows[0]["TAR at FAR 0.01 high"]) == pytest.approx((100 - bound, 100))
+    found, of_three = rows[1]["difference"], 100 * (1 - 0.05 ** (1 / 3))  # of the identities a, b, c none differs
+    assert (found["low"], found["high"]) == pytest.approx((-of_three, of_three))
+    text = as_markdown(rows, [], "Comparison")
+    assert "| 100.0 ± 0.0 [74.11, 100.00] |" in text and "[0.00, 25.89]" in text and "no spread" not in text
+
+
 def test_differences_are_between_means_over_the_seeds():
     """By hand: the means of the queries are 0.2, 0.4, 0.3, 0.6 and 0.4, 0.5, 0.6, 0.6; one seed alone gives more."""
     first = {1: made_up("f1", 1, [0.1, 0.2, 0.3, 0.4]), 2: made_up("f2", 1, [0.3, 0.6, 0.3, 0.8])}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from utils.biometric.comparisons import Comparisons
+from utils.biometric.confidence import Interval
 from utils.biometric.error_rates import Tally
 from utils.errors import ReIDError
 
@@ -25,13 +26,6 @@ CONFIDENCE = 0.95
 REPLICATES = 2000
 _EXACT_FLOAT32 = 2**24
 _CELLS = 2**23
-
-
-class Interval(NamedTuple):
-    """Percentile interval."""
-
-    low: float
-    high: float
 
 
 class Difference(NamedTuple):
@@ -70,7 +64,8 @@ def centred(values: np.ndarray, figure: float) -> np.ndarray:
     For ranks and open-set searches: about a third of the people is in no replicate, which leaves fewer distinct people
     to be mistaken for, so all replicates are a little too good.
     """
-    return np.clip(values - np.nanmean(values) + figure, 0, 1)
+    known = values[~np.isnan(values)]
+    return np.clip(values - (known.mean() if len(known) else 0) + figure, 0, 1)
 
 
 def difference(

@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.biometric.pair_scores import check_features, score_blocks
 from utils.biometric.protocols import Pairs
 from utils.retrieval.distances import Features, check_widths, device_of
-from utils.retrieval.identities import CAMERA_RULES, JUNK, check_choice
+from utils.retrieval.identities import CAMERA_RULES, JUNK, IdentityPairs, check_choice
 
 
 class Comparisons(NamedTuple):
@@ -77,6 +77,21 @@ class Crossing:
             rows = torch.arange(queries.start, queries.start + len(same), device=device)
             counted &= rows[:, None] < torch.arange(len(gallery), device=device)
         return same, counted
+
+    def has_match(self) -> Tensor:
+        """[Q] whether a query has a genuine comparison, from the labels alone."""
+        query, gallery = self.query, self.gallery
+        pairs = IdentityPairs(query.pids, gallery.pids, query.camids, gallery.camids, self.camera_rule)
+        found = torch.zeros(len(query), dtype=torch.bool)
+        for start, stop in pairs.blocks():
+            row, column, counted = pairs.pairs(start, stop)
+            row = row + start
+            if self.copies is not None:
+                counted = counted & (self.copies[0][row] != self.copies[1][column])
+            if self.once:
+                counted = counted & (row < column)
+            found[row[counted]] = True
+        return found
 
     def no_comparison(self, kind: str) -> str:
         """Why there may be no comparison of a kind, for messages."""

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from utils.errors import ReIDError
 
 _ITERATIONS = 300
 _TINY = 1e-300
+
+
+class Interval(NamedTuple):
+    """Lower and upper end of a 95 % interval, fractions."""
+
+    low: float
+    high: float
 
 
 def clopper_pearson(errors: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -36,6 +44,25 @@ def upper_bound_without_errors(trials: int, confidence: float = 0.95) -> float:
 def rule_of_3(trials: int) -> float:
     """3 / n, which approximates :func:`upper_bound_without_errors` at 95 % (ISO/IEC 19795-1)."""
     return 3 / trials
+
+
+def bounded(rate: float, people: int, ends: Interval | None = None) -> Interval | None:
+    """The interval of a rate, also where no person made an exception.
+
+    Resampling people among whom there is no error shows no spread, and [0, 0] would claim certainty. A rate of 0 or 1
+    therefore gets :func:`upper_bound_without_errors` over people, about 3 / ``people``. For a mean of numbers in
+    [0, 1] that are all 1 (average precisions) the bound holds too.
+
+    Args:
+        rate: share of errors, or of successes.
+        people: who could have made an error, at least one.
+        ends: what resampling gave; None where nothing was resampled.
+    """
+    if rate not in (0, 1):
+        return ends
+    bound = upper_bound_without_errors(people)
+    low, high = (0.0, bound) if rate == 0 else (1 - bound, 1.0)
+    return Interval(low, high) if ends is None else Interval(min(low, ends.low), max(high, ends.high))
 
 
 def _quantile(probability: float, a: float, b: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from utils.biometric.comparisons import Crossing
+from utils.biometric.confidence import Interval
 from utils.biometric.counting import Blocks, count
 from utils.biometric.error_rates import Tally, comparisons_needed
 from utils.retrieval.distances import Features
@@ -91,23 +92,26 @@ class VerificationMetrics:
         kinds = (np.histogram(scores, edges, weights=part)[0] for part in (self.scores.genuine, self.scores.impostor))
         return Histogram(edges, *(part.round().astype(np.int64) for part in kinds))
 
-    def lines(self, intervals: dict[str, tuple[float, float]] | None = None) -> list[str]:
+    def rates(self) -> dict[str, tuple[str, float]]:
+        """By name: whose number limits what is known, people with ``genuine`` or ``impostor`` pairs, and the rate."""
+        found = {"EER": ("genuine", self.eer)}
+        found |= {f"TAR at FAR {far:g}": ("genuine", tar) for far, tar in self.tar_at_far.items() if tar is not None}
+        for threshold, (fmr, fnmr) in self.rates_at.items():
+            found |= {f"FMR at {threshold:g}": ("impostor", fmr), f"FNMR at {threshold:g}": ("genuine", fnmr)}
+        return found
+
+    def lines(self, intervals: Mapping[str, Interval] | None = None) -> list[str]:
         """The numbers for people, one line each, with the intervals that are known by name."""
         known = intervals or {}
-
-        def of(name: str) -> str:
-            return " [{}, {}]".format(*map(percent, known[name])) if name in known else ""
-
+        texts = {name: with_interval(rate, known.get(name)) for name, (_, rate) in self.rates().items()}
         text = [f"pairs: {self.num_genuine:,} genuine, {self.num_impostor:,} impostor"]
-        text.append(f"EER {percent(self.eer)}{of('EER')} at score {self.threshold_text}")
+        text.append(f"EER {texts['EER']} at score {self.threshold_text}")
         for far, tar in self.tar_at_far.items():
             needed = f"{self.num_impostor:,} of {comparisons_needed(far):,} needed"
-            found = f"not enough impostor pairs ({needed})" if tar is None else percent(tar)
-            text.append(f"TAR at FAR {far:g}: {found}{of(f'TAR at FAR {far:g}')}")
-        for threshold, rates in self.rates_at.items():
-            fmr, fnmr = (
-                f"{percent(rate)}{of(f'{n} at {threshold:g}')}" for n, rate in zip(("FMR", "FNMR"), rates, strict=True)
-            )
+            name = f"TAR at FAR {far:g}"
+            text.append(f"{name}: {f'not enough impostor pairs ({needed})' if tar is None else texts[name]}")
+        for threshold in self.rates_at:
+            fmr, fnmr = (texts[f"{kind} at {threshold:g}"] for kind in ("FMR", "FNMR"))
             text.append(f"at score {threshold:g}: FMR {fmr}, FNMR {fnmr}")
         return [*text, f"AUC {self.area:.6f}, d' {self.decidability:.3f}"]
 
@@ -117,6 +121,11 @@ def percent(rate: float) -> str:
     if not rate or not math.isfinite(rate):
         return f"{100 * rate:.2f}%"
     return f"{100 * rate:.{max(2, 1 - math.floor(math.log10(100 * abs(rate))))}f}%"
+
+
+def with_interval(rate: float, ends: Interval | None = None) -> str:
+    """Such as "1.20% [0.80%, 1.70%]"."""
+    return percent(rate) + ("" if ends is None else f" [{percent(ends.low)}, {percent(ends.high)}]")
 
 
 def verify(

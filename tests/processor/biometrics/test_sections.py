@@ -29,6 +29,8 @@ from processor.biometrics.setting import (
 from processor.biometrics.templates import template_curve
 from processor.biometrics.training import TrainingFeatures
 from processor.biometrics.trust import calibration_facts, calibration_file, trusted_calibration
+from processor.reports.error_rates import error_rates as shown_in_tables
+from utils.biometric.comparisons import Crossing
 from utils.errors import ReIDError
 from utils.metrics import Features, evaluate
 
@@ -36,7 +38,7 @@ PEOPLE, IMAGES = 24, 4
 HANDS = ("left", "right")
 
 
-def make(people, seed, first=0):
+def make(people, seed, first=0, noise=0.9):
     """Features, records and attributes of two hands each, four images, two sessions; a hand is an identity."""
     random = np.random.default_rng(seed)
     records, facts = [], {}
@@ -50,7 +52,7 @@ def make(people, seed, first=0):
             if person == first:
                 facts[record.path]["age"] = "old"
     centres = random.normal(size=(2 * people, 16))
-    features = np.repeat(centres, IMAGES, 0) + 0.9 * random.normal(size=(len(records), 16))
+    features = np.repeat(centres, IMAGES, 0) + noise * random.normal(size=(len(records), 16))
     return features.astype(np.float32), records, facts
 
 
@@ -63,9 +65,9 @@ def setting():
     return make_setting()
 
 
-def make_setting(*pairs):
+def make_setting(*pairs, noise=0.9):
     cfg, _ = load_config(None, ["TEST.BOOTSTRAP", "40", "TEST.FAR", "[0.1, 0.01, 0.00001]", *pairs])
-    values, records, facts = make(PEOPLE, 0)
+    values, records, facts = make(PEOPLE, 0, noise=noise)
     taught, trained, more = make(PEOPLE, 1, first=500)
     place = [[i for i, r in enumerate(records) if r.camid == side] for side in (0, 1)]
     query, gallery = ([records[i] for i in rows] for rows in place)
@@ -181,6 +183,61 @@ def test_a_calibration_is_kept_and_trusted(setting, tmp_path):
     weights.write_bytes(b"other weights")
     with pytest.raises(ReIDError, match="fitted for weights with the checksum"):
         trusted_calibration(weights, calibration_facts(cfg, weights))
+
+
+WIDEST = 100 * (1 - 0.05 ** (1 / PEOPLE))
+"""One-sided Clopper-Pearson bound where none of the people made an error: 11.7 %."""
+
+
+def test_where_nothing_is_wrong_the_bound_over_people_is_given(tmp_path):
+    """Of six genuine pairs or of a million: resampling what has no error shows no spread."""
+    keys = ["TEST.OPEN_SET", "0.5", "TEST.FPIR", "[0.7]", "TEST.TEMPLATE", "gallery", "TEST.TEMPLATE_SIZE", "[2]"]
+    keys += ["TEST.FUSE", "mean", "TEST.SCORE_NORM", "s", "TEST.GROUPS", "['gender']", "TEST.THRESHOLDS", "[0.95]"]
+    setting = make_setting(*keys, noise=0.01)
+    found = verified(setting.test, setting.blocks, setting.crossing)
+    ranked = evaluate(setting.query, setting.gallery)
+    assert found.eer == 0 and ranked.mAP == 1
+    first = error_rates(setting, found, ranked)
+    record = first.record
+    assert record["people"] == record["people with genuine pairs"] == PEOPLE
+    assert record["EER interval"] == record["FMR at 0.95 interval"] == pytest.approx([0, WIDEST])
+    assert record["TAR at FAR 0.01 interval"] == record["intervals"]["mAP"] == pytest.approx([100 - WIDEST, 100])
+    assert "EER 0.00% [0.00%, 11.73%] at score" in found.lines(first.intervals)[1]
+    calibration = fit(make_setting(), {})
+    sections = [first, open_set(setting), template_curve(setting), fuse(setting), normalised(setting)]
+    sections += [by_group(setting, found), likelihood_ratios(setting, calibration, found.scores)]
+    shown = [(measure, text) for section in sections for measure, text in section.table if "%" in text]
+    no_rates = ("Scores outside", "Limits", "gender: worst")
+    for measure, text in shown:
+        if not measure.startswith(no_rates):
+            assert "[0.00%, 0.00%]" not in text and "[100.00%, 100.00%]" not in text
+            for rate in ("0.00%", "100.00%"):
+                bare = [part for part in text.split(", ") if part.endswith(f" {rate}") or part == rate]
+                assert not bare, f"{measure}: {text}"
+    row = {"verification": performance_record(sections)["verification"]}
+    assert shown_in_tables(row)["EER"] == "0.00 [0.00, 11.73]"
+    assert shown_in_tables(row)["mAP 95 %"] == "[88.27, 100.00]"
+
+
+def test_without_replicates_too():
+    setting = make_setting("TEST.BOOTSTRAP", "0", noise=0.01)
+    found = verified(setting.test, setting.blocks, setting.crossing)
+    section = error_rates(setting, found, evaluate(setting.query, setting.gallery))
+    assert section.record["EER interval"] == pytest.approx([0, WIDEST])
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_people_with_a_genuine_comparison_are_counted(setting, once):
+    """As in the comparisons themselves: under the camera rule, without copies, and each pair once."""
+    random = torch.Generator().manual_seed(3)
+    labels = lambda: [torch.randint(n, (96,), generator=random) for n in (40, 2)]  # noqa: E731
+    query = Features(setting.query.features, *labels())
+    gallery = query if once else Features(setting.gallery.features, *labels())
+    files = torch.randint(4, (96,), generator=random)
+    copies = None if once else (files, files.flip(0))
+    crossing = Crossing(query, gallery, "none" if once else "market", copies, once)
+    expected = torch.cat([(block.same & block.counted).any(1) for block in crossing.blocks()])
+    assert torch.equal(crossing.has_match(), expected) and expected.any() and not expected.all()
 
 
 def test_an_image_does_not_find_itself_or_its_copy(setting, tmp_path):

@@ -25,8 +25,11 @@ def test_texts():
     assert list(error_rates({"verification": VERIFICATION})) == list(COLUMNS)
 
 
-def test_no_error_is_no_interval():
-    assert error_rates({"verification": {"EER": 0.0, "EER interval": [0.0, 0.0]}})["EER"] == "0.00 (no error seen)"
+@pytest.mark.parametrize("value", [0.0, 100.0])
+def test_an_interval_without_width_is_none(value):
+    """Runs before had such intervals where nothing was wrong."""
+    shown = error_rates({"verification": {"EER": value, "EER interval": [value, value]}})["EER"]
+    assert shown == f"{value:.2f} (no spread in the sample)"
 
 
 @pytest.mark.parametrize("found", [None, "x", {}, {"EER": "x", "EER interval": [1], "genuine pairs": 1.5}])
