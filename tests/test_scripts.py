@@ -489,6 +489,8 @@ def test_options_of_the_test_change_the_result(trained, tmp_path, options):
     found, plain = (results(folder)["results"]["test"] for folder in folders)
     distances = [np.load(folder / "distances.npy") for folder in folders]
     assert distances[0].shape == distances[1].shape == (8, 8)
+    names = (folders[0] / "distances.csv").read_text().splitlines()
+    assert names[0] == "axis,index,path,identity,camera" and len(names) == 1 + 8 + 8
     if words[0] == "TEST.AP":
         assert found["mAP"] != plain["mAP"] and found["CMC"] == plain["CMC"]
     else:

@@ -15,6 +15,7 @@ from processor.runs.run import free_to_change
 from utils.biometric.bootstrap import Difference, centred, interval, resample_means
 from utils.biometric.bootstrap import difference as bootstrap_difference
 from utils.biometric.confidence import bounded, upper_bound_without_errors
+from utils.biometric.verification import significant
 
 MEASURES = ("mAP", "Rank-1", "EER")
 RANKS = ("mAP", "Rank-1")
@@ -242,7 +243,9 @@ def _rates_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _ends(row: Mapping[str, Any], name: str) -> str:
     low, high = row[f"{name} low"], row[f"{name} high"]
-    return "" if low is None else "(no spread in the sample)" if low == high else f"[{low:.2f}, {high:.2f}]"
+    if low is None:
+        return ""
+    return "(no spread in the sample)" if low == high else f"[{significant(low)}, {significant(high)}]"
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -265,7 +268,7 @@ def _spread(row: Mapping[str, Any], measure: str) -> str:
     if row[measure] is None:
         return MISSING
     std = row[f"{measure} std"]
-    return f"{row[measure]:.1f}" if std is None else f"{row[measure]:.1f} ± {std:.1f}"
+    return significant(row[measure], 1) + ("" if std is None else f" ± {significant(std, 1)}")
 
 
 def _difference(found: Mapping[str, float] | None) -> str:

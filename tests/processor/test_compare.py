@@ -268,6 +268,8 @@ def test_runs_without_errors_end_at_the_bound_over_people(monkeypatch, kept):
     found, of_three = rows[1]["difference"], 100 * (1 - 0.05 ** (1 / 3))  # of the identities a, b, c none differs
     assert (found["low"], found["high"]) == pytest.approx((-of_three, of_three))
     text = as_markdown(rows, [], "Comparison")
+    small = as_markdown([rows[0] | {"EER": 0.0017, "EER std": 0.0003}], [], "Comparison")
+    assert "| 0.0017 ± 0.00030 |" in small
     assert "| 100.0 ± 0.0 [74.11, 100.00] |" in text and "[0.00, 25.89]" in text and "no spread" not in text
 
 

@@ -118,9 +118,13 @@ class VerificationMetrics:
 
 def percent(rate: float) -> str:
     """A rate with two decimals, or with two significant digits where it is small: 0.000017%."""
-    if not rate or not math.isfinite(rate):
-        return f"{100 * rate:.2f}%"
-    return f"{100 * rate:.{max(2, 1 - math.floor(math.log10(100 * abs(rate))))}f}%"
+    return f"{significant(100 * rate)}%"
+
+
+def significant(value: float, decimals: int = 2) -> str:
+    """A number with ``decimals``, or with two significant digits where these are more."""
+    small = value and math.isfinite(value)
+    return f"{value:.{max(decimals, 1 - math.floor(math.log10(abs(value)))) if small else decimals}f}"
 
 
 def with_interval(rate: float, ends: Interval | None = None) -> str:

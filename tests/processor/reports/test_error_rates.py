@@ -25,6 +25,17 @@ def test_texts():
     assert list(error_rates({"verification": VERIFICATION})) == list(COLUMNS)
 
 
+def test_small_rates_keep_significant_digits():
+    found = {"EER": 0.000017, "EER interval": [0.0000021, 0.00031]}
+    assert error_rates({"verification": found})["EER"] == "0.000017 [0.0000021, 0.00031]"
+
+
+def test_of_several_splits_the_first_is_named():
+    row = {"verification": VERIFICATION, "runs": [{"run": 3}, {"run": 4}]}
+    shown = error_rates(row)
+    assert shown["EER"] == "1.23 [0.50, 2.00] (split 3)" and shown["TAR at FAR 0.1 %"] == "-"
+
+
 @pytest.mark.parametrize("value", [0.0, 100.0])
 def test_an_interval_without_width_is_none(value):
     """Runs before had such intervals where nothing was wrong."""
