@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from model.backbones import cdnet, osnet, resnet, vit
+from model.backbones import autoreid, cdnet, osnet, resnet, vit
 from model.backbones.timm_backbone import PREFIX, TimmEncoder, backbone_name, hub_weights
 from model.base import Backbone
 from model.clip.clip import find_weights
@@ -60,6 +60,10 @@ def _osnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
     return lambda cfg, size: osnet.OSNet(osnet.SHAPES[name], size)
 
 
+def _autoreid(name: str) -> Callable[[CfgNode, Size], Backbone]:
+    return lambda cfg, size: autoreid.AutoReIDNet(autoreid.SHAPES[name], size)
+
+
 def _cdnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
     return lambda cfg, size: cdnet.CDNet(cdnet.SHAPES[name], size)
 
@@ -76,6 +80,7 @@ BACKBONES: dict[str, Entry] = {
     "resnet50": Entry("resnet", _resnet("resnet50"), "resnet50.tv_in1k"),
     "resnet-tiny": Entry("resnet", _resnet("resnet-tiny")),
     **{name: Entry("osnet", _osnet(name)) for name in osnet.SHAPES},
+    **{name: Entry("autoreid", _autoreid(name)) for name in autoreid.SHAPES},
     **{name: Entry("cdnet", _cdnet(name)) for name in cdnet.SHAPES},
     **{name: Entry("vit", _vit(name), size.pretrained) for name, size in vit.SIZES.items()},
 }

@@ -9,6 +9,7 @@ from model.backbones.registry import family_of
 from model.base import Method
 from model.methods.aaformer import AAFormer
 from model.methods.abdnet import ABDNet
+from model.methods.autoreid import AutoReID
 from model.methods.baseline import ImageReID
 from model.methods.cal import CAL
 from model.methods.cbdb_net import CBDBNet
@@ -53,6 +54,7 @@ METHODS: dict[str, type[Method]] = {
     "abdnet": ABDNet,
     "cbdb_net": CBDBNet,
     "cdnet": CDNetReID,
+    "autoreid": AutoReID,
     "transreid": TransReID,
     "dcal": DCAL,
     "aaformer": AAFormer,
@@ -68,6 +70,7 @@ FAMILIES = {
     "resnet": "a ResNet of model/backbones/resnet.py",
     "osnet": "an OSNet of model/backbones/osnet.py",
     "cdnet": "CDNet of model/backbones/cdnet.py",
+    "autoreid": "a network of Auto-ReID's cells of model/backbones/autoreid.py",
     "vit": "a ViT of model/backbones/vit.py",
 }
 """What a family of backbones is, for messages."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.relation import RelationAttention
 from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
@@ -105,6 +105,10 @@ class RGANet(Method):
     def embed(self, outputs: Outputs) -> Tensor:
         """The feature behind or in front of the neck [B, D]."""
         return self.bottleneck(outputs["feature"]) if self.neck_feature == "after" else outputs["feature"]
+
+    def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        """The neck's bias stays 0."""
+        return None if name == "bottleneck.bias" else super().rate(name, stage, solver)
 
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ REFUSED = [
     ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
     ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
     ("abdnet", {"INPUT.SIZE_TRAIN": [336, 128]}, "SIZE_TRAIN = .336, 128.*two halves.*such as 320 or 352"),
+    ("autoreid", {"SOLVER.STAGE2.MICRO_BATCHES": 64}, "MICRO_BATCHES = 64.*two images in each.*to 32 or less"),
+    ("autoreid", {"MODEL.NAME": "resnet50"}, "autoreid with MODEL.NAME = resnet50.*Auto-ReID's cells"),
     ("cal", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*cal.*softmax_triplet"),
     ("cal", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
     ("cbdb_net", {"MODEL.CBDB_NET.STRIPS": 25}, "STRIPS = 25.*24 rows.*one of 2 to 24"),

@@ -26,6 +26,7 @@ SMALLEST = {
     "resnet": "resnet-tiny",
     "osnet": "osnet_x0_25",
     "cdnet": "cdnet-tiny",
+    "autoreid": "autoreid-tiny",
     "vit": "vit-tiny",
 }
 CPU = Precision(torch.device("cpu"), torch.float32)

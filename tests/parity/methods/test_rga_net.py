@@ -140,6 +140,12 @@ def rates():
 test_array = golden.test()
 
 
+def test_the_bias_of_the_neck_does_not_train():
+    solver = load_config("configs/person/rga_net.yml")[0].SOLVER.STAGE2
+    method = RGANet(ResNet(SHAPES["resnet-tiny"], (64, 64)), 3, (64, 64))
+    assert [n for n, _ in method.named_parameters() if method.rate(n, 2, solver) is None] == ["bottleneck.bias"]
+
+
 def test_the_recipe_is_the_script_in_passes_over_market():
     """There an epoch draws 4 images of each of 751 identities, here it is once through 12,936 images."""
     lr, solver = golden.meta["lr"], load_config("configs/person/rga_net.yml")[0].SOLVER.STAGE2
