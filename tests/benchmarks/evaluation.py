@@ -5,8 +5,9 @@
     python -m tests.benchmarks.evaluation --size eighth quarter half market --device cuda
 
 Features are random clusters (one per identity) with noise; a small --spread makes an easy data set. Ratios are to the
-product of the same shapes, made 1,024 rows at a time and thrown away; memory is the peak above the features. Where
-others use the machine too, look at the ratio of the processor times with --threads 1 ("cpu").
+product of the same shapes, made 1,024 rows at a time and thrown away; those of the task "cosine" are to the evaluation
+of the same unit features by Euclidean distances, in float32. Memory is the peak above the features. Where others use
+the machine too, look at the ratio of the processor times with --threads 1 ("cpu").
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ SIZES = {
     "market": MARKET,
     "msmt17": Size(11659, 82161, 3060, bar=(3, 1.5), rerank_bar=(6, 6)),
 }
+
+
+TASKS = ("evaluate", "cosine", "rerank")
 
 
 @dataclass
@@ -111,6 +115,10 @@ def measure(name: str, spread: float, repeats: int, tasks: list[str], device: to
         work = lambda: evaluate(query, gallery)  # noqa: E731
         product = lambda: _product(query.features, gallery.features)  # noqa: E731
         rows.append(_compare(name, "evaluate", size, work, product, size.bar, repeats, device))
+    if "cosine" in tasks:
+        work = lambda: evaluate(query, gallery, metric="cosine")  # noqa: E731
+        in_float32 = lambda: evaluate(query, gallery)  # noqa: E731
+        rows.append(_compare(name, "cosine", size, work, in_float32, None, repeats, device))
     if "rerank" in tasks:
         both = torch.cat([query.features, gallery.features])
 
@@ -200,7 +208,7 @@ def table(rows: list[Row]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", choices=[*SIZES, "million"], default=["market"])
-    parser.add_argument("--task", nargs="+", choices=["evaluate", "rerank"], default=["evaluate", "rerank"])
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=["evaluate", "rerank"])
     parser.add_argument("--repeats", type=int, default=2, help="the best time counts")
     parser.add_argument("--spread", type=float, default=3.0, help="noise around the centre of an identity")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

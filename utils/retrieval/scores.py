@@ -96,7 +96,11 @@ class FeatureKeys:
         # Exact keys have errors of their own: a share of |q|^2 far from the gallery, and that of unit vectors.
         least = torch.maximum(norms / 256, (norms + largest).sqrt() / 4) if place.cosine else norms / 256
         self.scale64 = torch.maximum(self.scale64, least)
-        self.scale = self.scale64.to(device, torch.float32)
+        # How far a float32 key may be from the exact one, [Q].
+        tolerance64 = self.scale64 * self.error
+        if self.query.rounded or self.gallery.rounded:  # 2 (|q| error of g + |g| error of q), with room
+            tolerance64 += 2**-21 * (norms.sqrt() + largest.sqrt())
+        self.tolerance = tolerance64.to(device, torch.float32)
 
     def block(self, start: int, stop: int) -> FeatureBlock:
         return FeatureBlock(self, start, stop)
@@ -158,9 +162,9 @@ class FeatureBlock:
     def tiles(self) -> Iterator[Tile]:
         keys = self.keys
         for column in range(0, len(keys.gallery), GALLERY_ROWS):
-            gallery = keys.gallery.rows(slice(column, column + GALLERY_ROWS))
+            gallery = keys.gallery.quick_rows(slice(column, column + GALLERY_ROWS))
             for row in range(self.start, self.stop, keys.step):
                 queries = slice(row, min(row + keys.step, self.stop))
-                tolerance = keys.scale[queries, None] * keys.error
-                yield Tile(row - self.start, column, keys.tile(keys.query.rows(queries), gallery, column), tolerance)
+                tile = keys.tile(keys.query.quick_rows(queries), gallery, column)
+                yield Tile(row - self.start, column, tile, keys.tolerance[queries, None])
             release(keys.gallery.features)

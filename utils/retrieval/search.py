@@ -81,7 +81,7 @@ def _nearest(keys: FeatureKeys, start: int, stop: int, k: int) -> tuple[Tensor, 
     coarse, candidates = _candidates(block, stop - start, min(2 * k + 64, total), total)
     index, exact = _settle(block, candidates.to(keys.scale64.device), k)
     # Whatever is no candidate has a float32 key from the last candidate's on, and an exact one within the tolerance.
-    limit = coarse[:, -1].to(exact) - (keys.scale64 * keys.error)[start:stop]
+    limit = coarse[:, -1].to(exact) - keys.tolerance[start:stop].to(exact)
     doubtful = (exact[:, -1] >= limit).nonzero()[:, 0] if candidates.shape[1] < total else []
     for row in doubtful:
         index[row] = _settle(keys.block(start + int(row), start + int(row) + 1), torch.arange(total)[None], k)[0][0]
@@ -92,7 +92,7 @@ def _nearest(keys: FeatureKeys, start: int, stop: int, k: int) -> tuple[Tensor, 
 
 def _candidates(block: FeatureBlock, queries: int, count: int, total: int) -> tuple[Tensor, Tensor]:
     """The smallest float32 keys of each query and their gallery indices [q, count], ascending."""
-    value = torch.full((queries, min(count, total)), torch.inf, device=block.keys.scale.device)
+    value = torch.full((queries, min(count, total)), torch.inf, device=block.keys.tolerance.device)
     index = torch.zeros_like(value, dtype=torch.int64)
     for tile in block.tiles():
         rows = slice(tile.row, tile.row + len(tile.keys))

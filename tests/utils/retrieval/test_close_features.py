@@ -8,6 +8,7 @@ from tests.utils.test_metrics import assert_same, slow
 from tests.utils.test_reranking import dense
 from utils.metrics import Features, distance_chunks, evaluate
 from utils.reranking import k_reciprocal
+from utils.retrieval.distances import Coordinates, Placed
 from utils.retrieval.search import approximate_top_k, top_k
 
 METRICS = pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -97,6 +98,35 @@ def test_search(metric, spread):
     found, expected = top_k(query, gallery, 3, metric=metric), _exact(query, gallery, metric)
     np.testing.assert_array_equal(found.index, np.argsort(expected, axis=1)[:, :3])
     np.testing.assert_allclose(found.distances, np.sort(expected, axis=1)[:, :3], rtol=1e-5)
+
+
+def _near_duplicates(queries=10, items=160, width=16):
+    """Directions all over, of any length; the gallery has each a few times, a rounding of float32 apart."""
+    random = np.random.default_rng(2)
+    sets = []
+    for count, copies in ((queries, 1), (items, 8)):
+        x = random.normal(size=(count // copies, width)).repeat(copies, 0)
+        x = x * (1 + 1e-7 * random.normal(size=x.shape)) * random.uniform(0.01, 100, size=(count, 1))
+        sets.append(Features(x.astype(np.float32), random.integers(4, size=count), np.full(count, len(sets))))
+    return sets
+
+
+def test_cosines_of_wide_spread_are_computed_in_float32_and_ranked_in_float64():
+    query, gallery = _near_duplicates()
+    place = Coordinates(gallery.features, "cosine")
+    placed = Placed(gallery.features, place, torch.device("cpu"))
+    quick, precise = placed.quick_rows(slice(0, 160)), placed.rows(slice(0, 160))
+    assert placed.rounded and not torch.equal(quick, precise), "else the test shows nothing"
+    torch.testing.assert_close(quick, precise, rtol=0, atol=2**-22)
+    expected = _exact(query.features, gallery.features, "cosine")
+    labels = [part.tolist() for part in (query.pids, gallery.pids, query.camids, gallery.camids)]
+    assert_same(evaluate(query, gallery, metric="cosine"), slow(expected.round(11), *labels))
+    found = top_k(query.features, gallery.features, 20, metric="cosine")
+    np.testing.assert_array_equal(found.index, np.argsort(expected.round(11), axis=1, kind="stable")[:, :20])
+    chunks = torch.cat(list(distance_chunks(query.features, gallery.features, metric="cosine")))
+    np.testing.assert_allclose(chunks, expected, rtol=1e-3)
+    close = _collapsed(1e-2)[1].features
+    assert not Placed(close, Coordinates(close, "cosine"), torch.device("cpu")).rounded
 
 
 def test_search_among_many_duplicates_keeps_their_order():
