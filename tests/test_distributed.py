@@ -79,7 +79,7 @@ def launch(folder, do, **order):
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     found = [torch.load(path, weights_only=False) for path in sorted(folder.glob("[01].pt"))]
     return done.returncode, done.stdout + done.stderr, found

@@ -50,7 +50,7 @@ def script(name, *argv):
     """A script as its users start it: the exit status and the lines on either stream."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, name, "--config_file", *map(str, argv)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
@@ -71,10 +71,12 @@ def checkpoint(path):
 
 
 def table(lines):
-    """The last lines as rows of numbers by name, and the line under them."""
+    """The last lines as rows of numbers by name, and the line under them and under the error rates."""
     said = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines]
     head = max(i for i, line in enumerate(said) if line.split() == ["mAP", "Rank-1", "Rank-5", "Rank-10"])
-    rows = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in said[head + 1 : -1]}
+    rates = next(i for i, line in enumerate(said) if i > head and line.split()[0] == "EER")
+    assert len(said) - 2 - rates == rates - head - 1  # a row each
+    rows = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in said[head + 1 : rates]}
     return rows, said[-1]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import re
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ from utils.distributed import joined_processes, leave_at_once, lost_process, may
 from utils.errors import EXIT_STATUS, ReIDError
 from utils.folder_lock import release_folder
 from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
-from utils.interrupt import InterruptedRunError, catch_signals, interrupt_requested, lost_worker
+from utils.interrupt import InterruptedRunError, catch_signals, interrupt_requested, kill_workers, lost_worker
 from utils.logger import LOGGER, close_logger
 from utils.terminal import finish_output, show
 
@@ -74,8 +73,7 @@ def _run(script: Callable[[], None]) -> int:
             return STOPPED_STATUS
         if may_report():
             _report(f"error: {message}")
-        for worker in multiprocessing.active_children():
-            worker.kill()  # loader processes whose batches nobody fetches any more take seconds to leave
+        kill_workers()  # loader processes whose batches nobody fetches any more take seconds to leave
         return EXIT_STATUS
     finally:
         close_logger()

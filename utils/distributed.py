@@ -7,7 +7,6 @@ other processes have to be called by all of them in the same order.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from utils.errors import ReIDError
+from utils.interrupt import kill_workers
 from utils.precision import autocast_of_run
 from utils.terminal import finish_output
 
@@ -381,7 +381,6 @@ def leave_at_once(status: int) -> None:
     """End this process here if it is one of several: what is left of their connections may wait for who is gone."""
     if not _groups:
         return
-    for worker in multiprocessing.active_children():
-        worker.kill()
+    kill_workers()
     finish_output()
     os._exit(status)

@@ -15,13 +15,7 @@ from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms
 from model.layers.attention import ChannelAttention, PositionAttention
 from model.layers.heads import accuracy
-from model.methods.requirements import (
-    divisible_height,
-    identity_pairs,
-    label_smoothing,
-    linear_classifiers,
-    triplet_margin,
-)
+from model.methods.requirements import divisible_height, identity_pairs, linear_classifiers, loss_options
 from utils.precision import full_precision
 
 if TYPE_CHECKING:
@@ -122,11 +116,8 @@ class ABDNet(Method):
             facts.identities,
             dropout=own.DROPOUT,
             head_dropout=own.HEAD_DROPOUT,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
             penalties=Penalties(own.OF_BETA, own.OW_BETA, own.OF_EPOCH, own.OW),
+            **loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

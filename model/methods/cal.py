@@ -12,7 +12,7 @@ from loss import TripletLoss
 from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
-from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
+from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.precision import full_precision
 
 if TYPE_CHECKING:
@@ -92,11 +92,8 @@ class CAL(Method):
             facts.identities,
             maps=own.MAPS,
             feature=own.FEATURE,
-            smoothing=label_smoothing(cfg),
             smoothing_classes=own.SMOOTHING_CLASSES,
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

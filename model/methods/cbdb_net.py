@@ -12,7 +12,7 @@ from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.heads import accuracy
-from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
+from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -94,10 +94,7 @@ class CBDBNet(Method):
             reduced=own.REDUCED,
             elastic=own.ELASTIC,
             extra_weight=own.EXTRA_WEIGHT,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

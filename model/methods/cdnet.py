@@ -13,7 +13,7 @@ from model.backbones.cdnet import CDNet, own_name
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
 from model.layers.parts import stripe_means
-from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
+from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -78,10 +78,7 @@ class CDNetReID(Method):
             facts.identities,
             reduced=cfg.MODEL.CDNET.REDUCED,
             dropout=cfg.MODEL.CDNET.DROPOUT,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

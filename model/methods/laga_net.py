@@ -14,7 +14,7 @@ from loss import TripletLoss
 from model.backbones.resnet import ResNet
 from model.base import Backbone, DataFacts, Outputs, Progress, Terms
 from model.methods.mba_net import MBANet
-from model.methods.requirements import identity_pairs, label_smoothing, triplet_margin
+from model.methods.requirements import identity_pairs, loss_options
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ class LAGANet(MBANet):
             stripes=own.PARTS,
             positions=own.POSITIONS,
             dropout=own.DROPOUT,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
         )
 
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:

@@ -13,7 +13,7 @@ from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.attention import ChannelAttention, SpatialAttention
 from model.layers.heads import accuracy, make_block, make_classifier
-from model.methods.requirements import label_smoothing, linear_classifiers
+from model.methods.requirements import id_loss_options, linear_classifiers
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -81,8 +81,7 @@ class MBANet(Method):
             facts.identities,
             positions=own.POSITIONS,
             dropout=own.DROPOUT,
-            smoothing=label_smoothing(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
+            **id_loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

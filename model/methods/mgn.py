@@ -13,13 +13,7 @@ from model.backbones.resnet import ResNet, set_stride
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.heads import accuracy
 from model.layers.parts import stripe_maxima
-from model.methods.requirements import (
-    divisible_height,
-    identity_pairs,
-    label_smoothing,
-    linear_classifiers,
-    triplet_margin,
-)
+from model.methods.requirements import divisible_height, identity_pairs, linear_classifiers, loss_options
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -100,10 +94,7 @@ class MGN(Method):
             reduced=own.REDUCED,
             shared=own.SHARED_REDUCTION,
             ce_dim=own.CE_DIM,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

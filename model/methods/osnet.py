@@ -10,7 +10,7 @@ from loss import CrossEntropyLabelSmooth
 from model.backbones.osnet import OSNet, own_names
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.heads import accuracy
-from model.methods.requirements import label_smoothing, linear_classifiers
+from model.methods.requirements import id_loss_options, linear_classifiers
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class OSNetClassifier(Method):
             backbone,
             facts.identities,
             frozen_epochs=cfg.MODEL.OSNET.FROZEN_EPOCHS if pretrained else 0,
-            smoothing=label_smoothing(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
+            **id_loss_options(cfg),
         )
 
     def frozen(self, at: Progress) -> tuple[str, ...]:

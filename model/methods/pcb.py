@@ -12,7 +12,7 @@ from loss import CrossEntropyLabelSmooth
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms, TrainingSet
 from model.layers.heads import accuracy, make_classifier
 from model.layers.parts import stripe_means
-from model.methods.requirements import divisible_height, label_smoothing, linear_classifiers
+from model.methods.requirements import divisible_height, id_loss_options, linear_classifiers
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class PCB(Method):
             adaptive=own.STRIPES == "adaptive",
             mask_epochs=own.MASK_EPOCHS,
             dropout=own.DROPOUT,
-            smoothing=label_smoothing(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
+            **id_loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

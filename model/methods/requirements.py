@@ -20,6 +20,16 @@ def triplet_margin(cfg: CfgNode) -> float | None:
     return None if cfg.MODEL.NO_MARGIN else cfg.SOLVER.MARGIN
 
 
+def id_loss_options(cfg: CfgNode) -> dict[str, float]:
+    """Smoothing and weight of the ID loss, by the names of the methods' arguments."""
+    return {"smoothing": label_smoothing(cfg), "id_weight": cfg.MODEL.ID_LOSS_WEIGHT}
+
+
+def loss_options(cfg: CfgNode) -> dict[str, float | None]:
+    """Those of the ID loss, and margin and weight of the triplet loss."""
+    return id_loss_options(cfg) | {"margin": triplet_margin(cfg), "triplet_weight": cfg.MODEL.TRIPLET_LOSS_WEIGHT}
+
+
 def linear_classifiers(cfg: CfgNode) -> None:
     """Refuse margin losses and the center loss, which the method's own losses have no place for."""
     model = cfg.MODEL

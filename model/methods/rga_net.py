@@ -12,7 +12,7 @@ from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.relation import RelationAttention
-from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
+from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -78,10 +78,7 @@ class RGANet(Method):
             (cfg.INPUT.SIZE_TRAIN[0], cfg.INPUT.SIZE_TRAIN[1]),
             branch=cfg.MODEL.RGA_NET.BRANCH,
             neck_feature=cfg.TEST.NECK_FEAT,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
         )
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:

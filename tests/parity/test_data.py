@@ -12,6 +12,7 @@ from datasets.images import read_image
 from datasets.preprocessing import test_transform as plain_transform
 from datasets.preprocessing import train_transform
 from datasets.sampler import PKBatchSampler
+from model.clip.model import make_image_encoder
 from model.clip.shapes import named_shape
 from model.methods.baseline import SideInformation
 from model.methods.clipreid import CLIPReID
@@ -42,19 +43,13 @@ def expected(variant):
     ],
 )
 def test_checkpoint_has_the_published_names_and_shapes(variant, name, side, stride):
-    model = CLIPReID(
-        named_shape(name),
-        751,
-        (256, 128),
-        stride,
-        sentence="A photo of a X X X X person.",
-        token_embedding=torch.zeros(49408, 512),
-        side_information=side,
-    )
-    found = [[n, list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in model.state_dict().items()]
-    assert found == expected(variant)  # in this order, too: optimizer states go by it
+    backbone = make_image_encoder(named_shape(name), (256, 128), stride)
+    sentence = "A photo of a X X X X person."
+    model = CLIPReID(backbone, 751, text=backbone.text, sentence=sentence, side_information=side)
+    found = [[n, list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in model.checkpoint().items()]
+    assert found == expected(variant)  # in this order, too: optimizer states depend on it
     parameters = sum(torch.Size(shape).numel() for _, shape, dtype in expected(variant))
-    assert sum(t.numel() for t in model.state_dict().values()) == parameters
+    assert sum(t.numel() for t in model.checkpoint().values()) == parameters
 
 
 IMAGES = ["img0_64x128_rgb", "img1_97x211_gray", "img2_300x180_rgba"]

@@ -24,7 +24,8 @@ NAME = "12_traces"
 
 @pytest.fixture
 def run(tmp_path):
-    return Run(Precision(torch.device("cpu"), torch.float32), tmp_path)
+    settings = {"SOLVER.STAGES": [1, 2], "SOLVER.STAGE1.MAX_EPOCHS": 1, "SOLVER.STAGE2.MAX_EPOCHS": 1}
+    return Run(Precision(torch.device("cpu"), torch.float32), tmp_path, settings)
 
 
 def batch(pixels, labels, cameras, views):

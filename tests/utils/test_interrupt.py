@@ -1,5 +1,6 @@
 """The first signal is noted, its echoes are too, and a later one acts."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from utils import interrupt
 from utils.command_line import run_script
@@ -92,3 +94,16 @@ def test_ctrl_c_while_torch_is_loaded(tmp_path, command):
     )
     assert done.returncode == -signal.SIGINT
     assert ("KeyboardInterrupt" in done.stderr) == (command == "-c") and (done.stderr == "") == (command != "-c")
+
+
+def test_killed_loader_processes_raise_nowhere():
+    """Torch's handler of SIGCHLD raises in the main thread, whatever that is doing, when a loader process is killed."""
+    batches = iter(DataLoader(range(64), num_workers=2))
+    next(batches)
+    workers, before = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    assert len(workers) == 2
+    interrupt.kill_workers()
+    assert not any(worker.is_alive() for worker in workers)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    subprocess.run([sys.executable, "-c", ""], check=True)  # another child ends: the handler looks at all processes
+    next(iter(DataLoader(range(8), num_workers=1)))

@@ -3,15 +3,14 @@
 import logging
 import time
 
-import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
-from utils import logger, progress
+from utils import progress, terminal
 from utils.logger import LOGGER, setup_console, setup_logger
 
 
 def loader():
-    return DataLoader(TensorDataset(torch.arange(10)), batch_size=4)
+    return DataLoader([{"images": number} for number in range(10)], batch_size=4)
 
 
 def test_images_are_counted(monkeypatch, capsys):
@@ -19,7 +18,7 @@ def test_images_are_counted(monkeypatch, capsys):
     monkeypatch.setattr(progress, "PATIENCE", 0)
     seen = []
     for batch in progress.counted(loader(), "looking"):
-        seen += batch[0].tolist()
+        seen += batch["images"].tolist()
         time.sleep(0.12)  # the bar is drawn ten times a second
     assert seen == list(range(10))
     said = capsys.readouterr().err
@@ -50,14 +49,14 @@ def test_colours_on_a_terminal_only(monkeypatch, capsys, tmp_path):
     setup_logger(tmp_path / "log.txt")
     LOGGER.warning("plain")
     assert "\033" not in capsys.readouterr().out
-    terminal = Terminal()
-    monkeypatch.setattr(logger.sys, "stdout", terminal)
+    screen = Terminal()
+    monkeypatch.setattr(terminal.sys, "stdout", screen)
     LOGGER.warning("yellow")
     LOGGER.info("no colour")
-    assert "\033[33m" in terminal.text.splitlines()[0] and "\033" not in terminal.text.splitlines()[1]
+    assert "\033[33m" in screen.text.splitlines()[0] and "\033" not in screen.text.splitlines()[1]
     monkeypatch.setenv("NO_COLOR", "1")
     LOGGER.warning("asked not to")
-    assert "\033" not in terminal.text.splitlines()[2]
+    assert "\033" not in screen.text.splitlines()[2]
     assert "\033" not in (tmp_path / "log.txt").read_text()
 
 
