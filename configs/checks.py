@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.PRETRAIN_CHOICE": ("imagenet", "random"),
     "MODEL.ACTIVATION": ("quick_gelu", "gelu"),
     "MODEL.TEXT_LOSS": ("none", "i2t", "i2t+t2i", "i2tce", "i2tce+t2i"),
+    "MODEL.TEXT_CONTROL": ("none", "shuffled"),
     "MODEL.SIE_ON": ("cls", "all"),
     "MODEL.ID_LOSS_TYPE": ("softmax", "arcface", "cosface", "amsoftmax", "circle"),
     "MODEL.METRIC_LOSS_TYPE": ("triplet", "center", "triplet_center"),

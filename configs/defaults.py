@@ -21,6 +21,7 @@ _C.MODEL.STAGE1_WEIGHT = ""  # (ours) checkpoint whose learned prompts stage 2 s
 _C.MODEL.PROMPT = ""  # (ours) sentence around learnable tokens, one X each; empty: the data set's own, 4 (handid: 1)
 _C.MODEL.ONE_STAGE = False  # (ours) clipreid: learn the prompts together with the image encoder, in stage 2 alone
 _C.MODEL.TEXT_LOSS = "i2tce"  # (ours) clipreid, stage 2: none | i2t | i2t+t2i | i2tce | i2tce+t2i, see docs/methods.md
+_C.MODEL.TEXT_CONTROL = "none"  # (ours) clipreid: none | shuffled: stage 2 with the sentences of other identities
 _C.MODEL.STRIDE_SIZE = [16, 16]  # step of the ViT's patches in pixels (rows, columns); [12, 12] overlaps them (OLP)
 _C.MODEL.POSITION_GRID = [0, 0]  # (ours) rows, columns of patches that a file was trained with, if it records none
 _C.MODEL.SIE_CAMERA = False  # side information embedding of the camera (ViT)

@@ -367,6 +367,14 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def prompt_tokens(self) -> Tensor:
+        """Learned tokens of each identity's sentence [C, M, D], where :attr:`has_sentences`."""
+        raise NotImplementedError
+
+    def token_table(self) -> Tensor:
+        """Token embeddings of the text encoder [vocabulary, D]."""
+        return self.image_encoder.text.embedding
+
     def sentence_logits(self, images: Tensor, sentences: Tensor) -> Tensor:
         """Logits [N, C] of the method's loss between projected features [N, E] and sentences [C, E]."""
         return images @ sentences.T

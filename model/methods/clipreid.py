@@ -46,6 +46,7 @@ class CLIPReID(ImageReID):
         text_weight: of these terms.
         label_smoothing: of ``i2tce``.
         one_stage: the prompts change during stage 2.
+        shuffle: control: in stage 2 each identity has the sentence of another one, drawn from this seed; None: its own.
         other arguments: see :class:`ImageReID`.
 
     Attributes:
@@ -77,6 +78,12 @@ class CLIPReID(ImageReID):
                 "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that were never "
                 "learned. Name the checkpoint that stage 1 wrote, run both stages, or set MODEL.ONE_STAGE to True."
             )
+        if cfg.MODEL.TEXT_CONTROL != "none" and (one_stage or loss == "none"):
+            raise ReIDError(
+                f"MODEL.TEXT_CONTROL = {cfg.MODEL.TEXT_CONTROL} with MODEL.ONE_STAGE = {one_stage} and "
+                f"MODEL.TEXT_LOSS = {loss}: it exchanges the sentences of stage 1 before stage 2 reads them. Set "
+                "ONE_STAGE to False and TEXT_LOSS to another value than none, or TEXT_CONTROL to none."
+            )
         if cfg.MODEL.PROMPT:
             context_tokens(cfg.MODEL.PROMPT)
 
@@ -89,6 +96,7 @@ class CLIPReID(ImageReID):
             "text_weight": cfg.MODEL.I2T_LOSS_WEIGHT,
             "label_smoothing": 0.1 if cfg.MODEL.IF_LABELSMOOTH == "on" else 0.0,
             "one_stage": cfg.MODEL.ONE_STAGE,
+            "shuffle": cfg.SOLVER.SEED if cfg.MODEL.TEXT_CONTROL == "shuffled" else None,
         }
 
     def __init__(
@@ -102,6 +110,7 @@ class CLIPReID(ImageReID):
         text_weight: float = 1.0,
         label_smoothing: float = 0.1,
         one_stage: bool = False,
+        shuffle: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **options)
@@ -110,6 +119,7 @@ class CLIPReID(ImageReID):
         self.text_weight = text_weight
         self.label_smoothing = label_smoothing
         self.one_stage = one_stage
+        self.shuffle = shuffle
         if text is not None:
             self.sentence = sentence
             self.prompt_learner = PromptLearner(sentence, num_classes, text.embedding, text.context)
@@ -124,13 +134,17 @@ class CLIPReID(ImageReID):
         """Texts of all identities, once: prompts and text encoder do not change in stage 2 (except in one stage)."""
         if at.stage != 2 or at.epoch != 1 or self.one_stage or not self.text_losses:
             return
-        self.all_texts.copy_(self.sentences())
+        texts = self.sentences()
+        self.all_texts.copy_(texts if self.shuffle is None else texts[others(len(texts), self.shuffle)])
 
     def sentences(self) -> Tensor:
         def encode(labels: Tensor) -> Tensor:
             return torch.cat([widened(self.encode_text(part)) for part in labels.split(IDENTITIES_AT_ONCE)])
 
         return sharded(encode, torch.arange(self.num_classes, device=self.all_texts.device))
+
+    def prompt_tokens(self) -> Tensor:
+        return self.prompt_learner.cls_ctx
 
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
         images = outputs["projected"]
@@ -162,3 +176,9 @@ class CLIPReID(ImageReID):
         """A text feature for each image [B, E]; the text encoder reads each distinct identity of the batch once."""
         identities, position = labels.unique(return_inverse=True)
         return widened(sharded(self.encode_text, identities))[position]
+
+
+def others(count: int, seed: int) -> Tensor:
+    """For each of ``count`` identities another one [C], each once: a random circle of all."""
+    circle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.empty_like(circle).index_copy_(0, circle, circle.roll(1))

@@ -179,6 +179,10 @@ class CoOp(ImageReID):
     def sentences(self) -> Tensor:
         return widened(sharded(self._encode, torch.arange(self.num_classes, device=self.logit_scale.device)))
 
+    def prompt_tokens(self) -> Tensor:
+        tokens = self.prompt_learner.ctx
+        return tokens if tokens.dim() == 3 else tokens.expand(self.num_classes, -1, -1)
+
     def sentence_logits(self, images: Tensor, sentences: Tensor) -> Tensor:
         """Cosines times CLIP's factor."""
         return self.logit_scale.exp() * F.normalize(images) @ F.normalize(sentences).T

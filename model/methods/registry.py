@@ -105,6 +105,11 @@ def check_method(cfg: CfgNode) -> None:
             f"MODEL.STAGE1_WEIGHT = {cfg.MODEL.STAGE1_WEIGHT} with SOLVER.STAGES = {stages}: stage 1 would learn its "
             "prompts from the start. Leave it empty, or set SOLVER.STAGES to [2]."
         )
+    if cfg.MODEL.TEXT_CONTROL != "none" and name != "clipreid":
+        raise ReIDError(
+            f"MODEL.TEXT_CONTROL = {cfg.MODEL.TEXT_CONTROL} with MODEL.METHOD {name}: it is a control of clipreid. Set "
+            "it to none."
+        )
     if cfg.TEST.FEATURE != "both" and not (issubclass(method, ImageReID) and family_of(cfg.MODEL.NAME) == "clip"):
         raise ReIDError(
             f"TEST.FEATURE = {cfg.TEST.FEATURE} with MODEL.METHOD {name} and MODEL.NAME {cfg.MODEL.NAME}: only CLIP's "
