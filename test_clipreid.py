@@ -6,8 +6,8 @@ from functools import partial
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
-from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
-from model import DataFacts, check_method, check_weights, make_test_model, set_execution
+from datasets import add_fields, check_data, make_dataloader, make_dataset, write_drawn_splits
+from model import METHODS, DataFacts, check_method, check_weights, make_test_model, set_execution
 from processor import check_performance, do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
@@ -24,6 +24,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_weights(cfg, test=True)
     with main_process_first():
         dataset = make_dataset(cfg, require_train=False)
+        add_fields(cfg, dataset, METHODS[cfg.MODEL.METHOD].needs(cfg, training=False))
     check_data(cfg, dataset)
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))

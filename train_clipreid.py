@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
-from datasets import check_data, make_dataloader, make_dataset, write_drawn_splits
+from datasets import add_fields, check_data, make_dataloader, make_dataset, write_drawn_splits
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
 from model import METHODS, DataFacts, check_method, check_weights, load_prompts, make_model, set_execution
 from processor import (
@@ -45,6 +45,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     with main_process_first():
         check_weights(cfg)
         dataset = make_dataset(cfg)
+        add_fields(cfg, dataset, METHODS[cfg.MODEL.METHOD].needs(cfg, training=True))
     check_data(cfg, dataset)
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))

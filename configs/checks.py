@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple] = {
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
     "INPUT.FIT_TEST": ("stretch", "crop"),
+    "INPUT.RE_FILL": ("noise", "mean", "value"),
     "DATASETS.CAMERA_RULE": ("auto", "market", "none"),
     "DATASETS.ASPECT": ("dorsal right", "dorsal left", "palmar right", "palmar left", "all"),
     "DATASETS.GALLERY": ("all", "aspect"),
@@ -50,6 +51,7 @@ CHOICES: dict[str, tuple] = {
     "DATASETS.BAD_IMAGES": ("error", "skip"),
     "DATASETS.PROTOCOL": ("auto", "open", "closed", "all_pairs", "fvc", "pairs"),
     "DATASETS.CACHE": ("none", "ram", "disk"),
+    "DATALOADER.EPOCH": ("images", "identities"),
     "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet", "pairs"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
     "SOLVER.STAGES": ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]),
@@ -68,7 +70,7 @@ CHOICES: dict[str, tuple] = {
     for stage in ("STAGE0", "STAGE1", "STAGE2")
     for key, choices in {
         "OPTIMIZER_NAME": ("Adam", "AMSGrad", "AdamW", "SGD"),
-        "SCHEDULER": ("cosine", "multistep", "polynomial"),
+        "SCHEDULER": ("cosine", "multistep", "polynomial", "table"),
         "WARMUP_METHOD": ("linear", "constant"),
         "STEP_EACH": ("epoch", "iteration"),
     }.items()
@@ -97,6 +99,8 @@ _AT_LEAST_ONE = [
     "PARTS",
     "MAPS",
     "REDUCED",
+    "CUTOUT_SIZE",
+    "MATCHING_EPOCH",
     "SIZE_TRAIN",
     "SIZE_TEST",
 ]
@@ -108,6 +112,7 @@ _POSITIVE = [
     "TEMPERATURE",
     "LAYER_DECAY",
     "RATIO",
+    "RE_AREA",
     "PIXEL_STD",
     "COSINE_SCALE",
     "CENTER_LR",
@@ -116,6 +121,9 @@ _POSITIVE = [
 ]
 _SHARES = [
     "COLOR_JITTER",
+    "CUTOUT",
+    "RE_AREA",
+    "TRANSLATION",
     "DROPOUT",
     "DROP_PATH",
     "HEAD_DROPOUT",
@@ -139,8 +147,9 @@ _LENGTHS = {
     "POSITION_GRID": 2,
     "PIXEL_MEAN": 3,
     "PIXEL_STD": 3,
+    "RE_VALUE": 3,
 }
-_MAY_BE_NEGATIVE = ["PIXEL_MEAN", "SIE_COE", "THRESHOLDS"]
+_MAY_BE_NEGATIVE = ["PIXEL_MEAN", "RE_VALUE", "SIE_COE", "THRESHOLDS"]
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -212,6 +221,11 @@ def _check_input(cfg: CfgNode) -> None:
             f"INPUT.RESIZE = {resized} is smaller than the crop INPUT.SIZE_TRAIN = {size}; make it as large or larger, "
             "or [0, 0] for no other size."
         )
+    if cfg.INPUT.CUTOUT and min(size) < cfg.INPUT.CUTOUT_SIZE:
+        raise ReIDError(
+            f"INPUT.CUTOUT_SIZE = {cfg.INPUT.CUTOUT_SIZE} with INPUT.SIZE_TRAIN = {size}: the square does not fit in. "
+            f"Set it to {min(size) // 2} or less."
+        )
     if cfg.INPUT.WHITE != "auto" and not _is_positive(cfg.INPUT.WHITE):
         raise ReIDError(
             f"INPUT.WHITE = {cfg.INPUT.WHITE!r}: expected auto, or the stored value that is white, such as 4095 for 12 "
@@ -246,6 +260,11 @@ def _check_batches(cfg: CfgNode) -> None:
 
 def _check_batch(cfg: CfgNode, key: str, batch: int) -> None:
     instances = cfg.DATALOADER.NUM_INSTANCE
+    if cfg.DATALOADER.EPOCH == "identities" and cfg.DATALOADER.SAMPLER not in ("softmax_triplet", "triplet"):
+        raise ReIDError(
+            f"DATALOADER.EPOCH = identities with DATALOADER.SAMPLER = {cfg.DATALOADER.SAMPLER}, whose batches are not "
+            "of identities. Set it to images."
+        )
     if cfg.DATALOADER.SAMPLER == "softmax":
         if batch < 2 and 2 in cfg.SOLVER.STAGES:
             raise ReIDError(f"{key} = {batch}: batch normalisation needs at least 2 images in a batch.")
@@ -277,7 +296,14 @@ def _check_schedules(cfg: CfgNode) -> None:
                 "cycles are of the cosine schedule and add up to MAX_EPOCHS. Change them, or set CYCLES to [0] for one "
                 "schedule."
             )
-        if stage.SCHEDULER == "multistep":
+        if stage.SCHEDULER == "table" and (
+            len(stage.FACTORS) != len(stage.STEPS) or sorted(set(stage.STEPS)) != stage.STEPS
+        ):
+            raise ReIDError(
+                f"{name}.STEPS = {stage.STEPS} with {name}.FACTORS = {stage.FACTORS}: the table needs rising epochs "
+                "and a factor for each."
+            )
+        if stage.SCHEDULER in ("multistep", "table"):
             continue
         ends = ["LR_MIN", *(["WARMUP_LR_INIT"] if stage.WARMUP_EPOCHS else [])]
         above = [f"{name}.{key} = {stage[key]:g}" for key in ends if stage[key] > stage.BASE_LR]
@@ -321,12 +347,12 @@ def schedule_notes(cfg: CfgNode) -> list[str]:
         name, stage = f"SOLVER.STAGE{number}", cfg.SOLVER[f"STAGE{number}"]
         epochs = f"{name}.MAX_EPOCHS = {stage.MAX_EPOCHS}"
         warmup = "WARMUP_EPOCHS" if stage.SCHEDULER == "cosine" else "WARMUP_ITERS"
-        if stage[warmup] > stage.MAX_EPOCHS:
+        if stage.SCHEDULER != "table" and stage[warmup] > stage.MAX_EPOCHS:
             notes.append(
                 f"{name}.{warmup} = {stage[warmup]} is more than {epochs}: the learning rate does not reach BASE_LR"
             )
         late = [step for step in stage.STEPS if step > stage.MAX_EPOCHS]
-        if stage.SCHEDULER == "multistep" and late:
+        if stage.SCHEDULER in ("multistep", "table") and late:
             notes.append(f"{name}.STEPS {', '.join(map(str, late))} come after {epochs}: they lower no learning rate")
     return notes
 

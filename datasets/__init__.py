@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages bel
 from datasets.bases import ReIDDataset
 from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
+from datasets.geometry import point_reader
 from datasets.hands.folder import HandFolder
 from datasets.hands.hand_11k import Hand11k
 from datasets.hands.hand_fkp import PolyUFKP
@@ -34,7 +35,7 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-__all__ = ["DATASETS", "Loaders", "check_data", "make_dataloader", "make_dataset", "write_drawn_splits"]
+__all__ = ["DATASETS", "Loaders", "add_fields", "check_data", "make_dataloader", "make_dataset", "write_drawn_splits"]
 
 DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
     "market1501": lambda keys: (Market1501, _rule(keys)),
@@ -92,6 +93,21 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     if keys.CAMERA_RULE not in ("auto", dataset.camera_rule):
         dataset.use_camera_rule(keys.CAMERA_RULE)
     return dataset
+
+
+def add_fields(cfg: CfgNode, dataset: ReIDDataset, needs: Container[str]) -> None:
+    """Read what a method needs of each image besides its pixels and numbers.
+
+    Args:
+        cfg: names the files.
+        dataset: its loaders give the fields from now on.
+        needs: see :meth:`model.base.Method.needs`.
+
+    Raises:
+        ReIDError: a file is missing or lacks an image.
+    """
+    if "keypoints" in needs:
+        dataset.points = point_reader(cfg, dataset, cfg.MODEL.HOREID.POINTS)
 
 
 def _rule(keys: CfgNode) -> dict:

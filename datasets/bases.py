@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Box, Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WARNING = "warning: "
 """How notes begin that say that something is probably wrong; the log has them as warnings."""
@@ -115,6 +118,11 @@ class ReIDDataset:
 
     reading: Reading = AS_STORED
     """How its files become pictures; :func:`datasets.make_dataset` sets it by the configuration."""
+
+    points: Callable[[str, Sequence[object], tuple[int, int]], Tensor] | None = None
+    """Key points of an image at a path in its picture, a :class:`datasets.geometry.PointReader`; None where no method
+    needs them.
+    """
 
     boxes: Mapping[str, Box] = MappingProxyType({})
     """By path, the part of a picture that is used, where not all of it is."""

@@ -91,11 +91,15 @@ def reading_of(cfg: CfgNode, boxes: Mapping[str, Box] | None = None, mirrored: C
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int | None) -> Iterator[None]:
     """Python's and torch's CPU generator start from ``seed``; afterwards they are as if nothing had been drawn.
 
+    None changes nothing, where nothing is drawn.
     ``torch.random.fork_rng`` takes ten times as long, and ``torch.manual_seed`` would seed the GPUs as well.
     """
+    if seed is None:
+        yield
+        return
     python, cpu = random.getstate(), torch.get_rng_state()
     random.seed(seed)
     torch.default_generator.manual_seed(seed)
@@ -107,7 +111,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class ImageDataset(Dataset):
-    """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``.
+    """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``; with
+    ``points`` of ``keypoints`` [J, 3] too.
 
     Items are indexed by number, or by :class:`SeededIndex` where the transform is random.
 
@@ -115,6 +120,7 @@ class ImageDataset(Dataset):
         records: the images.
         transform: from a picture to a tensor.
         read: from a path to its picture.
+        points: from a path, the steps of the transform and the size of the picture to its key points.
     """
 
     def __init__(
@@ -122,10 +128,12 @@ class ImageDataset(Dataset):
         records: Sequence[Record],
         transform: Transform,
         read: Callable[[str], Image] = read_image,
+        points: Callable[[str, Sequence[object], tuple[int, int]], Tensor] | None = None,
     ) -> None:
         self.records = list(records)
         self.transform = transform
         self.read = read
+        self.points = points
 
     def __len__(self) -> int:
         return len(self.records)
@@ -134,10 +142,12 @@ class ImageDataset(Dataset):
         index = item.index if isinstance(item, SeededIndex) else item
         record = self.records[index]
         image = self.read(record.path)
-        if isinstance(item, SeededIndex):
-            with _seeded(item.seed):
-                tensor = self.transform(image)
-        else:
+        seed = item.seed if isinstance(item, SeededIndex) else None
+        with _seeded(seed):
             tensor = self.transform(image)
+        found = {"images": tensor}
+        if self.points is not None:
+            with _seeded(seed):
+                found["keypoints"] = self.points(record.path, self.transform.transforms, image.size)
         labels = {"labels": record.pid, "cameras": record.camid, "views": record.viewid, "index": index}
-        return {"images": tensor, **labels}
+        return found | labels

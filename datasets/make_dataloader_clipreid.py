@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
 from datasets.bases import Record, ReIDDataset
-from datasets.image_cache import Read, make_readers, resized_size
+from datasets.image_cache import Read, Readers, make_readers, resized_size
 from datasets.images import ImageDataset
-from datasets.preprocessing import test_transform, train_transform
+from datasets.preprocessing import ENLARGED, test_transform, train_transform
 from datasets.sampler import EpochBatches, PairBatches, PKBatchSampler, ShuffledBatches
 from utils.distributed import local_world_size, shard_of, world_size
+from utils.images import read_image
 from utils.interrupt import ignore_signals
+from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -65,7 +68,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
     readers = make_readers(cfg, dataset)
 
     def untouched(records: Iterable[Record], read: Read) -> DataLoader:
-        images = ImageDataset(records, plain, read=read)
+        images = ImageDataset(records, plain, read=read, points=dataset.points)
         return loader(images, batch_size=cfg.TEST.IMS_PER_BATCH, sampler=shard_of(len(images)))
 
     test_loader = untouched(dataset.test_images, readers.test)
@@ -78,12 +81,18 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         resize=resized_size(cfg),
         interpolation=cfg.INPUT.INTERPOLATION_TRAIN,
         flip=cfg.INPUT.PROB,
+        translation=cfg.INPUT.TRANSLATION,
         rotation=cfg.INPUT.ROTATION,
         jitter=cfg.INPUT.COLOR_JITTER,
+        jitter_first=cfg.INPUT.COLOR_FIRST,
         padding=cfg.INPUT.PADDING,
         erasing=cfg.INPUT.RE_PROB,
+        erasing_area=cfg.INPUT.RE_AREA,
+        erasing_value=cfg.INPUT.RE_VALUE if cfg.INPUT.RE_FILL == "value" else cfg.INPUT.RE_FILL,
+        cutout=cfg.INPUT.CUTOUT,
+        cutout_side=cfg.INPUT.CUTOUT_SIZE,
     )
-    images = ImageDataset(dataset.train, augmented, read=readers.stage2)
+    images = ImageDataset(dataset.train, augmented, read=_training_reader(cfg, dataset, readers), points=dataset.points)
 
     def batches_of(stage: int) -> DataLoader:
         return loader(images, batch_sampler=make_sampler(cfg, dataset, cfg.SOLVER[f"STAGE{stage}"].IMS_PER_BATCH))
@@ -97,15 +106,33 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
     )
 
 
+def _training_reader(cfg: CfgNode, dataset: ReIDDataset, readers: Readers) -> Read:
+    """Whole pictures where a random step stands in front of the resize; a cache would keep resized ones."""
+    if not cfg.INPUT.TRANSLATION and not (cfg.INPUT.COLOR_FIRST and cfg.INPUT.COLOR_JITTER):
+        return readers.stage2
+    at_least = round(ENLARGED * max(resized_size(cfg))) if cfg.INPUT.JPEG_DRAFT else None
+    LOGGER.info("INPUT.TRANSLATION, INPUT.COLOR_FIRST: training images are read whole, DATASETS.CACHE keeps none")
+    return partial(read_image, reading=dataset.reading, at_least=at_least)
+
+
 def make_sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int) -> EpochBatches:
     """The batch sampler that ``DATALOADER.SAMPLER`` names."""
+    sampler = _sampler(cfg, dataset, batch_size)
+    if cfg.DATALOADER.EPOCH_BATCHES:
+        sampler.length = cfg.DATALOADER.EPOCH_BATCHES
+        sampler.set_epoch(1)
+    return sampler
+
+
+def _sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int) -> EpochBatches:
     if cfg.DATALOADER.SAMPLER == "softmax":
         smallest = batch_size if cfg.DATALOADER.DROP_LAST else max(2, world_size())
         return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, shard_of, smallest)
     pids = [record.pid for record in dataset.train]
     if cfg.DATALOADER.SAMPLER == "pairs":
         return PairBatches(pids, batch_size, cfg.SOLVER.SEED, shard_of)
-    return PKBatchSampler(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, shard_of)
+    once = cfg.DATALOADER.EPOCH == "identities"
+    return PKBatchSampler(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, shard_of, once)
 
 
 def num_workers(cfg: CfgNode) -> int:

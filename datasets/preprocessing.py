@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms
-from torchvision.transforms.functional import center_crop, resize
+from torchvision.transforms.functional import center_crop, crop, resize
 
 Transform = Callable[[Image.Image], Tensor]
 """An RGB picture to a normalised tensor [3, H, W]."""
@@ -45,6 +46,77 @@ def fitting(size: Sequence[int], interpolation: str, fit: str = "stretch") -> Ca
     return transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation))
 
 
+ENLARGED = 1.125
+"""Height and width before the crop of :class:`RandomTranslation`, in units of the crop's."""
+
+
+class RandomTranslation:
+    """Resize a picture to ``size``; or, with a probability, to an eighth more and cut out ``size`` anywhere.
+
+    Args:
+        size: height and width in pixels.
+        interpolation: name of a Pillow filter.
+        probability: of the larger size.
+    """
+
+    def __init__(self, size: Sequence[int], interpolation: str, probability: float) -> None:
+        self.size = (size[0], size[1])
+        self.interpolation = transforms.InterpolationMode(interpolation)
+        self.probability = probability
+
+    def draw(self) -> tuple[tuple[int, int], int, int]:
+        """Height and width of the resized picture, and the first row and column that are kept."""
+        if torch.rand(1) >= self.probability:
+            return self.size, 0, 0
+        larger = (round(self.size[0] * ENLARGED), round(self.size[1] * ENLARGED))
+        top, left = (int(torch.randint(0, a - b + 1, (1,))) for a, b in zip(larger, self.size, strict=True))
+        return larger, top, left
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A part of ``image``, of :attr:`size`."""
+        larger, top, left = self.draw()
+        return crop(resize(image, list(larger), self.interpolation), top, left, *self.size)
+
+
+class FilledErasing:
+    """Random erasing whose rectangle is filled with one value a channel.
+
+    Args:
+        erasing: chooses the rectangle.
+        value: of each channel of the normalised image; None for the image's own mean.
+    """
+
+    def __init__(self, erasing: RandomErasing, value: Sequence[float] | None) -> None:
+        self.erasing = erasing
+        self.value = None if value is None else torch.tensor(value)[:, None, None]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Image [3, H, W] -> [3, H, W]."""
+        kept = self.erasing(torch.ones_like(image[:1])) > 0
+        value = image.mean((1, 2), keepdim=True) if self.value is None else self.value
+        return torch.where(kept, image, value)
+
+
+class Cutout:
+    """With a probability, one square of zeros anywhere in a normalised image (DeVries and Taylor, arXiv 1708.04552).
+
+    Args:
+        probability: of it.
+        side: in pixels.
+    """
+
+    def __init__(self, probability: float, side: int) -> None:
+        self.probability, self.side = probability, side
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Image [3, H, W] -> [3, H, W]."""
+        if torch.rand(1) >= self.probability:
+            return image
+        top, left = (int(torch.randint(0, length - self.side + 1, (1,))) for length in image.shape[1:])
+        image[:, top : top + self.side, left : left + self.side] = 0
+        return image
+
+
 def train_transform(
     size: Sequence[int],
     mean: Sequence[float],
@@ -53,12 +125,18 @@ def train_transform(
     resize: Sequence[int] | None = None,
     interpolation: str = "bicubic",
     flip: float = 0.5,
+    translation: float = 0.0,
     rotation: float = 0.0,
     jitter: float = 0.0,
+    jitter_first: bool = False,
     padding: int = 10,
     erasing: float = 0.5,
+    erasing_area: float = 1 / 3,
+    erasing_value: str | Sequence[float] = "noise",
+    cutout: float = 0.0,
+    cutout_side: int = 64,
 ) -> Transform:
-    """Resize, flip, rotate, change colours, pad, crop, normalise, erase; without rotation and colours as published.
+    """Resize, flip, rotate, change colours, pad, crop, normalise, erase; without what is off by default as published.
 
     Args:
         size: height and width in pixels.
@@ -66,28 +144,47 @@ def train_transform(
         resize: height and width before the crop; ``size`` when None.
         interpolation: name of a Pillow filter.
         flip: probability of the mirror image.
+        translation: probability of :class:`RandomTranslation`, which then takes the place of the resize.
         rotation: largest angle in degrees either way; corners become black.
         jitter: largest change of brightness, contrast and saturation, as a share.
+        jitter_first: change colours in front of the resize.
         padding: black border in pixels in front of the random crop.
-        erasing: probability that one rectangle is filled with noise (Zhong et al., arXiv 1708.04896).
+        erasing: probability that one rectangle is filled (Zhong et al., arXiv 1708.04896).
+        erasing_area: its largest share of the image.
+        erasing_value: ``noise``, ``mean`` of each channel of the image, or three values of the normalised image.
+        cutout, cutout_side: probability and side of :class:`Cutout`.
     """
+    resized = tuple(resize or size)
+    scale = (
+        RandomTranslation(resized, interpolation, translation)
+        if translation
+        else transforms.Resize(resized, transforms.InterpolationMode(interpolation))
+    )
     # Left out where they are off: they would draw random numbers all the same.
     rotate = [transforms.RandomRotation(rotation, transforms.InterpolationMode.BILINEAR)] if rotation else []
     colours = [transforms.ColorJitter(jitter, jitter, jitter)] if jitter else []
     return transforms.Compose(
         [
-            transforms.Resize(tuple(resize or size), transforms.InterpolationMode(interpolation)),
+            *(colours if jitter_first else []),
+            scale,
             transforms.RandomHorizontalFlip(flip),
             *rotate,
-            *colours,
+            *([] if jitter_first else colours),
             transforms.Pad(padding),
             transforms.RandomCrop(tuple(size)),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
             # Behind the normalisation, so that the noise has the statistics of the images.
-            RandomErasing(probability=erasing, mode="pixel", max_count=1, device="cpu"),
+            _erasing(erasing, erasing_area, erasing_value),
+            *([Cutout(cutout, cutout_side)] if cutout else []),
         ]
     )
+
+
+def _erasing(probability: float, area: float, value: str | Sequence[float]) -> Callable[[Tensor], Tensor]:
+    mode = "pixel" if value == "noise" else "const"
+    erasing = RandomErasing(probability=probability, max_area=area, mode=mode, max_count=1, device="cpu")
+    return erasing if value == "noise" else FilledErasing(erasing, None if value == "mean" else value)
 
 
 def test_transform(

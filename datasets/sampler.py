@@ -35,9 +35,11 @@ class EpochBatches(Sampler[list[SeededIndex]]):
 
     Attributes:
         images_per_seed: neighbours in a batch that are augmented alike.
+        length: batches of an epoch, planned again and again until there are so many; 0: those of one plan.
     """
 
     images_per_seed = 1
+    length = 0
 
     def __init__(self, seed: int, share: Share = range) -> None:
         self.seed = seed
@@ -47,7 +49,11 @@ class EpochBatches(Sampler[list[SeededIndex]]):
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Plan the batches of ``epoch``, without the first ``skip``, which an interrupted run has had."""
         rng = np.random.default_rng((self.seed, epoch))
-        batches = self.plan(rng)
+        batches = plan = self.plan(rng)
+        while plan and len(batches) < self.length:
+            plan = self.plan(rng)
+            batches = [*batches, *plan]
+        batches = batches[: self.length or None]
         count = sum(len(batch) for batch in batches) // self.images_per_seed
         seeds = iter(rng.integers(2**62, size=count).repeat(self.images_per_seed).tolist())
         whole = [[SeededIndex(int(index), next(seeds)) for index in batch] for batch in batches][skip:]
@@ -87,7 +93,7 @@ class PKBatchSampler(EpochBatches):
 
     Each identity's images are shuffled and cut into groups of K; the incomplete rest is dropped, and an identity with
     fewer than K images is filled up by drawing with replacement. Batches are formed from random identities while at
-    least P of them have a group left, so every batch is full.
+    least P of them have a group left, so every batch is full. With ``once`` each identity has one group in an epoch.
 
     Args:
         pids: identity of each image [N].
@@ -95,19 +101,27 @@ class PKBatchSampler(EpochBatches):
         num_instances: K.
         seed: of everything drawn.
         share: of a batch; whole identities where their number is a multiple of that of the processes.
+        once: the length of an epoch is that of the identities, not of the images.
     """
 
     def __init__(
-        self, pids: Sequence[int], batch_size: int, num_instances: int, seed: int, share: Share = range
+        self,
+        pids: Sequence[int],
+        batch_size: int,
+        num_instances: int,
+        seed: int,
+        share: Share = range,
+        once: bool = False,
     ) -> None:
         order = np.argsort(pids, kind="stable")
         self.images_of = np.split(order, np.flatnonzero(np.diff(np.asarray(pids)[order])) + 1)
         self.identities_per_batch = batch_size // num_instances
         self.num_instances = num_instances
+        self.once = once
         super().__init__(seed, share)
 
     def plan(self, rng: np.random.Generator) -> list[Sequence[int]]:
-        groups = [self._groups(images, rng) for images in self.images_of]
+        groups = [self._groups(images, rng)[: 1 if self.once else None] for images in self.images_of]
         available = np.arange(len(groups))
         batches = []
         while len(available) >= self.identities_per_batch:

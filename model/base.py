@@ -64,9 +64,8 @@ class Batch:
         labels: [B] identities; None in a test.
         cameras, views: [B]; None unless :meth:`Method.needs` names them.
         index: [B] rows of the training set, for tensors kept for each image.
-        extra: what else :meth:`Method.needs` names, from the photograph before augmentation (``heatmaps``
-            [B, J, h, w], ``caption`` [B, L], ``source`` [B]); ``geometry`` [B, 2, 3] and ``erased`` [B, 4] describe
-            the augmentation.
+        extra: what else :meth:`Method.needs` names, ``keypoints`` [B, J, 3], x and y in pixels of the image as
+            augmented and the score of each.
     """
 
     images: Tensor

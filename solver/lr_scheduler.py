@@ -65,7 +65,7 @@ def polynomial_lr(
         warmup_t: epochs of warm-up; 0 for none.
         power: of the rest, 1 - t, where t goes from 0 after the warm-up to 1.
     """
-    done = epoch - 1
+    done = max(epoch - 1, 0)
     if done < warmup_t:
         return warmup_lr_init + done * (base - warmup_lr_init) / warmup_t
     rest = 1 - min((done - warmup_t) / max(num_epochs - warmup_t, 1), 1.0)
@@ -101,6 +101,12 @@ def multistep_factor(
         done = epoch / warmup_iters if warmup_method == "linear" else 0.0
         warmup = warmup_factor * (1 - done) + done
     return warmup * gamma ** bisect_right(sorted(milestones), epoch)
+
+
+def table_factor(epoch: float, *, steps: Sequence[int], factors: Sequence[float]) -> float:
+    """Factor on the base rate in one epoch: that of the last of the rising ``steps`` reached, 1 in front of them."""
+    reached = bisect_right(steps, epoch)
+    return factors[reached - 1] if reached else 1.0
 
 
 class EpochScheduler:

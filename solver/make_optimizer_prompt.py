@@ -94,6 +94,7 @@ def _group(name: str, solver: CfgNode, rate: Rate, found: dict[str, Any]) -> dic
     }
     if name == "SGD":
         group["momentum"] = solver.MOMENTUM if rate.momentum is None else rate.momentum
+        group["nesterov"] = solver.NESTEROV and group["momentum"] > 0
     return group
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from solver.lr_scheduler import EpochScheduler, WarmupMultiStepLR, cosine_lr, cycle_of, polynomial_lr
+from solver.lr_scheduler import EpochScheduler, WarmupMultiStepLR, cosine_lr, cycle_of, polynomial_lr, table_factor
 from utils.errors import ReIDError
 
 
@@ -57,10 +57,16 @@ def _multistep(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> Ep
     )
 
 
+def _table(stage: CfgNode, optimizer: Optimizer | Sequence[Optimizer]) -> EpochScheduler:
+    factor = partial(table_factor, steps=stage.STEPS, factors=stage.FACTORS)
+    return EpochScheduler(optimizer, lambda epoch, base: base * factor(epoch))
+
+
 SCHEDULERS: dict[str, Callable[[CfgNode, Optimizer | Sequence[Optimizer]], EpochScheduler]] = {
     "cosine": _cosine,
     "multistep": _multistep,
     "polynomial": _polynomial,
+    "table": _table,
 }
 """From the name in SOLVER.STAGE<n>.SCHEDULER to what builds it."""
 

@@ -20,6 +20,7 @@ from model.methods.clipreid import CLIPReID
 from model.methods.coop import CoOp
 from model.methods.dcal import DCAL
 from model.methods.handid import HandID
+from model.methods.horeid import HOReID
 from model.methods.laga_net import LAGANet
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
@@ -55,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "cbdb_net": CBDBNet,
     "cdnet": CDNetReID,
     "autoreid": AutoReID,
+    "horeid": HOReID,
     "transreid": TransReID,
     "dcal": DCAL,
     "aaformer": AAFormer,

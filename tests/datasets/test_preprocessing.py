@@ -221,3 +221,61 @@ def test_cropping_keeps_the_middle_of_the_longer_side(shape, kept):
     ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])).astype(np.uint8)[..., None].repeat(3, 2)
     found = fitting((kept[2] - kept[0], kept[3] - kept[1]), "bilinear", "crop")(Image.fromarray(ramp))
     assert np.array_equal(np.asarray(found), ramp[kept[0] : kept[2], kept[1] : kept[3]])
+
+
+def test_translation_resizes_or_cuts_a_window_out_of_a_picture_of_nine_eighths():
+    size = (16, 24)
+    plain = plain_transform(size, MEAN, STD, interpolation="bicubic")(Image.fromarray(COLOURS)).numpy()
+    larger = plain_transform((18, 27), MEAN, STD, interpolation="bicubic")(Image.fromarray(COLOURS)).numpy()
+    windows = {(top, left): larger[:, top : top + 16, left : left + 24] for top in range(3) for left in range(4)}
+    places, whole = set(), 0
+    for seed in range(200):
+        found = drawn(train(size, translation=0.25), seed)
+        if np.array_equal(found, plain):
+            whole += 1
+        else:
+            (place,) = [place for place, window in windows.items() if np.array_equal(found, window)]
+            places.add(place)
+    assert places == windows.keys()
+    assert abs(whole / 200 - 0.75) < 4 * np.sqrt(0.25 * 0.75 / 200)
+
+
+@pytest.mark.parametrize("value", ["mean", [0.5, -1.0, 2.0]])
+def test_erasing_fills_the_published_rectangles_with_one_value_a_channel(value):
+    size = (60, 40)
+    shares = []
+    for seed in range(40):
+        found, untouched, mask = erased(seed, size, erasing=1.0, erasing_area=0.4, erasing_value=value)
+        noise = erased(seed, size, erasing=1.0, erasing_area=0.4)[2]
+        assert np.array_equal(mask, noise), "the rectangle is that of the noise"
+        expected = untouched.mean((1, 2)) if value == "mean" else value
+        assert np.abs(found[:, mask] - np.reshape(expected, (3, 1))).max() < 1e-5
+        assert np.array_equal(found[:, ~mask], untouched[:, ~mask])
+        shares.append(mask.mean())
+    assert 1 / 3 * 1.1 < max(shares) < 0.4 * 1.1
+
+
+def test_cutout_is_a_square_of_zeros_anywhere():
+    places = set()
+    for seed in range(300):
+        found = drawn(train(cutout=0.5, cutout_side=5), seed)
+        zero = (found == 0).all(0)
+        if zero.any():
+            (rows, columns) = np.nonzero(zero)
+            assert zero.sum() == 25 and np.ptp(rows) == np.ptp(columns) == 4
+            places.add((rows[0], columns[0]))
+            assert np.abs(found - normalised(COLOURS))[:, ~zero].max() < 1e-5
+        else:
+            places.add(None)
+    assert len(places) > 60 and max(top for top, _ in places - {None}) == HEIGHT - 5
+
+
+def test_colours_change_in_front_of_the_resize_or_behind_it():
+    """The contrast of a picture is around its own mean, which a resize by nearest neighbours changes."""
+    first, last = (
+        drawn(train((3, 4), interpolation="nearest", jitter=0.5, jitter_first=order), 3) for order in (True, False)
+    )
+    torch.manual_seed(3)
+    expected = transforms.ColorJitter(0.5, 0.5, 0.5)(Image.fromarray(COLOURS)).resize((4, 3), Image.Resampling.NEAREST)
+    assert np.abs(first - normalised(expected)).max() < 1e-5
+    assert np.abs(first - last).max() > 0.01

@@ -167,3 +167,34 @@ def test_processes_divide_a_batch_of_pairs_between_pairs():
     whole = PairBatches(PIDS, 8, seed=3)
     halves = [PairBatches(PIDS, 8, seed=3, share=lambda n, r=r: range(n * r // 2, n * (r + 1) // 2)) for r in range(2)]
     assert [a + b for a, b in zip(*(half.batches for half in halves), strict=True)] == whole.batches
+
+
+def test_an_epoch_of_identities_has_each_once():
+    sampler = PKBatchSampler(PIDS, 12, 4, 1, once=True)
+    for epoch in range(1, 6):
+        sampler.set_epoch(epoch)
+        pids = [{PIDS[i] for i in block} for block in blocks_of(sampler, 4)]
+        assert all(len(pid) == 1 for pid in pids)
+        assert len(pids) == len({pid for (pid,) in pids}) == 6, "7 identities, of which batches of 3 leave out one"
+
+
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_an_epoch_of_so_many_batches(length):
+    whole, sampler = make(), make()
+    whole.set_epoch(3)
+    sampler.length = length
+    sampler.set_epoch(3)
+    found = indices(sampler)
+    assert len(found) == len(sampler) == length and all(len(batch) == 12 for batch in found)
+    assert found[: len(whole)] == indices(whole)[:length], "it begins as the whole epoch does"
+    before = [draw.seed for batch in sampler for draw in batch]
+    assert len(set(before)) == len(before)
+    sampler.set_epoch(3, skip=length - 1)
+    assert indices(sampler) == found[-1:]
+
+
+def test_without_enough_identities_there_is_no_epoch_of_any_length():
+    sampler = make(batch=60)
+    sampler.length = 5
+    sampler.set_epoch(1)
+    assert not len(sampler)

@@ -173,3 +173,20 @@ def test_unknown_optimizer_is_an_error(vit):
     vit.SOLVER.STAGE2.OPTIMIZER_NAME = "Lion"
     with pytest.raises(ReIDError, match="OPTIMIZER_NAME = 'Lion': choose one of Adam, AMSGrad, AdamW, SGD"):
         make_optimizers(vit, small_model(), 2)
+
+
+def test_nesterov_looks_ahead(vit):
+    """w <- w - lr (g + m v) with v <- m v + g, against g + m v with the old v."""
+    stage = vit.SOLVER.STAGE2
+    stage.OPTIMIZER_NAME, stage.MOMENTUM, stage.NESTEROV = "SGD", 0.9, True
+    model = small_model()
+    (optimizer,) = make_optimizers(vit, model, 2)
+    (group, *_) = optimizer.param_groups
+    group["weight_decay"], parameter = 0.0, group["params"][0]
+    expected, velocity = parameter.detach().clone(), 0.0
+    for gradient in (1.0, -0.5, 2.0):
+        parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+        velocity = 0.9 * velocity + gradient
+        expected -= group["lr"] * (gradient + 0.9 * velocity)
+    torch.testing.assert_close(parameter.detach(), expected)

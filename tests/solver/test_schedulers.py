@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 
+from configs import load_config
+from configs.checks import check_config
 from solver import (
     EpochScheduler,
     WarmupMultiStepLR,
@@ -120,3 +122,30 @@ def test_unknown_names_are_errors(vit):
         make_scheduler(vit.SOLVER.STAGE1, sgd(1.0))
     with pytest.raises(ReIDError, match="WARMUP_METHOD = 'exp': choose one of linear, constant"):
         WarmupMultiStepLR(sgd(1.0), [30], warmup_method="exp")
+
+
+def test_a_table_of_epochs_and_factors(vit):
+    stage = vit.SOLVER.STAGE2
+    stage.SCHEDULER, stage.STEPS, stage.FACTORS = "table", [3, 5, 6], [2.0, 0.5, 0.0]
+    scheduler = make_scheduler(stage, sgd(1e-3, 1e-2))
+    rates = [row[0] for row in curve(scheduler, 8)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 2e-3, 2e-3, 5e-4, 0, 0])
+
+
+def test_a_table_without_a_factor_for_each_epoch_is_refused():
+    cfg = load_config(None, ["SOLVER.STAGE2.SCHEDULER", "table", "SOLVER.STAGE2.FACTORS", "[0.1, 0.01]"])[0]
+    cfg.defrost()
+    for steps in ([10], [20, 10], [10, 10]):
+        cfg.SOLVER.STAGE2.STEPS = steps
+        with pytest.raises(ReIDError, match=r"STAGE2.STEPS = .*FACTORS.*rising epochs and a factor for each"):
+            check_config(cfg)
+
+
+def test_poly_is_the_polynomial_schedule_with_a_power():
+    """(1 - i / n)^0.9 over the iterations, without warm-up."""
+    words = {"SCHEDULER": "polynomial", "POWER": 0.9, "LR_MIN": 0.0, "WARMUP_EPOCHS": 0, "MAX_EPOCHS": 10}
+    cfg = load_config(None, [str(w) for k, v in words.items() for w in (f"SOLVER.STAGE2.{k}", v)])[0]
+    scheduler = make_scheduler(cfg.SOLVER.STAGE2, sgd(0.1))
+    for done in range(40):
+        scheduler.step(1 + done / 4)
+        assert scheduler.get_lr()[0] == pytest.approx(0.1 * (1 - done / 40) ** 0.9)

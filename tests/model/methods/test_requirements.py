@@ -11,7 +11,7 @@ from model.methods.registry import METHODS, check_method
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ("abdnet", "cal", "cbdb_net", "laga_net", "mba_net", "mgn", "pcb", "rga_net")
+NAMES = ("abdnet", "cal", "cbdb_net", "horeid", "laga_net", "mba_net", "mgn", "pcb", "rga_net")
 REFUSED = [
     ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
     ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
@@ -26,6 +26,11 @@ REFUSED = [
     ("laga_net", {"MODEL.LAGA_NET.PARTS": 1}, "LAGA_NET.PARTS = 1.*24 rows.*one of 2 to 24.*mba_net"),
     ("laga_net", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*laga_net.*softmax_triplet"),
     ("rga_net", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
+    ("horeid", {"TEST.FLIP": True}, "TEST.FLIP = True.*horeid.*Set it to False"),
+    ("horeid", {"INPUT.EXIF": False}, "INPUT.EXIF = False.*upright picture. Set it to True"),
+    ("horeid", {"INPUT.FIT_TEST": "crop"}, "INPUT.FIT_TEST = crop.*Set it to stretch"),
+    ("horeid", {"MODEL.HOREID.POINTS": 18}, "POINTS = 18.*17 or 21"),
+    ("horeid", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*horeid"),
     ("mba_net", {"MODEL.ID_LOSS_TYPE": "arcface"}, "MODEL.ID_LOSS_TYPE = arcface.*Set it to softmax"),
     ("mba_net", {"MODEL.IF_WITH_CENTER": "yes"}, "MODEL.IF_WITH_CENTER = yes"),
     ("mgn", {"INPUT.SIZE_TRAIN": [256, 128]}, "SIZE_TRAIN = .256, 128.*2 and into 3.*such as 192 or 288"),

@@ -5,7 +5,20 @@ import pytest
 from model.base import Progress
 from tests.model.methods.toy import config, stages, trained
 
-NAMES = ("abdnet", "autoreid", "cal", "cbdb_net", "cdnet", "laga_net", "mba_net", "mgn", "osnet", "pcb", "rga_net")
+NAMES = (
+    "abdnet",
+    "autoreid",
+    "cal",
+    "cbdb_net",
+    "cdnet",
+    "horeid",
+    "laga_net",
+    "mba_net",
+    "mgn",
+    "osnet",
+    "pcb",
+    "rga_net",
+)
 STEPS = 12
 SIDES = {"cbdb_net": 96, "mgn": 96, "pcb": 96}
 """Of the images, where 64 pixels do not give the stripes a row each."""

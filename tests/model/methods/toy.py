@@ -35,7 +35,7 @@ LABELS = torch.arange(IDENTITIES).repeat_interleave(INSTANCES)
 EXTRA = {
     "cameras": lambda size: torch.arange(len(LABELS)) % 2,
     "views": lambda size: torch.arange(len(LABELS)) % 2,
-    "heatmaps": lambda size: torch.rand(len(LABELS), 21, size[0] // 16, size[1] // 16),
+    "keypoints": lambda size: torch.rand(len(LABELS), 21, 3) * torch.tensor([size[1], size[0], 1]),
 }
 """What a batch may hold besides images, by the names of :meth:`Method.needs`."""
 

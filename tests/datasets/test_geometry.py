@@ -1,0 +1,114 @@
+"""Key points move with the pictures: a white mark is where the geometry of the same draws says."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.bases import Record
+from datasets.geometry import PointReader, geometry, point_reader
+from datasets.images import ImageDataset
+from datasets.parsing.keypoints import KeyPointFile, KeyPoints
+from datasets.preprocessing import test_transform as plain_transform
+from datasets.preprocessing import train_transform
+from datasets.sampler import SeededIndex
+from utils.errors import ReIDError
+from utils.images import Reading
+
+ZERO, ONE = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+WIDTH, HEIGHT = 90, 70
+
+
+def marked(x, y):
+    """A picture with a white square around a point, and its smooth edges."""
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[y - 3 : y + 3, x - 3 : x + 3] = 255
+    return Image.fromarray(picture)
+
+
+def centre(image):
+    weight = image[0].numpy()
+    rows, columns = np.mgrid[: weight.shape[0], : weight.shape[1]] + 0.5
+    return np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"translation": 0.5},
+        {"rotation": 25.0},
+        {"jitter": 0.2, "resize": (70, 60)},
+        {"jitter": 0.2, "jitter_first": True, "translation": 1.0, "rotation": 10.0, "padding": 4},
+    ],
+    ids=str,
+)
+def test_points_go_where_the_pixels_go(options):
+    transform = train_transform((64, 48), ZERO, ONE, erasing=0.0, **options)
+    mirrored = 0
+    for seed in range(25):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        found = transform(marked(40, 30))
+        torch.manual_seed(seed)
+        at, size = geometry(transform.transforms, (WIDTH, HEIGHT))
+        assert size == (48, 64)
+        expected = at @ [40, 30, 1]
+        assert np.abs(centre(found) - expected[:2]).max() < 0.35, seed
+        mirrored += np.linalg.det(at) < 0
+    assert 5 < mirrored < 20
+
+
+def reader(points, count=17, **reading):
+    entry = KeyPoints(np.array(points, float), np.linspace(0.5, 1, count), 1.0, size=(WIDTH, HEIGHT))
+    return PointReader(KeyPointFile(count, {"a": entry}), Reading(**reading))
+
+
+def test_loaders_give_key_points_of_the_picture_they_give():
+    points = np.full((17, 2), np.nan)
+    points[5], points[6], points[7] = (40, 30), (WIDTH, 10), (40, 30)
+    transform = train_transform((64, 48), ZERO, ONE, erasing=0.0)
+    images = ImageDataset([Record("a", 0, 0, 0)], transform, lambda path: marked(40, 30), reader(points))
+    swaps = 0
+    for seed in range(20):
+        item = images[SeededIndex(0, seed)]
+        found = item["keypoints"].numpy()
+        assert found.shape == (17, 3) and not found[[0, 1, 9, 16], 2].any()
+        left = 5 if found[8, 2] == 0 else 6  # a mirrored left shoulder is a right one
+        swaps += left == 6
+        assert np.abs(found[left, :2] - centre(item["images"])).max() < 0.35
+        assert found[left, 2] == np.float32(np.linspace(0.5, 1, 17)[5])
+    assert 4 < swaps < 16
+    still = ImageDataset(images.records, plain_transform((35, 45), ZERO, ONE), images.read, images.points)[0]
+    assert still["keypoints"][5].tolist() == pytest.approx([20, 15, np.linspace(0.5, 1, 17)[5]])
+
+
+def test_boxes_and_mirrored_pictures():
+    points = np.full((21, 2), np.nan)
+    points[3], points[4] = (40, 30), (5, 5)
+    read = reader(points, 21, boxes={"a": (20, 10, 40, 50)}, mirrored={"a"})
+    found = read("a", plain_transform((50, 40), ZERO, ONE).transforms, (40, 50))
+    assert found[3, :2].tolist() == [20, 20], "a finger stays the same finger"
+    assert found[3, 2] > 0 and found[4, 2] == 0, "outside of the box"
+
+
+def test_files_that_do_not_serve_are_refused(tmp_path):
+    records = [Record(str(tmp_path / f"{name}.png"), 0, 0, 0) for name in "ab"]
+    dataset = SimpleNamespace(
+        root=tmp_path, name="hands", require_train=True, train=records, val=[], test_images=[], reading=Reading()
+    )
+    file = tmp_path / "points.csv"
+    cfg = SimpleNamespace(DATASETS=SimpleNamespace(KEYPOINTS=str(file)))
+    with pytest.raises(ReIDError, match=r"KEYPOINTS.*no such file"):
+        point_reader(cfg, dataset, 21)
+    header = ",".join(["path", *(f"{axis}{i}" for i in range(21) for axis in "xy")])
+    file.write_text(f"{header}\na.png,{','.join('1' * 42)}\n")
+    with pytest.raises(ReIDError, match=r"has 21 points an image, but MODEL.HOREID.POINTS = 17. Set it to 21"):
+        point_reader(cfg, dataset, 17)
+    with pytest.raises(ReIDError, match=r"lacks 1 of 2 images: .*b.png. Add them"):
+        point_reader(cfg, dataset, 21)
+    file.write_text(f"{header}\na.png,{','.join('1' * 42)}\nb.png,{',' * 41}\n")
+    assert point_reader(cfg, dataset, 21).file.count == 21
