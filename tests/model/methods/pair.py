@@ -18,7 +18,7 @@ from utils.distributed import average_gradients, is_main, joined_processes, rank
 from utils.errors import ReIDError
 
 WIDE = ("osnet", "rga_net")
-"""Computed in float64: in float32 rounding grows up to 1e-2 of the largest gradient through many gates, norms, ReLUs."""
+"""In float64: in float32 rounding grows up to 1e-2 of the largest gradient through many gates, norms, ReLUs."""
 
 
 def step(cfg, stage, share, synchronise):
