@@ -49,7 +49,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     check_data(cfg, dataset)
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
-    run.check_data(dataset.train)
+    run.check_data(dataset.train, dataset.reading.windows)
     loaders = make_dataloader(cfg, dataset)
     model = make_model(cfg, facts_of(cfg, dataset)).to(run.device)
     set_execution(cfg, model)

@@ -42,6 +42,7 @@ CHOICES: dict[str, tuple] = {
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
     "INPUT.FIT_TEST": ("stretch", "crop"),
     "INPUT.RE_FILL": ("noise", "mean", "value"),
+    "INPUT.ALIGN": ("none", "rotate", "crop", "palm"),
     "DATASETS.CAMERA_RULE": ("auto", "market", "none"),
     "DATASETS.ASPECT": ("dorsal right", "dorsal left", "palmar right", "palmar left", "all"),
     "DATASETS.GALLERY": ("all", "aspect"),
@@ -231,6 +232,7 @@ def _check_input(cfg: CfgNode) -> None:
             f"INPUT.WHITE = {cfg.INPUT.WHITE!r}: expected auto, or the stored value that is white, such as 4095 for 12 "
             "bits."
         )
+    _check_alignment(cfg)
     if not 0 < cfg.DATASETS.TRAIN_FRACTION <= 1:
         raise ReIDError(f"DATASETS.TRAIN_FRACTION = {cfg.DATASETS.TRAIN_FRACTION}: expected a share above 0, up to 1.")
     if cfg.DATASETS.FOLDS == 1 or max(1, cfg.DATASETS.FOLDS) <= cfg.DATASETS.FOLD:
@@ -242,6 +244,22 @@ def _check_input(cfg: CfgNode) -> None:
         raise ReIDError("DATASETS.NAMES is empty: name a data set, see docs/datasets.md.")
     if not cfg.OUTPUT_DIR:
         raise ReIDError("OUTPUT_DIR is empty: name the folder that a run may write to.")
+
+
+def _check_alignment(cfg: CfgNode) -> None:
+    if cfg.INPUT.ALIGN == "none":
+        return
+    if not cfg.INPUT.EXIF:
+        raise ReIDError(
+            f"INPUT.ALIGN = {cfg.INPUT.ALIGN} with INPUT.EXIF = False: key points are those of the upright "
+            "photograph. Set INPUT.EXIF to True."
+        )
+    for key in ("INTERPOLATION_TRAIN", "INTERPOLATION_TEST"):
+        if cfg.INPUT[key] == "lanczos":
+            raise ReIDError(
+                f"INPUT.{key} = lanczos with INPUT.ALIGN = {cfg.INPUT.ALIGN}: choose nearest, bilinear or bicubic "
+                "to turn pictures."
+            )
 
 
 def _is_positive(text: str) -> bool:

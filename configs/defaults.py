@@ -150,6 +150,7 @@ _C.INPUT.INTERPOLATION_TEST = "bilinear"  # (ours) likewise; used for stage 1's 
 _C.INPUT.FIT_TEST = "stretch"  # (ours) stretch | crop: scale to cover SIZE_TEST and cut out the centre, as CLIP does
 _C.INPUT.EXIF = False  # (ours) turn photos upright as their EXIF orientation says (phones write it)
 _C.INPUT.MIRROR = ""  # (ours) images that are mirrored everywhere: left | right | a view | "dorsal left" | all | none
+_C.INPUT.ALIGN = "none"  # (ours) upright hands by key points: none | rotate | crop (hand with margin) | palm (square)
 _C.INPUT.WHITE = "auto"  # (ours) value of white in grey files of more than 8 bits; auto: as the format states it
 _C.INPUT.JPEG_DRAFT = False  # (ours) decode JPEGs at 1/2, 1/4 or 1/8 before resizing: faster, but not bit-exact
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
+from datasets.alignment import aligned_images
 from datasets.bases import ReIDDataset
 from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
@@ -80,7 +81,9 @@ def make_dataset(cfg: CfgNode, require_train: bool = True) -> ReIDDataset:
     if keys.FOLDS and "draws" not in options:
         raise ReIDError(f"DATASETS.FOLDS = {keys.FOLDS}: folds over people are for hand and listing, not for {name}.")
     dataset = kind(root=keys.ROOT_DIR, require_train=require_train, **options)
-    dataset.reading = reading_of(cfg, dataset.boxes, mirrored_images(cfg.INPUT.MIRROR, dataset))
+    windows, unaligned = aligned_images(cfg, dataset)
+    dataset.reading = reading_of(cfg, dataset.boxes, mirrored_images(cfg.INPUT.MIRROR, dataset), windows)
+    dataset.notes += unaligned
     if len(dataset.trials) < cfg.TEST.RUNS:
         dataset.notes.append(f"TEST.RUNS = {cfg.TEST.RUNS}, but {dataset.name} has one fixed split: it is tested once")
     if keys.HOLD_OUT and require_train and dataset.validation is None:

@@ -18,6 +18,7 @@ from datasets.parsing.keypoints import PERSON, KeyPointFile, keypoints_of
 from datasets.preprocessing import RandomTranslation
 from utils.errors import ReIDError
 from utils.images import Reading, decode
+from utils.windows import Window, frame_of, to_picture
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -56,13 +57,8 @@ class PointReader:
             size: of the picture in front of them.
         """
         found = self.file.images[path]
-        width, height = found.size or self._size(path)
         points = np.c_[found.points, np.ones(len(found.points))]
-        left, top, width, height = self.reading.boxes.get(path, (0, 0, width, height))
-        at = _shift(-left, -top)
-        if path in self.reading.mirrored:
-            at = _mirror(width) @ at
-        at = _scale(size[0] / width, size[1] / height) @ at
+        at = self._read(path, found.size or self._size(path), size)
         moved, (width, height) = geometry(steps, size)
         at = moved @ at
         x, y, _ = at @ points.T
@@ -72,10 +68,17 @@ class PointReader:
             rows = rows[_SWAPPED[len(rows)]]
         return torch.tensor(rows, dtype=torch.float32)
 
+    def _read(self, path: str, whole: Size, size: Size) -> Matrix:
+        """From the upright photograph to the picture of ``size`` that is read of it."""
+        box, mirrored, window = self.reading.place(path)
+        back = to_picture(frame_of(window or Window(0), box or (0, 0, *whole)), size[::-1])
+        at = np.linalg.inv(np.concatenate([back, [[0, 0, 1]]]))
+        return _mirror(size[0]) @ at if mirrored else at
+
     def _size(self, path: str) -> Size:
         """Of the upright photograph, where the file of key points does not say."""
         if path not in self._sizes:
-            whole = replace(self.reading, upright=True, boxes={}, mirrored=frozenset())
+            whole = replace(self.reading, upright=True, boxes={}, mirrored=frozenset(), windows={})
             decoded = decode(path, whole, at_least=1)
             self._sizes[path] = (decoded.width, decoded.height)
         return self._sizes[path]

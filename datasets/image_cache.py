@@ -26,6 +26,7 @@ from datasets.preprocessing import fitting
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Reading, read_image
 from utils.logger import LOGGER
+from utils.windows import Target
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -63,15 +64,16 @@ class Reader:
         Raises:
             ReIDError: ``path`` is missing or no readable image.
         """
-        image = read_image(path, self.reading, max(self.size) if self.draft else None)
+        target = Target(self.size, self.interpolation, self.fit)
+        image = read_image(path, self.reading, max(self.size) if self.draft else None, target=target)
         return fitting(self.size, self.interpolation, self.fit)(image)
 
 
 class ImageCache:
     """Pictures [H, W, 3] of the images in ``paths`` as ``reader`` reads them, each decoded at its first use.
 
-    A picture is found again as long as its file has the same path, size, time of modification and box and the reader
-    and Pillow's version are the same.
+    A picture is found again as long as its file has the same path, size and time of modification, the same part of
+    it is used and the reader and Pillow's version are the same.
 
     Args:
         reader: reads what is not there yet.
@@ -133,8 +135,7 @@ class ImageCache:
             status = os.stat(path)  # noqa: PTH116 -- a Path each is slow
         except OSError:
             return bytes(DIGEST)  # reading it will say why
-        reading = self.reader.reading
-        shown = f"{reading.boxes.get(path)}{' mirrored' if path in reading.mirrored else ''}"
+        shown = self.reader.reading.place(path)
         text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{shown}\0{self.version}"
         return hashlib.blake2b(_bytes(text), digest_size=DIGEST).digest()
 

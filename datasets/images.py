@@ -17,7 +17,7 @@ from tqdm import tqdm
 from datasets.bases import Record
 from datasets.preprocessing import Transform
 from datasets.sampler import SeededIndex
-from utils.images import AS_STORED, Box, Decoded, Reading, UnknownWhiteError, cause, decode, read_image
+from utils.images import AS_STORED, Box, Decoded, Reading, UnknownWhiteError, Windows, cause, decode, read_image
 from utils.logger import on_terminal
 from utils.progress import PATIENCE
 
@@ -84,10 +84,15 @@ def refusal(path: str, error: Exception) -> Facts:
     return Facts(cause(path, error), unknown, peak=error.peak if unknown else None)
 
 
-def reading_of(cfg: CfgNode, boxes: Mapping[str, Box] | None = None, mirrored: Container[str] = frozenset()) -> Reading:
+def reading_of(
+    cfg: CfgNode,
+    boxes: Mapping[str, Box] | None = None,
+    mirrored: Container[str] = frozenset(),
+    windows: Windows | None = None,
+) -> Reading:
     """How ``cfg`` has image files read; see :class:`utils.images.Reading`."""
     white = None if cfg.INPUT.WHITE == "auto" else float(cfg.INPUT.WHITE)
-    return Reading(cfg.INPUT.EXIF, white, boxes or {}, mirrored)
+    return Reading(cfg.INPUT.EXIF, white, boxes or {}, mirrored, windows or {})
 
 
 @contextmanager

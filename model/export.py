@@ -239,6 +239,7 @@ def _facts(cfg: CfgNode) -> dict[str, str]:
         "interpolation": cfg.INPUT.INTERPOLATION_TEST,
         "fit": cfg.INPUT.FIT_TEST,
         "exif": cfg.INPUT.EXIF,
+        "align": cfg.INPUT.ALIGN,
     }
     return {name: str(value) for name, value in values.items()}
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs import load_config
+from datasets.alignment import WindowsByName
 from datasets.images import reading_of
 from datasets.make_dataloader_clipreid import num_workers
 from datasets.mirroring import MirroredByName
@@ -39,6 +40,7 @@ from utils.interrupt import check_interrupt, ignore_signals
 from utils.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
 from utils.progress import image_bar
+from utils.windows import Target
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -73,7 +75,11 @@ class _Pictures(Dataset):
             return to_rgb(picture, own.reading)
         if isinstance(picture, np.ndarray):
             return Image.fromarray(picture).convert("RGB")
-        return read_image(os.path.expanduser(picture), own.reading, own.at_least, ADVICE)  # noqa: PTH111 -- see decode
+        return read_image(_path(picture), own.reading, own.at_least, ADVICE, own.target)
+
+
+def _path(picture: str | Path) -> str:
+    return os.path.expanduser(picture)  # noqa: PTH111 -- a Path each is slow
 
 
 def _checked(picture: object, number: int) -> Picture:
@@ -104,6 +110,8 @@ class Embedder:
         workers: processes that read images.
         at_least: pixels that will do of a JPEG, see :func:`utils.images.decode`; None for all.
         calibrated: gives the calibration that belongs to the weights, or says why there is none.
+        target: what an aligned picture becomes.
+        windows: of images that are aligned, None where none is.
     """
 
     compute: Compute
@@ -113,6 +121,8 @@ class Embedder:
     workers: int = 0
     at_least: int | None = None
     calibrated: Callable[[], Calibration] | None = None
+    target: Target | None = None
+    windows: WindowsByName | None = None
 
     def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Features [N, D] in float32 of ``images``, in their order.
@@ -154,9 +164,17 @@ class Embedder:
     def _features(self, picture: Image.Image) -> np.ndarray:
         return self.compute(self.transform(picture)[None]).numpy()
 
+    def _check_alignment(self, pictures: Sequence[Picture]) -> None:
+        """Warn of images that are used as a whole; refuse files of which none has key points."""
+        paths = [_path(picture) for picture in pictures if isinstance(picture, str | Path)]
+        unaligned = self.windows.require(paths, len(pictures) - len(paths)) if self.windows else ""
+        if unaligned:
+            LOGGER.warning("%s", unaligned)
+
     def batches(self, images: Sequence[Picture], done: int = 0) -> Iterator[np.ndarray]:
         """The same in pieces [b, D]; ``done`` images before these are counted by the progress bar."""
         pictures = _Pictures([_checked(image, number) for number, image in enumerate(images, 1)], self)
+        self._check_alignment(pictures.pictures)
         workers = self.workers if len(pictures) > 2 * self.batch_size else 0
         with image_bar(done + len(pictures), "features", done) as bar:
             for batch in DataLoader(pictures, self.batch_size, num_workers=workers, worker_init_fn=ignore_signals):
@@ -184,8 +202,19 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
     path = Path(weight)
     calibrated = partial(_calibration, cfg, path)
-    reading = reading_of(cfg, mirrored=MirroredByName(inputs.MIRROR, cfg.DATASETS.PATTERN))
-    return Embedder(compute, transform, reading, cfg.TEST.IMS_PER_BATCH, num_workers(cfg), at_least, calibrated)
+    windows = WindowsByName(cfg)
+    reading = reading_of(cfg, mirrored=MirroredByName(inputs.MIRROR, cfg.DATASETS.PATTERN), windows=windows)
+    return Embedder(
+        compute,
+        transform,
+        reading,
+        cfg.TEST.IMS_PER_BATCH,
+        num_workers(cfg),
+        at_least,
+        calibrated,
+        Target((inputs.SIZE_TEST[0], inputs.SIZE_TEST[1]), **how),
+        windows,
+    )
 
 
 def _calibration(cfg: CfgNode, weight: Path) -> Calibration:

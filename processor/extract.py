@@ -27,7 +27,7 @@ from utils.checkpoint import new_array, save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.folder_lock import folder_held
-from utils.images import IMAGE_SUFFIXES
+from utils.images import IMAGE_SUFFIXES, Windows
 from utils.logger import LOGGER, setup_console
 from utils.text_files import nfc, read_text
 
@@ -96,7 +96,7 @@ def extract(embedder: Embedder, folder: Path, output: Path, source: str) -> tupl
         InterruptedRunError: stopped by a signal; the same call resumes.
     """
     listed = list_folder(folder)
-    files = _Files(output, _fingerprint(source, folder, listed), len(listed))
+    files = _Files(output, _fingerprint(source, folder, listed, embedder.reading.windows), len(listed))
     features = files.finished()
     if features is not None:
         LOGGER.info("%s holds the features of all %d images already", output, len(listed))
@@ -197,12 +197,14 @@ class _Files:
         return array if usable else None
 
 
-def _fingerprint(source: str, folder: Path, listed: Sequence[Listed]) -> str:
+def _fingerprint(source: str, folder: Path, listed: Sequence[Listed], windows: Windows) -> str:
     facts = hashlib.sha256(source.encode())
     for image in listed:
         try:
             status = (folder / image.name).stat()
-            facts.update(f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            window = windows.get(str(folder / image.name)) or ""
+            line = f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}{window}\n"
+            facts.update(line.encode("utf-8", "surrogateescape"))
         except OSError:  # a link to nowhere: reading it will say so
             facts.update(f"{image.name}\n".encode("utf-8", "surrogateescape"))
     return facts.hexdigest()

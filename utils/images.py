@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from utils.errors import ReIDError
+from utils.windows import Target, Window, cut, frame_of
 
 _SUFFIXES = "jpg jpeg jpe jfif mpo png apng bmp dib tif tiff webp gif ppm pgm pbm pnm pfm"
 
@@ -69,6 +71,21 @@ Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels of the picture as it is read."""
 
 
+class Windows(Protocol):
+    """From the path of a picture to its upright part."""
+
+    def get(self, path: str) -> Window | None:
+        """None: it has none."""
+
+
+class Place(NamedTuple):
+    """What is used of a picture: see :class:`Reading`."""
+
+    box: Box | None = None
+    mirrored: bool = False
+    window: Window | None = None
+
+
 @dataclass(frozen=True)
 class Reading:
     """How the files of a data set become pictures, the same in training, test, extraction and search.
@@ -80,12 +97,18 @@ class Reading:
             2^b - 1 for b bits (of a TIFF its BitsPerSample, of a PGM its largest value), 1 for floats.
         boxes: by path, the part of a picture that is used, where not all of it is.
         mirrored: paths of the pictures that are mirrored, left hands for example (``INPUT.MIRROR``).
+        windows: by path, the upright part of a picture that is used in place of its box (``INPUT.ALIGN``).
     """
 
     upright: bool = False
     white: float | None = None
     boxes: Mapping[str, Box] = field(default_factory=dict, repr=False)
     mirrored: Container[str] = field(default=frozenset(), repr=False)
+    windows: Windows = field(default_factory=dict, repr=False)
+
+    def place(self, path: str) -> Place:
+        """Which part of the picture at ``path`` is used, and whether it is mirrored."""
+        return Place(self.boxes.get(path), path in self.mirrored, self.windows.get(path))
 
 
 AS_STORED = Reading()
@@ -123,7 +146,11 @@ class UnknownWhiteError(ValueError):
 
 
 def read_image(
-    path: str | Path, reading: Reading = AS_STORED, at_least: int | None = None, advice: str = ADVICE
+    path: str | Path,
+    reading: Reading = AS_STORED,
+    at_least: int | None = None,
+    advice: str = ADVICE,
+    target: Target | None = None,
 ) -> Image.Image:
     """The picture in RGB; of an animation or several pages, the first. Alpha is dropped, grey is repeated.
 
@@ -135,28 +162,36 @@ def read_image(
         reading: how it is read.
         at_least: see :func:`decode`.
         advice: what to do about a file that cannot be read, for the message.
+        target: see :func:`decode`.
 
     Raises:
         ReIDError: the file is missing or no readable image.
     """
     try:
-        return decode(path, reading, at_least).picture
+        return decode(path, reading, at_least, target).picture
     except ReIDError:
         raise
     except Exception as error:  # damaged files make Pillow raise anything from OSError to TypeError
         raise ReIDError(f"{path}: cannot be read as an image ({cause(path, error)}). {advice}") from None
 
 
-def decode(path: str | Path, reading: Reading = AS_STORED, at_least: int | None = None) -> Decoded:
-    """As :func:`read_image`, with Pillow's own errors; smaller where that is faster and ``at_least`` pixels will do."""
+def decode(
+    path: str | Path, reading: Reading = AS_STORED, at_least: int | None = None, target: Target | None = None
+) -> Decoded:
+    """As :func:`read_image`, with Pillow's own errors; smaller where that is faster and ``at_least`` pixels will do.
+
+    ``target`` is what a picture of which a window is used becomes, in the same step. Others keep their size.
+    """
     if not os.path.isfile(path):  # noqa: PTH113 -- a Path each is slow; opening a pipe would wait for ever
         raise FileNotFoundError
-    box, mirror = reading.boxes.get(str(path)), str(path) in reading.mirrored
+    place = reading.place(str(path))
     with Image.open(path, formats=FORMATS) as image:
         size = image.size
-        if at_least is not None and box is None:
-            image.draft("RGB", (at_least, at_least))
-        return _decoded(image, size, reading, box, mirror)
+        if at_least is not None and place.box is None:
+            window = place.window.size if place.window else None
+            wanted = at_least if window is None else math.ceil(at_least * max(size) / max(1.0, min(window)))
+            image.draft("RGB", (wanted, wanted))
+        return _decoded(image, size, reading, place, target)
 
 
 def to_rgb(image: Image.Image, reading: Reading = AS_STORED, name: str = "image") -> Image.Image:
@@ -167,14 +202,16 @@ def to_rgb(image: Image.Image, reading: Reading = AS_STORED, name: str = "image"
     """
     # What is loaded already has lost its header, and Pillow has turned TIFF files.
     image = image if getattr(image, "tile", None) else image.copy()
-    mirror = name in reading.mirrored
+    place = Place(mirrored=name in reading.mirrored)
     try:
-        return _decoded(image, image.size, reading, None, mirror).picture
+        return _decoded(image, image.size, reading, place).picture
     except Exception as error:  # as for files
         raise ReIDError(f"{name}: cannot be read ({str(error) or type(error).__name__}).") from None
 
 
-def _decoded(image: Image.Image, size: tuple[int, int], reading: Reading, box: Box | None, mirror: bool) -> Decoded:
+def _decoded(
+    image: Image.Image, size: tuple[int, int], reading: Reading, place: Place, target: Target | None = None
+) -> Decoded:
     """``size`` is that of the file, before any draft."""
     samples = _samples(image)
     turns_itself = image.format == "TIFF"
@@ -191,8 +228,11 @@ def _decoded(image: Image.Image, size: tuple[int, int], reading: Reading, box: B
         size = picture.size
     elif reading.upright and orientation in _ON_ITS_SIDE:
         size = size[::-1]
-    picture = picture if box is None else _cut(picture, box)
-    picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else picture
+    if place.window is not None:
+        picture = _upright(picture, size, place, target)
+    elif place.box is not None:
+        picture = _cut(picture, place.box)
+    picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if place.mirrored else picture
     return Decoded(picture, *size, samples.bits, peak, white, _has_pages(image), orientation is None)
 
 
@@ -220,6 +260,18 @@ def _cut(picture: Image.Image, box: Box) -> Image.Image:
             "pixels"
         )
     return picture.crop((left, top, left + width, top + height))
+
+
+def _upright(picture: Image.Image, size: tuple[int, int], place: Place, target: Target | None) -> Image.Image:
+    """The window of ``picture``, which has ``size`` in its file; where it names the whole, the box is meant."""
+    window = place.window
+    if window.of is not None and window.of != size:
+        raise ValueError(
+            f"its key points are of a picture of {window.of[0]}x{window.of[1]} pixels, it has {size[0]}x{size[1]}: "
+            "find them again, python -m datasets.keypoints"
+        )
+    frame = frame_of(window, place.box or (0, 0, *size))
+    return cut(picture, frame, picture.width / size[0], target)
 
 
 class _Samples(NamedTuple):

@@ -9,6 +9,7 @@ import argparse
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, numbe
 from datasets.images import Facts
 from datasets.inspect.changes import copies_to_drop, with_validation_people
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
+from datasets.inspect.hands import report_lines, suspect_sheet, suspects
 from datasets.inspect.mixtures import mixed_identities
 from datasets.inspect.proposal import Proposed, propose_dataset, write_config
 from datasets.levels import file_notes, level_notes, unknown_white
 from datasets.make_dataloader_clipreid import num_workers
+from datasets.parsing.keypoints import DEFAULT_FILE, keypoints_of
 from datasets.parsing.splits import split_of, write_split
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
@@ -82,7 +85,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     for text in (*(proposed.doubts if proposed else ()), *mixed_identities(dataset, dataset.root)):
         report.warn(text)
     images = [r.path for r in (*dataset.train, *dataset.val, *dataset.query, *dataset.gallery)]
-    found, unreadable = fingerprints(images, num_workers(cfg), dataset.reading)
+    # Near-duplicates are looked for in whole pictures.
+    found, unreadable = fingerprints(images, num_workers(cfg), replace(dataset.reading, windows={}))
     if arguments.drop_duplicates:
         _drop_copies(report, dataset, found)
     splits: Splits = {
@@ -99,6 +103,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     _check_levels(report, found, unreadable)
     _check_copies(report, dataset, splits, found)
     _check_leaks(report, splits, found)
+    _check_hands(report, arguments, cfg, dataset)
     if cfg.TEST.PICTURES or arguments.sheet:
         _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
     _write_files(report, arguments, dataset, proposed)
@@ -321,6 +326,23 @@ def _check_leaks(report: Report, splits: Splits, found: Mapping[str, Fingerprint
         report.warn(f"{count} pairs of a train and a test picture are near-identical (1: the same): {listed}")
     if not equal and not near:
         report.fact(f"no picture of train is near-identical to one of the test ({len(train)} x {len(test)} compared)")
+
+
+def _check_hands(report: Report, arguments: argparse.Namespace, cfg: CfgNode, dataset: ReIDDataset) -> None:
+    """Photographs and labels by the key points, where there is a file of them."""
+    if not (cfg.DATASETS.KEYPOINTS or (Path(dataset.root) / DEFAULT_FILE).is_file()):
+        report.fact("hands and their labels are not checked: python -m datasets.keypoints finds the key points")
+        return
+    known = keypoints_of(cfg, dataset)
+    found = suspects(dataset, known)
+    for line in report_lines(dataset, known, found):
+        report.warn(line)
+    if found and (cfg.TEST.PICTURES or arguments.sheet):
+        path = _sheet_file(arguments, cfg)
+        path = path.with_name(f"{path.stem}_suspects.png")
+        sheet = suspect_sheet(dataset, found)
+        write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+        report.fact(f"suspects: {path}")
 
 
 def _sheet_file(arguments: argparse.Namespace, cfg: CfgNode) -> Path:

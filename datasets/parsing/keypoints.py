@@ -24,14 +24,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from datasets.bases import ReIDDataset, some
-from datasets.parsing.tables import Row, read_table
+from datasets.parsing.tables import Row, csv_text, read_table
+from utils.checkpoint import write_text
 from utils.errors import ReIDError
 from utils.text_files import nfc, refuse_pipes
 
@@ -42,6 +42,10 @@ PERSON, HAND = 17, 21
 """Points of a person (COCO: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles, left before right) and of
 a hand (wrist, then four of each finger from the palm to the tip, thumb to little finger)."""
 
+FINGERS = tuple((0, *range(first, first + 4)) for first in range(1, HAND, 4))
+"""Of a hand: from the wrist to the tip, thumb to little finger."""
+
+DEFAULT_FILE = "keypoints.csv"
 FORMAT = "see docs/datasets.md, Key points"
 LARGEST = 1 << 30
 """Bytes of an NPZ file."""
@@ -73,15 +77,27 @@ class KeyPoints(NamedTuple):
         """Whether any point was found."""
         return bool(np.isfinite(self.points).any())
 
+    @property
+    def share(self) -> float:
+        """Area of the box around the points as a share of the picture's; 0 where that is not known."""
+        if not self.found or self.size is None:
+            return 0.0
+        low, high = np.nanmin(self.points, 0), np.nanmax(self.points, 0)
+        return float(np.prod((high - low) / self.size))
+
+    @property
+    def strokes(self) -> list[npt.NDArray[np.float64]]:
+        """A hand's fingers as lines [5, 2] from the wrist to the tip, in shares of the picture's width and height."""
+        if not self.found or self.size is None or len(self.points) != HAND:
+            return []
+        return [self.points[list(finger)] / self.size for finger in FINGERS]
+
 
 class KeyPointFile(NamedTuple):
     """The key points of a file: their number ``count`` (J), and those of each image by path."""
 
     count: int
     images: Mapping[str, KeyPoints]
-
-
-NO_KEYPOINTS = KeyPointFile(0, MappingProxyType({}))
 
 
 def read_keypoints(path: str | Path) -> KeyPointFile:
@@ -102,7 +118,7 @@ def keypoints_of(cfg: CfgNode, dataset: ReIDDataset) -> KeyPointFile:
         ReIDError: as :func:`read_keypoints`, or ``DATASETS.KEYPOINTS`` is no file, or names none of the images.
     """
     root = Path(dataset.root)
-    file = Path(cfg.DATASETS.KEYPOINTS or root / "keypoints.csv")
+    file = Path(cfg.DATASETS.KEYPOINTS or root / DEFAULT_FILE)
     if not file.is_file():
         raise ReIDError(
             f"DATASETS.KEYPOINTS = {str(file)!r}: no such file. Make it with python -m datasets.keypoints, or with a "
@@ -125,6 +141,23 @@ def keypoints_of(cfg: CfgNode, dataset: ReIDDataset) -> KeyPointFile:
 def relative_name(path: str | Path, root: str | Path) -> str:
     """How a file of key points names the image at ``path`` of the data set in ``root``."""
     return nfc(str(path).removeprefix(str(root)).replace("\\", "/").strip("/"))
+
+
+def write_keypoints(path: Path, images: Mapping[str, KeyPoints]) -> None:
+    """Write a CSV file that :func:`read_keypoints` reads back, coordinates to 1/100 pixel; ``share`` is for people.
+
+    Raises:
+        ReIDError: it cannot be written.
+    """
+    count = len(next(iter(images.values())).points)
+    marks = [f"{axis}{i}" for i in range(count) for axis in "xy"]
+    columns = ("path", "hand", "score", "hands", "share", "width", "height", *marks)
+    write_text(path, csv_text(columns, ([name, *_cells(found)] for name, found in images.items())))
+
+
+def _cells(found: KeyPoints) -> list[object]:
+    facts = (found.hand, f"{found.score:.3f}", found.hands, f"{found.share:.3f}", *(found.size or ("", "")))
+    return [*facts, *("" if math.isnan(v) else f"{v:.2f}" for v in found.points.ravel())]
 
 
 def _from_table(path: Path) -> KeyPointFile:

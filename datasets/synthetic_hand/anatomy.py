@@ -32,6 +32,7 @@ _RADII = np.array(
         [0.092, 0.078, 0.069, 0.058],
     ]
 )
+_WRIST = np.array([0.0, -0.62])
 _THUMB_TURNS = np.array([0.0, -14.0, -8.0])  # the thumb's bones turn towards the fingers, in degrees
 
 _TONES = (
@@ -249,6 +250,15 @@ class Pose:
         turn = np.deg2rad(self.angles)
         steps = np.stack([-np.sin(turn), np.cos(turn)], -1) * (hand.bones * self.shortening)[..., None]
         return np.concatenate([hand.roots[:, None], hand.roots[:, None] + np.cumsum(steps, 1)], 1)
+
+    def key_points(self, hand: Hand, size: int) -> Floats:
+        """The wrist and the four joints of each finger [21, 2] in pixels of a picture ``size`` wide.
+
+        They stand in the order of :mod:`datasets.parsing.keypoints`. The last of a finger is the middle of its round
+        end.
+        """
+        points = np.concatenate([_WRIST[None], self.joints(hand).reshape(-1, 2)])
+        return self.to_picture(points, size)
 
 
 def make_pose(rng: np.random.Generator, hand: Hand, aspect: str) -> Pose:

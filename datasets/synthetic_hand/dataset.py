@@ -19,7 +19,8 @@ from tqdm import tqdm
 from datasets.bases import some
 from datasets.hands.folder import HandFolder
 from datasets.parsing.folders import FolderContent, scan
-from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand
+from datasets.parsing.keypoints import DEFAULT_FILE, KeyPoints, write_keypoints
+from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand, make_pose
 from datasets.synthetic_hand.drawing import draw_hand
 from utils.errors import ReIDError
 from utils.interrupt import ignore_signals
@@ -58,6 +59,7 @@ class SyntheticHand(HandFolder):
             test/query/<identity>/<image>.png
             test/gallery/<identity>/<image>.png
             views.csv                              path,view
+            keypoints.csv                          21 points of each hand, true ones
 
     which :class:`HandFolder` reads. Views are those of 11k Hands: 0 dorsal right,
     1 dorsal left, 2 palmar right, 3 palmar left.
@@ -108,6 +110,8 @@ class SyntheticHand(HandFolder):
             raise ReIDError(
                 f"{folder}: {found} pictures, but {drawn} were drawn. Delete the folder; it will be drawn again."
             )
+        if not (folder / DEFAULT_FILE).is_file():
+            write_keypoints(folder / DEFAULT_FILE, true_keypoints(jobs, size, seed))
         super().__init__(folder, require_train=require_train)
         self.name = "synthetic_hand"
 
@@ -118,6 +122,10 @@ class _Job(NamedTuple):
     split: str
     identity: int
     images: range
+
+    def path(self, image: int) -> str:
+        """Of picture number ``image``, below the data set's folder."""
+        return f"{self.split}/{self.identity:05d}/{image:03d}.png"
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:
@@ -204,16 +212,29 @@ def identity_hand(seed: int, identity: int) -> Hand:
     return make_hand(_rng(seed, identity, 0))
 
 
+def true_keypoints(jobs: Iterable[_Job], size: int, seed: int) -> dict[str, KeyPoints]:
+    """The key points of all pictures by their paths, without drawing them."""
+    found = {}
+    for job in jobs:
+        hand = identity_hand(seed, job.identity)
+        side = "right" if hand.right else "left"
+        for image in job.images:
+            # The pose is the first that a picture draws of its random stream.
+            pose = make_pose(_rng(seed, job.identity, 1 + image), hand, ASPECTS[image % 2])
+            points = pose.key_points(hand, size)
+            found[job.path(image)] = KeyPoints(points, np.ones(len(points)), 1.0, side, 1, (size, size))
+    return found
+
+
 def _draw_job(folder: Path, size: int, seed: int, job: _Job) -> list[tuple[str, int]]:
     """Draw and save one identity's pictures; rows (path, view) for views.csv."""
     hand = identity_hand(seed, job.identity)
-    place = f"{job.split}/{job.identity:05d}"
-    (folder / place).mkdir(parents=True)
+    (folder / job.path(0)).parent.mkdir(parents=True)
     rows = []
     for image in job.images:
         aspect = image % 2
         pixels = draw_hand(hand, ASPECTS[aspect], _rng(seed, job.identity, 1 + image), size)
-        path = f"{place}/{image:03d}.png"
+        path = job.path(image)
         Image.fromarray(pixels).save(folder / path, compress_level=3)
         rows.append((path, 2 * aspect + (not hand.right)))
     return rows

@@ -22,7 +22,7 @@ def calibration_file(weights: Path) -> Path:
 def calibration_facts(cfg: CfgNode, weights: Path | None) -> dict[str, Any]:
     """What a calibration depends on besides its people: the checkpoint and how features are computed."""
     keys = {name: cfg.TEST[name] for name in ("FLIP", "NECK_FEAT")}
-    size = {"SIZE_TEST": list(cfg.INPUT.SIZE_TEST), "NAME": cfg.MODEL.NAME}
+    size = {"SIZE_TEST": list(cfg.INPUT.SIZE_TEST), "NAME": cfg.MODEL.NAME, "ALIGN": cfg.INPUT.ALIGN}
     return {"checksum": checksum(weights) if weights and weights.is_file() else None, "protocol": keys | size}
 
 
@@ -53,7 +53,7 @@ def trusted_calibration(weights: Path, facts: Mapping[str, Any]) -> Calibration:
             f"{path}: fitted for weights with the checksum {kept.get('checksum')}; {weights} has {facts['checksum']}. "
             "Evaluate these weights with TEST.CALIBRATION True."
         )
-    known, wanted = kept.get("protocol", {}), facts["protocol"]
+    known, wanted = {"ALIGN": "none"} | kept.get("protocol", {}), facts["protocol"]
     other = [f"{key} {known.get(key)!r} (now {value!r})" for key, value in wanted.items() if known.get(key) != value]
     if other:
         raise ReIDError(

@@ -193,10 +193,11 @@ def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
 
 def _what_and_where(cfg: CfgNode, dataset: ReIDDataset, weights: str) -> dict[str, str]:
     """Which network was evaluated, and on which images."""
+    tested = [part for trial in dataset.trials for part in (trial.query, trial.gallery)]
     return {
         "dataset": dataset.name,
         "root": cfg.DATASETS.ROOT_DIR,
-        "images": fingerprint(*(part for trial in dataset.trials for part in (trial.query, trial.gallery))),
+        "images": fingerprint(*tested, windows=dataset.reading.windows),
         "model": cfg.MODEL.NAME,
         "method": cfg.MODEL.METHOD,
         "weights": weights,

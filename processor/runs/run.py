@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import Record
+    from utils.images import Windows
 
 FREE_TO_CHANGE = (
     "OUTPUT_DIR",
@@ -242,18 +243,18 @@ class Run:
         if path.exists():
             LOGGER.info("the numbers of the run before are in %s", back_up(path).name)
 
-    def check_data(self, records: Sequence[Record]) -> None:
-        """Note which images this run trains on; where they lie does not matter, their names and labels do.
+    def check_data(self, records: Sequence[Record], windows: Windows | None = None) -> None:
+        """Note which images this run trains on; where they lie does not matter, their names, labels and windows do.
 
         Raises:
             ReIDError: the run to resume was trained on others.
         """
-        data = fingerprint(records)
+        data = fingerprint(records, windows=windows)
         if self.position.epoch and self.data != data:
             raise ReIDError(
-                f"{self.output_dir}: the run to resume was trained on other images or labels than the {len(records)} "
-                "training images found now. Bring the old ones back, set RESUME to never to start over, or choose "
-                "another OUTPUT_DIR."
+                f"{self.output_dir}: the run to resume was trained on other images, labels or key points than the "
+                f"{len(records)} training images found now. Bring the old ones back, set RESUME to never "
+                "to start over, or choose another OUTPUT_DIR."
             )
         self.data = data
 
@@ -289,10 +290,18 @@ class Run:
                     ) from None
 
 
-def fingerprint(*splits: Sequence[Record]) -> str:
-    """SHA-256 of which images there are: their file names and labels, in order; where they lie does not matter."""
-    lines = ("".join(f"{Path(r.path).name}\0{r.pid}\0{r.camid}\0{r.viewid}\n" for r in split) for split in splits)
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+def fingerprint(*splits: Sequence[Record], windows: Windows | None = None) -> str:
+    """SHA-256 of which images there are: their file names, labels and the windows that are used of them, in order.
+
+    Where they lie does not matter.
+    """
+
+    def line(record: Record) -> str:
+        window = windows.get(record.path) if windows else None
+        return f"{Path(record.path).name}\0{record.pid}\0{record.camid}\0{record.viewid}{window or ''}\n"
+
+    text = "\n".join("".join(map(line, split)) for split in splits)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Run:

@@ -43,9 +43,9 @@ def decoded(monkeypatch):
     """Paths in the order in which they were decoded."""
     seen = []
 
-    def spy(path, *options):
+    def spy(path, *options, **more):
         seen.append(path)
-        return read_image(path, *options)
+        return read_image(path, *options, **more)
 
     monkeypatch.setattr("datasets.image_cache.read_image", spy)
     return seen

@@ -114,5 +114,5 @@ def test_the_whole_state_would_be_taken_up(tmp_path):
     run.resume("auto")
     run.restore({"model": torch.nn.Linear(2, 2)})
     assert run.position == (2, 1, 3, False) and run.unclaimed.keys() == {"random"}
-    with pytest.raises(ReIDError, match="other images or labels"):
+    with pytest.raises(ReIDError, match="other images, labels or key points"):
         run.check_data([])

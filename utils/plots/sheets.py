@@ -21,6 +21,9 @@ RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
 HEAT = colormaps["viridis"]
 """From 0 to 1 ever lighter, so that it also reads in grey and without colour vision."""
 
+STROKES = ((230, 75, 53), (240, 170, 0), (0, 140, 70), (0, 110, 200), (150, 60, 180))
+"""Colours of lines on pictures, one after the other."""
+
 _GAP, _FRAME, _CAPTION, _TITLE = 10, 4, 34, 30
 
 
@@ -44,11 +47,15 @@ class Ranking(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One picture of a contact sheet, its frame's colour and what stands under it (two lines)."""
+    """One picture of a contact sheet, its frame's colour and what stands under it (two lines).
+
+    ``strokes`` are drawn on it: lines [P, 2] in shares of its width and height, with a dot at each of their points.
+    """
 
     path: str
     caption: str
     colour: tuple[int, int, int] = QUERY
+    strokes: Sequence[np.ndarray] = ()
 
 
 def ranking_sheet(
@@ -126,7 +133,7 @@ def contact_sheet(
         reading: how a file becomes a picture.
         lead: pixels that keep the first column apart from the others.
     """
-    pictures = [[_drawn(shown.path, cell, reading) for shown in row] for row in rows]
+    pictures = [[_drawn(shown, cell, reading) for shown in row] for row in rows]
     cell = cell[0], max((picture.height for row in pictures for picture in row), default=cell[1])
     columns = max((len(row) for row in rows), default=1)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
@@ -144,15 +151,27 @@ def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
     return image.resize((max(1, round(share * image.width)), max(1, round(share * image.height))))
 
 
-def _drawn(path: str, cell: tuple[int, int], reading: Reading) -> Image.Image:
-    """The picture in ``path``; a grey one, and a warning, where it cannot be drawn: the others are worth seeing."""
+def _drawn(shown: Shown, cell: tuple[int, int], reading: Reading) -> Image.Image:
+    """A picture with its strokes; a grey one, and a warning, where it cannot be drawn: the others are worth seeing."""
+    path = shown.path
     try:
-        return fitted(read_image(path, reading), cell)
+        return _stroked(fitted(read_image(path, reading), cell), shown.strokes)
     except ReIDError as error:
         LOGGER.warning("a picture is left out: %s", error)
     except Exception as error:
         LOGGER.warning("a picture is left out: %s cannot be drawn (%s: %s)", path, type(error).__name__, error)
     return Image.new("RGB", cell, "lightgrey")
+
+
+def _stroked(picture: Image.Image, strokes: Sequence[np.ndarray]) -> Image.Image:
+    draw = ImageDraw.Draw(picture)
+    for number, stroke in enumerate(strokes):
+        colour = STROKES[number % len(STROKES)]
+        points = [tuple(point) for point in (stroke * picture.size).tolist() if not math.isnan(sum(point))]
+        draw.line(points, fill=colour, width=1)
+        for x, y in points:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+    return picture
 
 
 def _titled(title: str, width: int, height: int) -> Image.Image:
