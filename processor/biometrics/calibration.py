@@ -37,7 +37,7 @@ def fit(setting: Setting, facts: dict[str, Any]) -> Calibration:
 def likelihood_ratios(setting: Setting, calibration: Calibration, counted: Tally) -> Section:
     """Cllr, calibration loss and misleading evidence of the test, by either rule."""
     weights = counted.genuine, counted.impostor
-    people = setting.genuine_people, setting.subjects.count
+    people = setting.genuine_people, setting.impostor_people
     record: dict[str, Any] = {"population": calibration.population}
     table = [("Calibrated on", calibration.population)]
     curves: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {"tippett": [], "ece": []}

@@ -70,7 +70,7 @@ def bounded_rates(
     setting: Setting, found: VerificationMetrics, known: Mapping[str, Interval] | None = None
 ) -> dict[str, Interval]:
     """:func:`bounded_intervals` of error rates, each over the people whose comparisons it is of."""
-    people = {"genuine": setting.genuine_people, "impostor": setting.subjects.count}
+    people = {"genuine": setting.genuine_people, "impostor": setting.impostor_people}
     for kind, count in people.items():
         rates = {name: rate for name, (of, rate) in found.rates().items() if of == kind}
         known = bounded_intervals(rates, count, known)

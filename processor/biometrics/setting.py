@@ -91,13 +91,21 @@ class Setting:
 
     @cached_property
     def pairs(self) -> Pairs | None:
-        """The list of pairs that the protocol compares; None where it crosses query and gallery."""
+        """The list of pairs that the protocol compares; None where it crosses query and gallery.
+
+        Pairs of an image with itself or with a copy of its file are left out.
+        """
         protocol = getattr(self.dataset, "protocol", "")
-        if protocol == "fvc":
-            return fvc(self.query.pids)
-        if protocol == "pairs":
-            return Pairs(*(torch.from_numpy(part) for part in self.dataset.pair_rows()))
-        return None
+        if protocol not in ("fvc", "pairs"):
+            return None
+        pairs = fvc(self.query.pids) if protocol == "fvc" else Pairs(*map(torch.from_numpy, self.dataset.pair_rows()))
+        copies = self.crossing.copies
+        differ = torch.ones_like(pairs.same) if copies is None else copies[0][pairs.left] != copies[1][pairs.right]
+        left_out = len(differ) - int(differ.sum())
+        if left_out:
+            said = "%d of %d pairs of the protocol are left out: an image with itself or with a copy of its file"
+            LOGGER.warning(said, left_out, len(differ))
+        return Pairs(*(part[differ] for part in pairs))
 
     @property
     def blocks(self) -> Blocks:
@@ -132,6 +140,14 @@ class Setting:
         if self.pairs is not None:
             return len(self.subjects.query[self.pairs.left[self.pairs.same]].unique())
         return len(self.subjects.query[self.crossing.has_match()].unique())
+
+    @cached_property
+    def impostor_people(self) -> int:
+        """People with at least one impostor comparison."""
+        if self.pairs is None:
+            return self.subjects.count
+        left, right = self.pairs.left[~self.pairs.same], self.pairs.right[~self.pairs.same]
+        return len(torch.cat([self.subjects.query[left], self.subjects.gallery[right]]).unique())
 
     @cached_property
     def drawn(self) -> np.ndarray:
