@@ -77,11 +77,7 @@ def do_train_stage1(
 
     plan = StagePlan(
         stage,
-        epochs=solver.MAX_EPOCHS,
-        log_period=solver.LOG_PERIOD,
-        clip=solver.CLIP_GRAD,
-        base_lr=solver.BASE_LR,
-        each_iteration=solver.STEP_EACH == "iteration",
+        solver,
         batches=batches,
         outputs=outputs,
         names=names,

@@ -107,11 +107,7 @@ def do_train_stage2(
 
     plan = StagePlan(
         stage,
-        epochs=solver.MAX_EPOCHS,
-        log_period=solver.LOG_PERIOD,
-        clip=solver.CLIP_GRAD,
-        base_lr=solver.BASE_LR,
-        each_iteration=solver.STEP_EACH == "iteration",
+        solver,
         batches=batches,
         outputs=Encoder(method, run.precision, solver.MICRO_BATCHES, cfg.SOLVER.SEED),
         names=names,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -21,6 +21,9 @@ from utils.precision import computing_in
 from utils.progress import PATIENCE, Meters
 from utils.seed import RngState
 from utils.time_left import time_left
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 class Scheduler(Protocol):
@@ -41,7 +44,7 @@ class StagePlan:
 
     Attributes:
         stage: its number and what is cached.
-        epochs, log_period, clip, base_lr, each_iteration: of ``SOLVER.STAGE<n>``.
+        solver: ``SOLVER.STAGE<n>``.
         batches: from the epoch (1-based) and a number of iterations to leave out to the batches after those.
         outputs: from a batch to outputs and labels of the whole batch.
         names: from a batch to the files of its images.
@@ -55,11 +58,7 @@ class StagePlan:
     """
 
     stage: Stage
-    epochs: int
-    log_period: int
-    clip: float
-    base_lr: float
-    each_iteration: bool
+    solver: CfgNode
     batches: Callable[[int, int], Batches]
     outputs: Callable[[Batch, Progress], tuple[Outputs, Any]]
     names: Callable[[Batch], Sequence[str]]
@@ -85,7 +84,7 @@ def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
         return [run.shorten(name) for name in plan.names(batch)]
 
     step = TrainStep(
-        method, plan.outputs, plan.optimizers, scaler, run.precision, plan.clip, short_names, run.output_dir
+        method, plan.outputs, plan.optimizers, scaler, run.precision, plan.solver.CLIP_GRAD, short_names, run.output_dir
     )
     parts: dict[str, Stateful] = {"model": method, "scaler": scaler, "meters": meters, "random": RngState(run.device)}
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(plan.optimizers)}
@@ -94,7 +93,7 @@ def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
     start = run.position if resumed else TrainingProgress(number, 1)
     run.restore(parts)
     curves = Curves(run, number, start.epoch)
-    for epoch in range(start.epoch, plan.epochs + 1):
+    for epoch in range(start.epoch, plan.solver.MAX_EPOCHS + 1):
         here = start if epoch == start.epoch else TrainingProgress(number, epoch)
         if not here.ended:
             at = Progress(number, epoch)
@@ -138,20 +137,20 @@ def _train_epoch(
 ) -> None:
     """One epoch, or the rest of it, with its entry in the history."""
     number, epoch, iteration, _ = start
-    place = f"stage {number} epoch {epoch}/{plan.epochs}"
+    place = f"stage {number} epoch {epoch}/{plan.solver.MAX_EPOCHS}"
     batches = plan.batches(epoch, iteration)
     total = iteration + len(batches)
     began = saved = time.perf_counter()
     seen = meters.count
     bar = tqdm(batches, desc=place, unit=" batches", delay=PATIENCE, leave=False, disable=not on_terminal())
     for batch in bar:
-        if plan.each_iteration:
+        if plan.solver.STEP_EACH == "iteration":
             plan.scheduler.step(epoch + iteration / total)
         iteration += 1
         result = step(batch, Progress(number, epoch, iteration))
         meters.update({"loss": result.loss, **result.shown}, result.count)
         bar.set_postfix_str(f"{(meters.count - seen) / (time.perf_counter() - began):.0f} images/s", refresh=False)
-        if iteration % plan.log_period == 0:
+        if iteration % plan.solver.LOG_PERIOD == 0:
             LOGGER.info("%s iteration %d: %s", place, iteration, _values(meters.means()))
         stop = any_process(interrupt_requested())
         if stop or time.perf_counter() - saved > 60 * run.minutes:
@@ -171,7 +170,7 @@ def _train_epoch(
 
 def rates(plan: StagePlan) -> dict[str, float]:
     """The current learning rates: ``lr``, which is BASE_LR under the schedule, and those of parts that have another."""
-    base = plan.scheduler.schedule(plan.scheduler.epoch, plan.base_lr)
+    base = plan.scheduler.schedule(plan.scheduler.epoch, plan.solver.BASE_LR)
     groups = [group for optimizer in plan.optimizers for group in optimizer.param_groups]
     others = {f"lr of {g['label']}": g["lr"] for g in groups if "label" in g and g["lr"] != base}
     return {"lr": base, **others}

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.layers.rollout import rollout
+
 if TYPE_CHECKING:
     from model.clip.model import Attention, VisionTransformer
 
@@ -29,11 +31,7 @@ def scaled(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention_rollout(encoder: VisionTransformer, images: Tensor, side_vector: Tensor | None = None) -> Tensor:
-    """Attention of the class token to each patch through all blocks [B, h, w] (Abnar and Zuidema, arXiv 2005.00928).
-
-    The heads' mean attention A of each block is averaged with the identity, for the residual connection, and the
-    blocks are multiplied: R = prod (A + I) / 2. Rows of R sum to 1.
-    """
+    """Attention of the class token to each patch through all blocks [B, h, w] (Abnar and Zuidema, arXiv 2005.00928)."""
     x, weights = encoder.embed(images, side_vector), []
     for block in encoder.transformer.resblocks:
         weights.append(attention_weights(block.attn, block.ln_1(x)))
@@ -65,11 +63,3 @@ def contributions(maps: Tensor, feature: Callable[[Tensor], Tensor], channels: i
         found = feature(maps).float()
         (gradient,) = torch.autograd.grad((found * found.detach()).sum(), maps)
     return (gradient * maps.detach()).sum(channels).relu()
-
-
-def rollout(weights: list[Tensor]) -> Tensor:
-    """Attention [B, L, L] through all blocks, from each block's heads [B, heads, L, L] (arXiv 2005.00928)."""
-    rolled = torch.eye(weights[0].shape[-1], device=weights[0].device).expand(len(weights[0]), -1, -1)
-    for block in weights:
-        rolled = (block.mean(1) @ rolled + rolled) / 2
-    return rolled

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -18,3 +21,8 @@ def roll(rolled: Tensor | None, attention: Tensor) -> Tensor:
     mean = attention.mean(1)
     step = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)) / 2
     return step if rolled is None else step @ rolled
+
+
+def rollout(attentions: Iterable[Tensor]) -> Tensor:
+    """The rollout [B, L, L] of all blocks, from each block's attention [B, heads, L, L]."""
+    return reduce(roll, attentions, None)

@@ -21,7 +21,7 @@ def test_the_rate_that_is_logged_is_that_of_the_encoder(recipe, base, other):
     scheduler.step(11)  # behind the warm-up
     encoder = method.image_encoder.conv1.weight
     (own,) = [g["lr"] for o in optimizers for g in o.param_groups if any(p is encoder for p in g["params"])]
-    found = rates(SimpleNamespace(scheduler=scheduler, optimizers=optimizers, base_lr=cfg.SOLVER.STAGE2.BASE_LR))
+    found = rates(SimpleNamespace(scheduler=scheduler, optimizers=optimizers, solver=cfg.SOLVER.STAGE2))
     assert found["lr"] == pytest.approx(own) == pytest.approx(base)
     others = [rate for name, rate in found.items() if name != "lr"]
     assert all(name.startswith("lr of ") for name in found if name != "lr")
