@@ -111,11 +111,12 @@ def main(argv: list[str] | None = None) -> None:
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         rows.append({"task": name, "seconds": seconds, "cpu_seconds": cpu, "gb": peak.above, "figure": figure})
         sys.stdout.write(f"{name:<28} {seconds:7.1f} s {cpu:7.1f} s cpu {peak.above or 0:6.2f} GB   {figure:.6f}\n")
-    together = sum(row["seconds"] for row in rows if row["task"] in TOGETHER)
+    together, cpu = (sum(row[key] for row in rows if row["task"] in TOGETHER) for key in ("seconds", "cpu_seconds"))
     most = max((row["gb"] or 0 for row in rows if row["task"] in TOGETHER), default=0)
     verdict = "ok" if together <= SECONDS and most <= GIGABYTES else "MISSED"
     sys.stdout.write(
-        f"{', '.join(TOGETHER)}: {together:.1f} s of {SECONDS:g}, {most:.2f} GB of {GIGABYTES:g}: {verdict}\n"
+        f"{', '.join(TOGETHER)}: {together:.1f} s ({cpu:.1f} s cpu) of {SECONDS:g}, {most:.2f} GB of {GIGABYTES:g}: "
+        f"{verdict}\n"
     )
     if options.json:
         found = {"machine": describe(torch.device("cpu")), "rows": rows, "verdict": verdict}

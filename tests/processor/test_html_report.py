@@ -110,6 +110,18 @@ def test_a_run(runs):
     assert changed == {"SOLVER.SEED": "0", "OUTPUT_DIR": ".../seed0"}
 
 
+def test_results_and_pictures_come_before_the_configuration_which_folds(runs):
+    content = json.loads((runs[0] / "metrics.json").read_text())
+    content["results"]["trained"]["verification"] = {"comparisons": "all", "table": [["EER", "1.00%"]]}
+    (runs[0] / "metrics.json").write_text(json.dumps(content))
+    text = write_report(runs[0]).read_text()
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
+    assert titles == ["Results", "Biometric performance", "Pictures", "Data", "Configuration", "Environment"]
+    configuration = text[text.index("Configuration</h2>") : text.index("Environment</h2>")]
+    opened, closed = configuration.index("<details>"), configuration.index("</details>")
+    assert opened < configuration.index("SOLVER.SEED") < closed and "<details" not in text[: text.index("Data</h2>")]
+
+
 def test_pictures_are_those_of_the_row_that_is_named(runs):
     text = write_report(runs[0]).read_text()
     assert "What shows an evaluation belongs to the row <strong>trained</strong>." in text
