@@ -19,6 +19,7 @@ from model.methods.clip_reident import CLIPReIdent
 from model.methods.clipreid import CLIPReID
 from model.methods.coop import CoOp
 from model.methods.dcal import DCAL
+from model.methods.gpa_net import GPANet
 from model.methods.handid import HandID
 from model.methods.horeid import HOReID
 from model.methods.laga_net import LAGANet
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "pcb": PCB,
     "cal": CAL,
     "mba_net": MBANet,
+    "gpa_net": GPANet,
     "laga_net": LAGANet,
     "rga_net": RGANet,
     "mgn": MGN,

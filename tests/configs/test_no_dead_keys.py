@@ -22,10 +22,11 @@ PARAMETERS = {
     ("model/methods/baseline.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("processor/training_loop.py", "plan.solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("datasets/__init__.py", "keys"): ["DATASETS", "DATASETS.SYNTHETIC"],
     **{(f"processor/biometrics/{file}.py", "keys"): ["TEST"] for file in BIOMETRICS},
 }
-"""Parameters that are handed a group of keys instead of the whole configuration, by file."""
+"""Parameters, and attributes of parameters, that are a group of keys instead of the whole configuration, by file."""
 
 
 def dotted(node, names):
@@ -35,6 +36,8 @@ def dotted(node, names):
     if isinstance(node, ast.Subscript) and dotted(node.value, names) == ["SOLVER"]:  # cfg.SOLVER[f"STAGE{number}"]
         return ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"]
     if isinstance(node, ast.Attribute):
+        if ast.unparse(node) in names:
+            return names[ast.unparse(node)]
         return [f"{group}.{node.attr}".lstrip(".") for group in dotted(node.value, names)]
     return []
 

@@ -11,7 +11,7 @@ from model.methods.registry import METHODS, check_method
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ("abdnet", "cal", "cbdb_net", "horeid", "laga_net", "mba_net", "mgn", "pcb", "rga_net")
+NAMES = ("abdnet", "cal", "cbdb_net", "gpa_net", "horeid", "laga_net", "mba_net", "mgn", "pcb", "rga_net")
 REFUSED = [
     ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
     ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
@@ -23,6 +23,7 @@ REFUSED = [
     ("cbdb_net", {"MODEL.CBDB_NET.STRIPS": 25}, "STRIPS = 25.*24 rows.*one of 2 to 24"),
     ("cdnet", {"MODEL.NAME": "osnet_x1_0"}, "cdnet with MODEL.NAME = osnet_x1_0.*needs CDNet"),
     ("cdnet", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
+    ("gpa_net", {"MODEL.GPA_NET.PARTS": [1, 1]}, r"GPA_NET.PARTS = \[1, 1\].*at least two parts"),
     ("laga_net", {"MODEL.LAGA_NET.PARTS": 1}, "LAGA_NET.PARTS = 1.*24 rows.*one of 2 to 24.*mba_net"),
     ("laga_net", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*laga_net.*softmax_triplet"),
     ("rga_net", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),

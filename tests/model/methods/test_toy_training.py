@@ -11,6 +11,7 @@ NAMES = (
     "cal",
     "cbdb_net",
     "cdnet",
+    "gpa_net",
     "horeid",
     "laga_net",
     "mba_net",

@@ -6,84 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs import load_config
-from loss import CrossEntropyLabelSmooth
-from model.backbones.resnet import SHAPES, ResNet
-from model.base import Batch, Progress
+from model.base import Batch
 from model.layers.attention import ChannelAttention, SpatialAttention
 from model.layers.heads import make_block, make_classifier
 from model.methods.mba_net import MBANet
-from solver.lr_scheduler import multistep_factor
-from tests.parity.methods.kit import GivenMap, Golden, load_published
+from tests.parity.methods.kit import GivenMap, Golden
+from tests.parity.methods.mba_family import register
 from utils.metrics import evaluate_distances
 
 golden = Golden("mba_net")
-
-
-@cache
-def published():
-    return golden.state()
-
-
-def build():
-    """A model in the manifest's state, and own names by published ones."""
-    meta = golden.meta
-    backbone = ResNet(SHAPES["resnet50"], tuple(meta["input"]))
-    method = MBANet(backbone, meta["num_classes"], dropout=0.0, smoothing=meta["label_smoothing"])
-    state = {name: t for name, t in published().items() if not name.startswith("mod_")}
-    aliases = {name: state[own] for name, own in golden.manifest()["aliases"].items()}
-    names = load_published(method, aliases | state)
-    assert method.heads == meta["heads"]
-    return method, names
-
-
-@cache
-def evaluated():
-    method, _ = build()
-    method.eval()
-    images = golden.input("image")
-    with torch.no_grad():
-        outputs, mirrored = (method(Batch(x)) for x in (images, images.flip(3)))
-        feature, other = method.embed(outputs), method.embed(mirrored)
-        return {
-            "feature": feature,
-            "feature_flip_sum_l2": F.normalize(feature + other),
-            "logits": torch.stack(method.logits(outputs)),
-        }
-
-
-@cache
-def trained():
-    method, names = build()
-    golden.only_stored_gradients(method.train(), names)
-    outputs = method(Batch(golden.input("image_train")), Progress(2, 1, 1))
-    logits = method.logits(outputs)
-    method.logits = lambda _: logits  # computed once, as the running statistics count it
-    terms, _ = method.losses(outputs, golden.input("labels_train"), Progress(2, 1, 1))
-    sum(terms.values()).backward()
-    return method, names, {"logits": torch.stack(logits), "feature": method.embed(outputs), "loss": sum(terms.values())}
-
-
-@golden.array("eval_(.*)")
-def eval_mode(kind):
-    return evaluated()[kind]
-
-
-@golden.array("train_(.*)")
-def train_mode(kind):
-    return trained()[2][kind]
-
-
-@golden.array("(after_.*)")
-def statistics(name):
-    method, names, _ = trained()
-    return method.get_buffer(names[golden.source(name)])
-
-
-@golden.array("(grad_.*)")
-def gradients(name):
-    method, names, _ = trained()
-    return method.get_parameter(names[golden.source(name)]).grad
+register(golden, MBANet)
 
 
 def probed(module, kind):
@@ -137,31 +69,6 @@ def block(mode, kind):
     renamed = {n.replace("add_block", "0").replace("classifier.0", "1"): t for n, t in state.items()}
     module.load_state_dict(renamed)
     return probed(module.train(mode == "train"), "block")[kind]
-
-
-@golden.array("loss_(value|gx)")
-def loss(kind):
-    logits = golden.input("loss_logits").requires_grad_()
-    criterion = CrossEntropyLabelSmooth(golden.meta["label_smoothing"])
-    value = sum(criterion(head, golden.input("loss_labels")) for head in logits)
-    value.backward()
-    return {"value": value, "gx": logits.grad}[kind]
-
-
-@golden.array("lr_(new|backbone)_by_epoch")
-def rates(part):
-    # The published code counts epochs from 0, ours from 1.
-    lr, solver = golden.meta["lr"], load_config("configs/hand/mba_net.yml")[0].SOLVER.STAGE2
-    assert lr["epochs"] == solver.MAX_EPOCHS
-    rate = MBANet.rate(None, {"new": "blocks.g.0.weight", "backbone": "image_encoder.conv1.weight"}[part], 2, solver)
-    schedule = {
-        "milestones": solver.STEPS,
-        "gamma": solver.GAMMA,
-        "warmup_factor": solver.WARMUP_FACTOR,
-        "warmup_iters": solver.WARMUP_ITERS,
-        "warmup_method": solver.WARMUP_METHOD,
-    }
-    return torch.tensor([rate.lr * multistep_factor(e, **schedule) for e in range(lr["epochs"])])
 
 
 @golden.array("metric_(cmc|map_trapezoid)")
