@@ -54,21 +54,24 @@ class HandDetector:
             ) from None
 
     def __call__(self, picture: Image.Image) -> list[FoundHand]:
-        """The hands in an RGB picture, the largest first; where there is none, with a border around it.
+        """The hands in an RGB picture, the largest first.
 
-        A hand that the picture cuts off is more often found with space around it (13 of 26 in 638 of 11k Hands).
+        Where there is none, the picture is tried with a border, in the colour of its own or with its outermost pixels
+        repeated: so hands are found that it cuts off. Of 26 photographs of 638 of 11k Hands without a hand 8 remain.
         """
-        border = min(picture.size) // 4
-        return self._find(picture) or [
-            hand._replace(points=hand.points - border)
-            for hand in self._find(ImageOps.expand(picture, border, border_colour(picture)))
-        ]
+        pixels, quarter = np.asarray(picture), min(picture.size) // 4
+        return (
+            self._find(pixels)
+            or self._find(np.asarray(ImageOps.expand(picture, quarter, border_colour(picture))), quarter)
+            or self._find(np.pad(pixels, ((2 * quarter,) * 2, (2 * quarter,) * 2, (0, 0)), mode="edge"), 2 * quarter)
+        )
 
-    def _find(self, picture: Image.Image) -> list[FoundHand]:
-        found = self.network.process(np.asarray(picture))
+    def _find(self, pixels: npt.NDArray[np.uint8], border: int = 0) -> list[FoundHand]:
+        """The hands in ``pixels`` [H, W, 3]; their points count from behind the border."""
+        found = self.network.process(pixels)
         hands = []
         for marks, sides in zip(found.multi_hand_landmarks or (), found.multi_handedness or (), strict=True):
-            points = np.array([[mark.x, mark.y] for mark in marks.landmark]) * picture.size
+            points = np.array([[mark.x, mark.y] for mark in marks.landmark]) * pixels.shape[1::-1] - border
             side = sides.classification[0]
             hands.append(FoundHand(points, _HANDS[side.label], float(side.score)))
         return sorted(hands, key=lambda hand: -np.prod(np.ptp(hand.points, axis=0)))

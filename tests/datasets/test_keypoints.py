@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,6 +120,32 @@ def test_without_mediapipe_the_line_to_type_is_named(monkeypatch):
     assert "mediapipe is not installed" in said and f"pip install '{PACKAGE}'" in said
     listed = (Path(__file__).parents[2] / "requirements-extra.txt").read_text(encoding="utf-8")
     assert PACKAGE in listed
+
+
+@pytest.mark.parametrize(("width", "fill"), [(40, None), (60, "border"), (80, "edge")])
+def test_a_hand_that_is_cut_off_is_looked_for_with_a_border(width, fill):
+    """A network that finds hands in pictures of one width alone, at one place of the picture without its border."""
+    seen = []
+
+    class Network:
+        def process(self, array):
+            seen.append(array)
+            if array.shape[1] != width:
+                return SimpleNamespace(multi_hand_landmarks=None, multi_handedness=None)
+            at = (np.array([10, 5]) + (width - 40) / 2) / array.shape[1::-1]
+            marks = SimpleNamespace(landmark=[SimpleNamespace(x=at[0], y=at[1])] * 21)
+            side = SimpleNamespace(classification=[SimpleNamespace(label="Left", score=0.9)])
+            return SimpleNamespace(multi_hand_landmarks=[marks], multi_handedness=[side])
+
+    detector = HandDetector.__new__(HandDetector)
+    detector.network = Network()
+    picture = pixels(0, 40, 40)
+    picture[0], picture[-1], picture[:, 0], picture[:, -1] = (9, 9, 9), (9, 9, 9), (9, 9, 9), (9, 9, 9)
+    picture[0, 20] = 200
+    (hand,) = detector(Image.fromarray(picture))
+    assert hand.hand == "right" and np.allclose(hand.points, [10, 5])
+    if fill:
+        assert np.array_equal(seen[-1][0, width // 2], (9, 9, 9) if fill == "border" else (200, 200, 200))
 
 
 def detector():
