@@ -26,6 +26,7 @@ from model.methods.laga_net import LAGANet
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
 from model.methods.osnet import OSNetClassifier
+from model.methods.pat import PAT
 from model.methods.pcb import PCB
 from model.methods.pcl import PCL
 from model.methods.promptsg import PromptSG
@@ -59,6 +60,7 @@ METHODS: dict[str, type[Method]] = {
     "cdnet": CDNetReID,
     "autoreid": AutoReID,
     "horeid": HOReID,
+    "pat": PAT,
     "transreid": TransReID,
     "dcal": DCAL,
     "aaformer": AAFormer,

@@ -11,7 +11,7 @@ from model.methods.registry import METHODS, check_method
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ("abdnet", "cal", "cbdb_net", "gpa_net", "horeid", "laga_net", "mba_net", "mgn", "pcb", "rga_net")
+NAMES = ("abdnet", "cal", "cbdb_net", "gpa_net", "horeid", "laga_net", "mba_net", "mgn", "pat", "pcb", "rga_net")
 REFUSED = [
     ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
     ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
@@ -28,6 +28,7 @@ REFUSED = [
     ("laga_net", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*laga_net.*softmax_triplet"),
     ("rga_net", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
     ("horeid", {"TEST.FLIP": True}, "TEST.FLIP = True.*horeid.*Set it to False"),
+    ("horeid", {"INPUT.ALIGN": "palm"}, "INPUT.ALIGN = palm.*Set it to none"),
     ("horeid", {"INPUT.EXIF": False}, "INPUT.EXIF = False.*upright picture. Set it to True"),
     ("horeid", {"INPUT.FIT_TEST": "crop"}, "INPUT.FIT_TEST = crop.*Set it to stretch"),
     ("horeid", {"MODEL.HOREID.POINTS": 18}, "POINTS = 18.*17 or 21"),
@@ -36,6 +37,8 @@ REFUSED = [
     ("mba_net", {"MODEL.IF_WITH_CENTER": "yes"}, "MODEL.IF_WITH_CENTER = yes"),
     ("mgn", {"INPUT.SIZE_TRAIN": [256, 128]}, "SIZE_TRAIN = .256, 128.*2 and into 3.*such as 192 or 288"),
     ("mgn", {"DATALOADER.SAMPLER": "triplet"}, "DATALOADER.SAMPLER = triplet.*softmax_triplet"),
+    ("pat", {"MODEL.PAT.WIDTH": 100}, "WIDTH = 100.*HEADS = 8.*such as 96"),
+    ("pat", {"MODEL.PAT.PARTS": 1}, "PARTS = 1.*2 or more"),
     ("pcb", {"INPUT.SIZE_TRAIN": [320, 128]}, "SIZE_TRAIN = .320, 128.*PARTS = 6.*multiple of 96, such as 288 or 384"),
     ("pcb", {"INPUT.SIZE_TRAIN": [64, 64], "MODEL.PCB.STRIPES": "overlap"}, "only 4 rows.*at least 96"),
     ("pcb", {"SOLVER.STAGES": [1, 2]}, "SOLVER.STAGES = .1, 2.*RPP = False.*to .2."),

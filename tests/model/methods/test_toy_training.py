@@ -17,6 +17,7 @@ NAMES = (
     "mba_net",
     "mgn",
     "osnet",
+    "pat",
     "pcb",
     "rga_net",
 )
