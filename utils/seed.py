@@ -50,7 +50,7 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
     """Within the block, torch's generators draw from a seed that ``key`` determines; afterwards they are as before."""
     state = RngState(device)
     before = state.state_dict()
-    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
     try:
         yield
     finally:

@@ -147,7 +147,10 @@ IMAGES = cases(
     Case("alpha.png", drawn(plain((255, 0, 0, 0), mode="RGBA"), "PNG"), shape(8, 6, RED)),  # alpha is dropped
     Case("cmyk.jpg", drawn(plain((0, 255, 255, 0), mode="CMYK"), "JPEG", quality=100), shape(8, 6, RED)),
     Case("cmyk.tif", drawn(plain((0, 255, 255, 0), mode="CMYK"), "TIFF"), shape(8, 6, RED)),
-    Case("ycbcr.tif", drawn(plain(mode="YCbCr", colour=(76, 85, 255)), "TIFF"), shape(8, 6, RED)),
+    # Pillow before 13 reads no uncompressed YCbCr.
+    Case(
+        "ycbcr.tif", drawn(plain(mode="YCbCr", colour=(76, 85, 255)), "TIFF", compression="tiff_lzw"), shape(8, 6, RED)
+    ),
     Case("lab.tif", drawn(plain((128, 0, 0), mode="LAB"), "TIFF"), shape(8, 6)),
     Case("palette.png", drawn(PALETTE, "PNG", transparency=0), shape(8, 6)),
     Case("palette-alphas.png", drawn(PALETTE, "PNG", transparency=b"\0\x80"), shape(8, 6)),
@@ -200,6 +203,6 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yml"))
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_recipes_turn_photographs_upright_where_phones_took_them(recipe):
-    """The published sets are evaluated as their files lie; people's own hands are."""
+    """The published sets are evaluated as their files lie; people's own hands, and key points, are of upright pictures."""
     cfg, _ = load_config(recipe)
-    assert cfg.INPUT.EXIF is (cfg.DATASETS.NAMES in ("hand", "listing"))
+    assert cfg.INPUT.EXIF is (cfg.DATASETS.NAMES in ("hand", "listing") or cfg.MODEL.METHOD == "horeid")
