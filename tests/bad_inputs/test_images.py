@@ -203,6 +203,6 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yml"))
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_recipes_turn_photographs_upright_where_phones_took_them(recipe):
-    """The published sets are evaluated as their files lie; people's own hands, and key points, are of upright pictures."""
+    """The published sets are evaluated as their files lie; people's own hands and key points upright."""
     cfg, _ = load_config(recipe)
     assert cfg.INPUT.EXIF is (cfg.DATASETS.NAMES in ("hand", "listing") or cfg.MODEL.METHOD == "horeid")
