@@ -77,7 +77,7 @@ def find_keypoints(
 
     Raises:
         ReIDError: ``output`` holds something else, or cannot be written to.
-        InterruptedRunError: a signal asked to stop; ``output`` holds what was found until then.
+        InterruptedRunError: stopped by a signal; ``output`` holds what was found until then.
     """
     known = _known(work, output)
     missing = [name for name in work.paths if name not in known]

@@ -39,7 +39,7 @@ _SEEDS = 32
 """Matches from whose pairs transforms are taken; all matches count for each."""
 
 _APART = 0.04
-"""Distance of two points, in units of the longer side, below which they tell no turn."""
+"""Distance of two points, in units of the longer side, below which they determine no turn."""
 
 
 class Points(NamedTuple):
