@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
-from datasets import add_fields, check_data, make_dataloader, make_dataset, write_drawn_splits
+from datasets import add_fields, captions_of, check_data, make_dataloader, make_dataset, write_drawn_splits
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
-from model import METHODS, DataFacts, check_method, check_weights, load_prompts, make_model, set_execution
+from model import (
+    METHODS,
+    CaptionReader,
+    DataFacts,
+    check_method,
+    check_weights,
+    load_prompts,
+    make_model,
+    set_execution,
+)
 from processor import (
+    SentenceData,
     check_performance,
     do_inference,
+    do_train_stage0,
     do_train_stage1,
     do_train_stage2,
     do_validation,
@@ -50,7 +61,8 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train, dataset.reading.windows)
-    loaders = make_dataloader(cfg, dataset)
+    captions = captions_of(cfg, dataset) if "caption" in METHODS[cfg.MODEL.METHOD].needs(cfg, training=True) else None
+    loaders = make_dataloader(cfg, dataset, CaptionReader(captions.draw, captions.sentences) if captions else None)
     model = make_model(cfg, facts_of(cfg, dataset)).to(run.device)
     set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
@@ -69,9 +81,12 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         given = (optimizers, make_scheduler(cfg.SOLVER[f"STAGE{stage.number}"], optimizers), run)
         if stage.cached:
             do_train_stage1(cfg, model, stage, loaders.plain, *given)
+            continue
+        batches = (loaders.augmented(stage.number), *given, evaluate, validate, loaders.plain)
+        if stage.number == 0 and captions is not None:
+            do_train_stage0(cfg, model, stage, SentenceData(dataset, captions, loaders.test, TEMPLATES), *batches)
         else:
-            batches = loaders.augmented(stage.number)
-            do_train_stage2(cfg, model, stage, batches, *given, evaluate, validate, loaders.plain)
+            do_train_stage2(cfg, model, stage, *batches)
 
     if run.best:
         note_result(cfg, run, dataset, "trained", evaluate())

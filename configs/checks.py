@@ -118,6 +118,8 @@ _AT_LEAST_ONE = [
 _POSITIVE = [
     "DOMAIN_LR",
     "BASE_LR",
+    "MAX_SCALE",
+    "TEXT_LR_FACTOR",
     "EPS",
     "POWER",
     "TEMPERATURE",

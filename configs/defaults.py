@@ -203,6 +203,7 @@ _C.DATASETS.TRAIN_FRACTION_BY = "ids"  # (ours) ids: a share of the identities |
 _C.DATASETS.TRAIN_FRACTION_SEED = 0  # (ours) seed of that choice; larger shares hold smaller ones
 _C.DATASETS.HOLD_OUT = False  # (ours) hand_11k, hand_hd: hold images out of training and choose the best epoch by them
 _C.DATASETS.TEST_SIZE = 800  # (ours) vehicleid: 800 | 1600 | 2400 test identities
+_C.DATASETS.CAPTIONS = ""  # (ours) stage 0: CSV file path,caption; empty: captions.csv in ROOT_DIR, if it is there
 _C.DATASETS.CHECK_IMAGES = True  # (ours) decode every image once before training, so that a broken one shows at once
 _C.DATASETS.BAD_IMAGES = "error"  # (ours) error: stop at unreadable images | skip: leave them out, counted and named
 _C.DATASETS.CACHE = "ram"  # (ours) none | ram | disk: keep decoded, resized images; batches are the same bit for bit
@@ -275,6 +276,10 @@ def _stage() -> CfgNode:
 
 
 _C.SOLVER.STAGE0 = _stage()
+_C.SOLVER.STAGE0.MAX_SCALE = 100.0  # (ours) clipreid: largest factor on cosines in the contrast with sentences
+_C.SOLVER.STAGE0.TEXT_LR_FACTOR = 1.0  # (ours) clipreid: learning rate of the text side, in units of BASE_LR
+_C.SOLVER.STAGE0.NORMALISE = False  # (ours) clipreid: BatchNorm on both features in the contrast, for random weights
+_C.SOLVER.STAGE0.LOCK = []  # (ours) clipreid: beginnings of names that do not train, such as image_encoder. (LiT)
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()
 _C.SOLVER.STAGE2.SCHEDULER = "multistep"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from datasets.alignment import aligned_images
 from datasets.bases import ReIDDataset
+from datasets.captions import captions_of
 from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
 from datasets.geometry import point_reader
@@ -36,7 +37,16 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-__all__ = ["DATASETS", "Loaders", "add_fields", "check_data", "make_dataloader", "make_dataset", "write_drawn_splits"]
+__all__ = [
+    "DATASETS",
+    "Loaders",
+    "add_fields",
+    "captions_of",
+    "check_data",
+    "make_dataloader",
+    "make_dataset",
+    "write_drawn_splits",
+]
 
 DATASETS: dict[str, Callable[[CfgNode], tuple[type[ReIDDataset], dict]]] = {
     "market1501": lambda keys: (Market1501, _rule(keys)),

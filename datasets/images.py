@@ -134,11 +134,13 @@ class ImageDataset(Dataset):
         transform: Transform,
         read: Callable[[str], Image] = read_image,
         points: Callable[[str, Sequence[object], tuple[int, int]], Tensor] | None = None,
+        caption: Callable[[str, int], Tensor] | None = None,
     ) -> None:
         self.records = list(records)
         self.transform = transform
         self.read = read
         self.points = points
+        self.caption = caption
 
     def __len__(self) -> int:
         return len(self.records)
@@ -155,4 +157,6 @@ class ImageDataset(Dataset):
             with _seeded(seed):
                 found["keypoints"] = self.points(record.path, self.transform.transforms, image.size)
         labels = {"labels": record.pid, "cameras": record.camid, "views": record.viewid, "index": index}
+        if self.caption is not None and seed is not None:
+            labels["caption"] = self.caption(record.path, seed)
         return found | labels

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.bases import Record, ReIDDataset
@@ -44,10 +45,17 @@ class Loaders(NamedTuple):
     validation: DataLoader | None = None
 
 
-def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
+def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, int], Tensor] | None = None) -> Loaders:
     """Build the loaders of ``dataset``; where only a test is wanted, the first two are None.
 
     They draw from generators of their own, so reading images leaves the process's random numbers alone.
+
+    Args:
+        cfg: the configuration.
+        dataset: where the images are.
+        caption: from the path of a training image and a seed to the tokens of a sentence [L]. The batches of stage 0
+            then have the field ``caption`` and are shuffled, whatever the sampler: images of one identity share
+            sentences.
     """
     size, mean, std = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
     how = {"interpolation": cfg.INPUT.INTERPOLATION_TEST, "fit": cfg.INPUT.FIT_TEST}
@@ -92,10 +100,14 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset) -> Loaders:
         cutout=cfg.INPUT.CUTOUT,
         cutout_side=cfg.INPUT.CUTOUT_SIZE,
     )
-    images = ImageDataset(dataset.train, augmented, read=_training_reader(cfg, dataset, readers), points=dataset.points)
+    read = _training_reader(cfg, dataset, readers)
 
     def batches_of(stage: int) -> DataLoader:
-        return loader(images, batch_sampler=make_sampler(cfg, dataset, cfg.SOLVER[f"STAGE{stage}"].IMS_PER_BATCH))
+        read_caption = caption if stage == 0 else None
+        images = ImageDataset(dataset.train, augmented, read, dataset.points, read_caption)
+        kind = "softmax" if read_caption else cfg.DATALOADER.SAMPLER
+        size = cfg.SOLVER[f"STAGE{stage}"].IMS_PER_BATCH
+        return loader(images, batch_sampler=make_sampler(cfg, dataset, size, kind))
 
     validation = dataset.validation
     return Loaders(
@@ -115,21 +127,21 @@ def _training_reader(cfg: CfgNode, dataset: ReIDDataset, readers: Readers) -> Re
     return partial(read_image, reading=dataset.reading, at_least=at_least)
 
 
-def make_sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int) -> EpochBatches:
-    """The batch sampler that ``DATALOADER.SAMPLER`` names."""
-    sampler = _sampler(cfg, dataset, batch_size)
+def make_sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int, kind: str = "") -> EpochBatches:
+    """The batch sampler ``kind``, a value of ``DATALOADER.SAMPLER`` and by default its own."""
+    sampler = _sampler(cfg, dataset, batch_size, kind or cfg.DATALOADER.SAMPLER)
     if cfg.DATALOADER.EPOCH_BATCHES:
         sampler.length = cfg.DATALOADER.EPOCH_BATCHES
         sampler.set_epoch(1)
     return sampler
 
 
-def _sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int) -> EpochBatches:
-    if cfg.DATALOADER.SAMPLER == "softmax":
+def _sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int, kind: str) -> EpochBatches:
+    if kind == "softmax":
         smallest = batch_size if cfg.DATALOADER.DROP_LAST else max(2, world_size())
         return ShuffledBatches(len(dataset.train), batch_size, cfg.SOLVER.SEED, shard_of, smallest)
     pids = [record.pid for record in dataset.train]
-    if cfg.DATALOADER.SAMPLER == "pairs":
+    if kind == "pairs":
         return PairBatches(pids, batch_size, cfg.SOLVER.SEED, shard_of)
     once = cfg.DATALOADER.EPOCH == "identities"
     return PKBatchSampler(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, shard_of, once)

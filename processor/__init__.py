@@ -3,6 +3,7 @@
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from processor.biometrics.measure import check_performance
 from processor.embedder import Embedder, load_embedder
+from processor.processor_clipreid_stage0 import SentenceData, do_train_stage0
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
 from processor.reports.tables import finish_run, note_result, note_text_results
@@ -11,8 +12,10 @@ from processor.runs.run import Run, start_run
 __all__ = [
     "Embedder",
     "Run",
+    "SentenceData",
     "check_performance",
     "do_inference",
+    "do_train_stage0",
     "do_train_stage1",
     "do_train_stage2",
     "do_validation",

@@ -54,6 +54,7 @@ def do_train_stage2(
     evaluate: Callable[[], Evaluation | None],
     validate: Callable[[], RankingMetrics] | None = None,
     plain_loader: DataLoader | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
     """Train on augmented images by the losses of ``method``.
 
@@ -68,6 +69,8 @@ def do_train_stage2(
         validate: takes its place where images are held out, so that nothing is chosen by the test set: it is called
             after the last epoch too, and the model of the highest validation mAP is kept for :func:`load_best`.
         plain_loader: all training images once, without augmentation, for methods that read them between epochs.
+        finish: changes the model when the last epoch has ended, before it is saved. It is called again when the run was
+            interrupted in it, with the model as it was.
     """
     solver = cfg.SOLVER[f"STAGE{stage.number}"]
     run.note_trained(method)
@@ -88,6 +91,8 @@ def do_train_stage2(
     alignment = StageAlignment(method, run, stage.number, images)
 
     def after_epoch(epoch: int) -> dict:
+        if finish is not None and epoch == solver.MAX_EPOCHS:
+            finish()
         if due(epoch, solver.CHECKPOINT_PERIOD, solver.MAX_EPOCHS):
             save_model(method.checkpoint(), model_file(run.output_dir, cfg.MODEL.NAME, f"{ending}{epoch}"))
         tested = due(epoch, solver.EVAL_PERIOD, solver.MAX_EPOCHS)

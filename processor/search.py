@@ -7,6 +7,9 @@ An answer is accepted from --threshold on. --far finds the threshold: the simila
 own pairs of different people reaches. Where the best answer is below the threshold, the verdict is "nobody enrolled".
 The rate holds for one comparison. A query is compared with all N images of the gallery, so a person who is not
 enrolled is accepted with a probability of about 1 - (1 - FAR)^N, which the answers give too.
+
+--text takes a sentence in place of query images, with a model whose text encoder is there: the images are ranked by the
+cosine of their projected features with the sentence.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from configs import load_config
 from datasets.parsing.tables import csv_text
+from model.sentences import sentence_encoder
 from processor.extract import Listed, extract, list_folder, open_embedder
 from utils.biometric.calibration import Calibration
 from utils.biometric.confidence import rule_of_3
@@ -49,6 +54,9 @@ THUMBNAIL = 112
 NOBODY = "nobody enrolled"
 MAY_BE_EMPTY = ("accepted", "evidence")
 """Columns that only options fill."""
+
+OF_SENTENCES = ("TEST.FEATURE", "projected", "TEST.NECK_FEAT", "before", "TEST.FEAT_NORM", "yes")
+"""Settings of the features that are compared with sentences."""
 
 OF_THE_QUERY = ("verdict", "gallery_far")
 """Fields that are equal in all answers to a query: tables for people give them once, below the rows."""
@@ -216,18 +224,18 @@ def as_json(answers: Sequence[Answer]) -> str:
     return json.dumps([answer._asdict() for answer in answers], indent=1) + "\n"
 
 
-def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STORED) -> str:
-    """A page with the images; a section for each query."""
+def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STORED, pictured: bool = True) -> str:
+    """A page with the images; a section for each query, which is not ``pictured`` where it is a sentence."""
     sections = []
     for query in dict.fromkeys(answer.query for answer in answers):
-        short = "/".join(Path(query).parts[-2:])
+        short = "/".join(Path(query).parts[-2:]) if pictured else query
         own = [answer for answer in answers if answer.query == query]
         pictures = "".join(
             f"<li{_frame(a)}>{thumbnail(read_image(gallery / a.image, reading), THUMBNAIL, f'{a.rank}: {a.identity}')}"
             f"<br>{a.rank}: {escape(a.identity)}<br>{a.similarity:.4f} {_words(a)}</li>"
             for a in own
         )
-        picture = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}")
+        picture = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}") if pictured else escape(query)
         columns = _columns(answers)[1:]
         rows = table("Answers", columns, [[getattr(a, column) for column in columns] for a in own], digits=4)
         verdict = f"<p>Verdict: <b>{escape(own[0].verdict)}</b></p>" if own[0].verdict else ""
@@ -257,8 +265,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise ReIDError("--format html: name the page, --output FILE.")
     if arguments.search == "faiss":
         require_faiss()
-    queries = _queries(arguments.queries)
-    embedder, source = open_embedder(arguments.config_file, arguments.opts)
+    queries = _queries(arguments.queries or ())
+    if arguments.text is not None and (arguments.far or arguments.threshold or arguments.lr):
+        raise ReIDError(
+            "--text with --far, --threshold or --lr: these are known for pairs of images, not for an image and a "
+            "sentence. Leave them out."
+        )
+    overrides = [*arguments.opts, *(() if arguments.text is None else OF_SENTENCES)]
+    embedder, source = open_embedder(arguments.config_file, overrides)
     gallery, listed = extract(embedder, arguments.gallery, arguments.enrolled, source)
     LOGGER.info("%d images of %d identities are enrolled", len(listed), len({image.identity for image in listed}))
     calibration = embedder.calibration() if arguments.lr else None
@@ -268,9 +282,13 @@ def run(arguments: argparse.Namespace) -> None:
         )
     threshold = _threshold(arguments, gallery, listed)
     given = (arguments.top, threshold, arguments.search, calibration)
-    answers = search(embedder.embed(queries), queries, gallery, listed, *given)
+    if arguments.text is None:
+        query, names = embedder.embed(queries), queries
+    else:
+        query, names = _sentence(arguments.config_file, overrides, arguments.text, gallery), [arguments.text]
+    answers = search(query, names, gallery, listed, *given)
     if arguments.format == "html":
-        text = as_html(answers, arguments.gallery, embedder.reading)
+        text = as_html(answers, arguments.gallery, embedder.reading, pictured=arguments.text is None)
     else:
         text = FORMATS[arguments.format](answers)
     if arguments.output is None:
@@ -278,6 +296,18 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         write_text(arguments.output, text)
         LOGGER.info("%d answers in %s", len(answers), arguments.output)
+
+
+def _sentence(config_file: str, overrides: Sequence[str], sentence: str, gallery: np.ndarray) -> np.ndarray:
+    """The feature [1, E] of ``sentence``, for a gallery of projected features [G, E]."""
+    cfg, _ = load_config(config_file, overrides)
+    feature = sentence_encoder(cfg)([sentence]).numpy()
+    if feature.shape[1] != gallery.shape[1]:
+        raise ReIDError(
+            f"MODEL.METHOD {cfg.MODEL.METHOD} gives images features of {gallery.shape[1]} numbers and sentences "
+            f"{feature.shape[1]}: they can't be compared. Take MODEL.METHOD clipreid or zeroshot."
+        )
+    return feature
 
 
 def _threshold(arguments: argparse.Namespace, gallery: np.ndarray, listed: Sequence[Listed]) -> Threshold | None:
@@ -325,12 +355,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--config_file", metavar="FILE", required=True, help="YAML file of the training")
     add("--gallery", metavar="DIR", type=Path, required=True, help="folder of known hands, one folder a person")
-    add(
+    ask = parser.add_mutually_exclusive_group(required=True).add_argument
+    ask("--text", metavar="SENTENCE", help="search by a sentence in place of images")
+    ask(
         "--queries",
         metavar="PATH",
         type=Path,
         nargs="+",
-        required=True,
         help=f"image files, or folders of them ({', '.join(sorted(IMAGE_SUFFIXES))})",
     )
     add(

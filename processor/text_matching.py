@@ -75,6 +75,38 @@ def text_results(
     return {name: {**row, **accuracy} if name == "text: attributes" else row for name, row in rows.items()}
 
 
+def sentence_results(
+    images: Tensor,
+    said: Sequence[str],
+    attributes: Sequence[Mapping[str, str]],
+    encode: Encode,
+    templates: Mapping[str, str],
+) -> dict[str, dict[str, Any]]:
+    """Retrieval between images and sentences about them, in percent.
+
+    Args:
+        images: features [N, E] of length 1.
+        said: about each image.
+        attributes: of each image.
+        encode, templates: see :func:`text_results`.
+
+    Returns:
+        ``image to sentence`` and ``sentence to image``: mAP and ranks, where Rank-k is recall@k, and an image matches
+        every image's sentence that says the same; the first holds ``accuracy`` and ``largest value`` too.
+    """
+    number = {text: i for i, text in enumerate(dict.fromkeys(said))}
+    texts, own = encode(list(number)).float().cpu(), [number[text] for text in said]
+    rows = {
+        "image to sentence": _rank(images, own, texts, list(number.values())),
+        "sentence to image": _rank(texts, list(number.values()), images, own),
+    }
+    found = {name: _numbers(metrics) for name, metrics in rows.items() if metrics is not None}
+    return {
+        **found,
+        "image to sentence": found["image to sentence"] | attribute_accuracy(images, attributes, encode, templates),
+    }
+
+
 def attribute_accuracy(
     images: Tensor, attributes: Sequence[Mapping[str, str]], encode: Encode, templates: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:

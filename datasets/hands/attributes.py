@@ -24,6 +24,13 @@ TEMPLATES: dict[str, str] = {
     "nails": "A photo of a hand with {} nails.",
     "accessories": "A photo of a hand {} accessories.",
     "irregularities": "A photo of a hand {} irregularities.",
+    "build": "A photo of a {} hand.",
+    "fingers": "A photo of a hand with {} fingers.",
+    "pose": "A photo of a hand with {} fingers.",
+    "veins": "A photo of a hand with {} veins.",
+    "lines": "A photo of a hand with {} lines.",
+    "marks": "A photo of a hand with {}.",
+    "table": "A photo of a hand on a {} table.",
 }
 """The sentence of one attribute, which distinguishes its values."""
 

@@ -22,8 +22,10 @@ THUMB, INDEX, MIDDLE, RING, LITTLE = range(5)
 # knuckle), its direction at rest in degrees towards the thumb, its bones' lengths, the radii at its joints.
 _ROOTS = np.array([[-0.20, -0.36], [-0.29, 0.40], [-0.09, 0.46], [0.11, 0.42], [0.29, 0.31]])
 _DIRECTIONS = np.array([41.0, 7.0, 1.0, -6.0, -15.0])
-_BONES = np.array([[0.44, 0.33, 0.24], [0.44, 0.26, 0.17], [0.48, 0.30, 0.18], [0.45, 0.28, 0.18], [0.37, 0.20, 0.16]])
-_RADII = np.array(
+AVERAGE_BONES = np.array(
+    [[0.44, 0.33, 0.24], [0.44, 0.26, 0.17], [0.48, 0.30, 0.18], [0.45, 0.28, 0.18], [0.37, 0.20, 0.16]]
+)
+AVERAGE_RADII = np.array(
     [
         [0.175, 0.125, 0.105, 0.088],
         [0.105, 0.093, 0.082, 0.070],
@@ -109,7 +111,7 @@ def make_hand(rng: np.random.Generator) -> Hand:
     build = rng.uniform(0.76, 1.28)  # slender to broad
     reach = rng.uniform(0.78, 1.14)
     per_finger = rng.uniform(0.86, 1.12, (5, 1))
-    radii = _RADII * build * rng.uniform(0.90, 1.10, (5, 1)) * rng.uniform(0.95, 1.05, (5, 4))
+    radii = AVERAGE_RADII * build * rng.uniform(0.90, 1.10, (5, 1)) * rng.uniform(0.95, 1.05, (5, 4))
     radii[:, 3] *= rng.uniform(0.84, 1.14)  # pointed to blunt tips
     radii[:, 1:3] *= rng.uniform(0.95, 1.10)  # knotty joints
     roots = _ROOTS * [rng.uniform(0.90, 1.14) * build, rng.uniform(0.88, 1.12)]
@@ -120,7 +122,7 @@ def make_hand(rng: np.random.Generator) -> Hand:
         roots=roots,
         directions=_DIRECTIONS * [1.0, *[rng.uniform(0.5, 1.7)] * 4]
         + rng.uniform(-1, 1, 5) * [14.0, 2.5, 1.5, 2.5, 5.0],
-        bones=_BONES * reach * per_finger * rng.uniform(0.93, 1.07, (5, 3)),
+        bones=AVERAGE_BONES * reach * per_finger * rng.uniform(0.93, 1.07, (5, 3)),
         radii=radii,
         wrist=build * rng.uniform(0.26, 0.33),
         skin=skin,

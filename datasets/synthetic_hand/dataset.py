@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from datasets.hands.folder import HandFolder
 from datasets.parsing.folders import FolderContent, scan
 from datasets.parsing.keypoints import DEFAULT_FILE, KeyPoints, write_keypoints
 from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand, make_pose
+from datasets.synthetic_hand.captions import drawn_attributes
 from datasets.synthetic_hand.drawing import draw_hand
 from utils.errors import ReIDError
 from utils.interrupt import ignore_signals
@@ -63,6 +64,10 @@ class SyntheticHand(HandFolder):
 
     which :class:`HandFolder` reads. Views are those of 11k Hands: 0 dorsal right,
     1 dorsal left, 2 palmar right, 3 palmar left.
+
+    Attributes of each picture are what a person would see: ``side``, ``hand``, ``skin``, ``build``, ``fingers``,
+    ``pose``, ``marks``, ``table``, ``veins`` and ``nails`` of a back, ``lines`` of a palm. Sentences are made of them
+    (:mod:`datasets.captions`).
 
     Protocol: every query is searched in the whole gallery, of both aspects; there are no cameras, and
     nothing is ignored.
@@ -114,6 +119,7 @@ class SyntheticHand(HandFolder):
             write_keypoints(folder / DEFAULT_FILE, true_keypoints(jobs, size, seed))
         super().__init__(folder, require_train=require_train)
         self.name = "synthetic_hand"
+        self.attributes = dict(_attributes(folder, jobs, seed))
 
 
 class _Job(NamedTuple):
@@ -224,6 +230,17 @@ def true_keypoints(jobs: Iterable[_Job], size: int, seed: int) -> dict[str, KeyP
             points = pose.key_points(hand, size)
             found[job.path(image)] = KeyPoints(points, np.ones(len(points)), 1.0, side, 1, (size, size))
     return found
+
+
+def _attributes(folder: Path, jobs: list[_Job], seed: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Path and attributes of each picture, see :mod:`datasets.synthetic_hand.captions`."""
+    for job in jobs:
+        hand = identity_hand(seed, job.identity)
+        for image in job.images:
+            yield (
+                f"{folder}/{job.path(image)}",
+                drawn_attributes(hand, ASPECTS[image % 2], _rng(seed, job.identity, 1 + image)),
+            )
 
 
 def _draw_job(folder: Path, size: int, seed: int, job: _Job) -> list[tuple[str, int]]:

@@ -25,6 +25,7 @@ _TABLES = np.array(
         [0.38, 0.39, 0.41],
     ]
 )
+_TABLE_COLOURS = ("white", "light grey", "grey", "blue grey", "beige", "dark")
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,20 @@ def make_light(rng: np.random.Generator) -> Light:
     )
 
 
+def _surface(rng: np.random.Generator) -> tuple[int, int]:
+    """Kind and colour of a table, the first that is drawn of it."""
+    return int(rng.integers(0, 4)), int(rng.integers(0, len(_TABLES)))
+
+
+def table_colour(rng: np.random.Generator) -> str:
+    """The colour of the table that :func:`make_table` draws from ``rng``, in words."""
+    return _TABLE_COLOURS[_surface(rng)[1]]
+
+
 def make_table(rng: np.random.Generator, size: int) -> Pixels:
     """What the hand lies on [3, size, size]: a plain, grained, speckled or two-part surface of any colour."""
-    kind = int(rng.integers(0, 4))
-    base = _TABLES[int(rng.integers(0, len(_TABLES)))] * rng.uniform(0.9, 1.06) + rng.uniform(-0.03, 0.03, 3)
+    kind, colour = _surface(rng)
+    base = _TABLES[colour] * rng.uniform(0.9, 1.06) + rng.uniform(-0.03, 0.03, 3)
     rows, columns = [(3, 4), (3, 40), (70, 70), (9, 9)][kind]
     if rng.random() < 0.5:
         rows, columns = columns, rows

@@ -8,6 +8,7 @@ OpenAI's. Letters in shapes: B images, L tokens, D width of the tower, E width o
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -129,6 +130,10 @@ class CLIPImageEncoder(Backbone):
 
     family = "clip"
 
+    @abstractmethod
+    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
+        """Replace ``projected`` by itself times ``factor`` [E] plus ``shift`` [E], in place, in the last layers."""
+
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Copy CLIP's tensors under OpenAI's names into this tower and :attr:`text`; see :meth:`Backbone.load`."""
         report = LoadReport()
@@ -202,6 +207,11 @@ class VisionTransformer(CLIPImageEncoder):
         # Nothing reads the patches behind the last block, so only the class token goes through it.
         feature = self.ln_post(last(x, first_only=True)[:, 0])
         return {"penultimate": x[:, 0], "feature": feature, "projected": feature @ self.proj}
+
+    @torch.no_grad()
+    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
+        self.proj.mul_(factor)
+        shift_before(self.ln_post.bias, self.proj, shift)
 
     def forward_tokens(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """As :meth:`forward`, with all tokens in each of the three: [B, L, D], [B, L, D], [B, L, E]."""
@@ -322,6 +332,11 @@ class ModifiedResNet(CLIPImageEncoder):
         projected = self.attnpool(fourth)[:, 0]
         return {"penultimate": third.mean(dim=(2, 3)), "feature": fourth.mean(dim=(2, 3)), "projected": projected}
 
+    @torch.no_grad()
+    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
+        self.attnpool.c_proj.weight.mul_(factor[:, None])
+        self.attnpool.c_proj.bias.mul_(factor).add_(shift)
+
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """Contributions to both features of stage 4, see :func:`model.backbones.saliency.contributions`."""
         with torch.no_grad():
@@ -355,6 +370,18 @@ class TextEncoder(nn.Module):
         x = self.transformer(x)
         last = x[:, end] if isinstance(end, int) else x[torch.arange(len(x), device=x.device), end]
         return self.ln_final(last) @ self.text_projection
+
+    @torch.no_grad()
+    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
+        """Replace the features by themselves times ``factor`` [E] plus ``shift`` [E], in place, in the last layers."""
+        self.text_projection.mul_(factor)
+        shift_before(self.ln_final.bias, self.text_projection, shift)
+
+
+@torch.no_grad()
+def shift_before(bias: Tensor, projection: Tensor, shift: Tensor) -> None:
+    """Change ``bias`` [D] in place so that (x + bias) @ ``projection`` [D, E] moves by ``shift`` [E], or nearly so."""
+    bias.add_(torch.linalg.lstsq(projection.T.cpu(), shift[:, None].cpu()).solution[:, 0].to(bias.device))
 
 
 def make_image_encoder(

@@ -6,13 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.clip.simple_tokenizer import encode, refuse_marks, tokenize
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from model.base import Backbone, TextTower
 
@@ -20,6 +22,47 @@ LEARNABLE = re.compile(r"(?<![^\W_])X(?:\s+X)*(?![^\W_])")
 """X side by side, each a word of its own; punctuation may touch them."""
 COMPOUND = re.compile(r"X-[^\W_]{2}")
 """How a word such as X-ray begins."""
+SENTENCES_AT_ONCE = 64
+"""Sentences of about the same length that pass the text encoder together, each group with a context of its own."""
+KEPT_SENTENCES = 256
+"""With more of them, the activations of a group are computed again in the backward pass."""
+
+
+def encode_tokens(encoder: nn.Module, table: Tensor, tokens: Tensor) -> Tensor:
+    """Features [N, E] of sentences [N, L], not normalised.
+
+    Args:
+        encoder: CLIP's text encoder.
+        table: token embeddings [vocabulary, D].
+        tokens: as :func:`model.clip.simple_tokenizer.tokenize` gives them.
+    """
+    ends = tokens.argmax(1)
+    order = ends.argsort(stable=True)
+    parts = order.split(SENTENCES_AT_ONCE)
+    again = len(order) > KEPT_SENTENCES and torch.is_grad_enabled()
+
+    def one(rows: Tensor) -> Tensor:
+        context = int(ends[rows].max()) + 1
+        return encoder(F.embedding(tokens[rows, :context], table), ends[rows])
+
+    found = [checkpoint(one, rows, use_reentrant=False) if again else one(rows) for rows in parts]
+    return torch.cat(found)[order.argsort()]
+
+
+@torch.no_grad()
+def sentence_features(encoder: nn.Module, table: Tensor, context: int, sentences: Sequence[str]) -> Tensor:
+    """Features [N, E] of N sentences, not normalised.
+
+    Args:
+        encoder, table: as for :func:`encode_tokens`.
+        context: tokens that the encoder reads.
+
+    Raises:
+        ReIDError: a sentence is longer than the text encoder reads, or holds a mark of the tokenizer.
+    """
+    refuse_marks(sentences, "a sentence")
+    tokens = tokenize(sentences, context_length=context).to(table.device)
+    return encode_tokens(encoder, table, tokens).float()
 
 
 def context_tokens(sentence: str) -> tuple[str, int]:
@@ -67,10 +110,18 @@ class Template(nn.Module):
         tokens = tokenize(sentence, context_length=context)
         first = int(tokenize(before, context_length=context).argmax())
         self.end = int(tokens.argmax())
-        embedded = token_embedding[tokens[0]].float().unsqueeze(0)
-        self.free = (count, embedded.shape[-1])
-        self.register_buffer("token_prefix", embedded[:, :first].clone())
-        self.register_buffer("token_suffix", embedded[:, first + count :].clone())
+        self.tokens, self.first = tokens[0], first
+        self.free = (count, token_embedding.shape[-1])
+        self.register_buffer("token_prefix", torch.empty(1, first, self.free[1]))
+        self.register_buffer("token_suffix", torch.empty(1, context - first - count, self.free[1]))
+        self.read_words(token_embedding)
+
+    @torch.no_grad()
+    def read_words(self, token_embedding: Tensor) -> None:
+        """Take the embeddings of the fixed tokens from the table [vocabulary, D]."""
+        embedded = token_embedding[self.tokens.to(token_embedding.device)].float().unsqueeze(0)
+        self.token_prefix.copy_(embedded[:, : self.first])
+        self.token_suffix.copy_(embedded[:, self.first + self.free[0] :])
 
     def place(self, context: Tensor, whole: bool = False) -> Tensor:
         """Free tokens [B, M, D] -> embedded sentences [B, L, D], up to the end of the text or a ``whole`` context."""

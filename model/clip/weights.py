@@ -19,6 +19,7 @@ from torch import Tensor
 from model.base import METADATA
 from model.clip.heads import check_heads
 from model.clip.names import some_of, to_openai_names
+from model.clip.seeded import SEEDED, with_start
 from model.clip.torchscript import is_torchscript, read_torchscript
 from model.clip.weight_files import head_of, kind
 from model.clip.wrappers import find_state_dict, without_wrappers
@@ -159,7 +160,10 @@ def _read_zip(path: Path) -> StateDict:
 def _read_safetensors(path: Path) -> StateDict:
     with import_optional("safetensors").safe_open(path, framework="pt") as file:
         tensors = _own((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
-        return StateDict(tensors, _json((file.metadata() or {}).get(METADATA, "")))
+        header = file.metadata() or {}
+    if SEEDED in header:
+        tensors = with_start(tensors, _json(header[SEEDED]) or {})
+    return StateDict(tensors, _json(header.get(METADATA, "")))
 
 
 def _json(text: str) -> dict[str, Any] | None:

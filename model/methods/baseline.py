@@ -64,7 +64,7 @@ class ImageReID(Method):
     backbones = ()
     identity_bound = ("classifier.", "classifier_proj.", "cv_embed")
     resume_only = ("criterion.",)
-    train_only = ("prompt_learner.", "text_encoder.", "inversion.", "template.", "memory", "logit_scale")
+    train_only = ("alignment.", "prompt_learner.", "text_encoder.", "inversion.", "template.", "memory", "logit_scale")
 
     @classmethod
     def own_losses(cls, cfg: CfgNode) -> tuple[str, ...]:

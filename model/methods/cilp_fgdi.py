@@ -80,6 +80,10 @@ class CILPFGDI(CLIPReID):
             raise ReIDError("MODEL.METHOD = cilp_fgdi: set MODEL.TEXT_LOSS to i2tce and MODEL.ONE_STAGE to False.")
 
     @classmethod
+    def reads_captions(cls, cfg: CfgNode) -> bool:
+        return False
+
+    @classmethod
     def needs(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
         own = {"views"} if training and cfg.MODEL.CILP_FGDI.DOMAIN_EPOCHS else set()
         return super().needs(cfg, training) | own
@@ -153,7 +157,7 @@ class CILPFGDI(CLIPReID):
 
     def frozen(self, at: Progress) -> tuple[str, ...]:
         if at.stage != 1 or not self.guided:
-            return ()
+            return super().frozen(at)
         if at.epoch <= self.identity_epochs:
             return "domain_prompts.", "domain_plain."
         return "prompt_learner.", "domain_reversed."
@@ -190,7 +194,8 @@ class CILPFGDI(CLIPReID):
             if stage != 1:
                 return None
             return Rate(solver.BASE_LR if "prompts" in name else self.domain_lr, solver.WEIGHT_DECAY)
-        return super().rate(name, stage, solver)
+        # Stage 0 trains what stage 2 trains.
+        return super().rate(name, stage or 2, solver)
 
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

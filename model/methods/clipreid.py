@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss import SupConLoss, contrast_terms
-from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
-from model.clip.prompts import PromptLearner, check_sentence, context_tokens, text_of
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.clip.alignment import Alignment
+from model.clip.prompts import PromptLearner, check_sentence, context_tokens, sentence_features, text_of
 from model.layers.heads import accuracy
 from model.methods.baseline import ImageReID
 from utils.distributed import sharded
@@ -18,13 +19,16 @@ from utils.errors import ReIDError
 from utils.precision import widened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from yacs.config import CfgNode
 
 
 ONE_STAGE_LOSSES = ("i2t", "i2t+t2i")
 """Values of ``MODEL.TEXT_LOSS`` that need no texts of identities outside the batch."""
+
+BN_EPS = 1e-5
+"""Of the BatchNorm in stage 0."""
 
 IDENTITIES_AT_ONCE = 64
 """Identities that pass the text encoder together when the texts of all are computed."""
@@ -33,10 +37,11 @@ IDENTITIES_AT_ONCE = 64
 class CLIPReID(ImageReID):
     """CLIP-ReID: :class:`ImageReID` with a prompt learner and CLIP's frozen text encoder.
 
-    Stage 1 learns the prompts against frozen image features, by :math:`L_{i2t} + L_{t2i}`. In stage 2 the images
-    follow the texts of all identities, by :math:`L_{i2tce}`: the logits are inner products with the projected
-    feature, neither normalised nor scaled. The ablations of the paper have other losses in stage 2, or no stage 1: then
-    the prompts are learned in stage 2 with everything else.
+    Stage 0, off by default and not the paper's, trains both encoders on images and sentences about them by CLIP's own
+    loss (:class:`~model.clip.alignment.Alignment`). Stage 1 learns the prompts against frozen image features, by
+    :math:`L_{i2t} + L_{t2i}`. In stage 2 the images follow the texts of all identities, by :math:`L_{i2tce}`: the
+    logits are inner products with the projected feature, neither normalised nor scaled. The ablations of the paper have
+    other losses in stage 2, or no stage 1: then the prompts are learned in stage 2 with everything else.
 
     Args:
         text: CLIP's text tower; None in a test.
@@ -47,13 +52,17 @@ class CLIPReID(ImageReID):
         label_smoothing: of ``i2tce``.
         one_stage: the prompts change during stage 2.
         shuffle: control: in stage 2 each identity has the sentence of another one, drawn from this seed; None: its own.
+        scale: largest logit scale of stage 0; None without that stage.
+        normalised: stage 0 contrasts features behind a BatchNorm.
+        text_rate: of the text side in stage 0, in units of BASE_LR.
+        locked: prefixes of parameters that stage 0 does not train.
         other arguments: see :class:`ImageReID`.
 
     Attributes:
         all_texts: [C, E] text features of all identities, computed when stage 2 starts.
     """
 
-    stages = (Stage(1, cached=("projected",)), Stage(2))
+    stages = (Stage(0), Stage(1, cached=("projected",)), Stage(2))
     backbones = ("clip",)
     identity_bound = (*ImageReID.identity_bound, "prompt_learner.cls_ctx")
     resume_only = (*ImageReID.resume_only, "all_texts")
@@ -73,10 +82,12 @@ class CLIPReID(ImageReID):
                 "are learned in stage 2 from the identities of each batch. Set SOLVER.STAGES to [2] and "
                 f"MODEL.TEXT_LOSS to one of {', '.join(ONE_STAGE_LOSSES)}."
             )
-        if cfg.SOLVER.STAGES == [2] and not (cfg.MODEL.STAGE1_WEIGHT or one_stage or loss == "none"):
+        stages = cfg.SOLVER.STAGES
+        if stages in ([2], [0, 2]) and not (cfg.MODEL.STAGE1_WEIGHT or one_stage or loss == "none"):
             raise ReIDError(
-                "SOLVER.STAGES = [2] without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that were never "
-                "learned. Name the checkpoint that stage 1 wrote, run both stages, or set MODEL.ONE_STAGE to True."
+                f"SOLVER.STAGES = {stages} without MODEL.STAGE1_WEIGHT: stage 2 would start from prompts that were "
+                "never learned. Name the checkpoint that stage 1 wrote, run stage 1 too, or set MODEL.ONE_STAGE to "
+                "True."
             )
         if cfg.MODEL.TEXT_CONTROL != "none" and (one_stage or loss == "none"):
             raise ReIDError(
@@ -88,8 +99,22 @@ class CLIPReID(ImageReID):
             context_tokens(cfg.MODEL.PROMPT)
 
     @classmethod
+    def reads_captions(cls, cfg: CfgNode) -> bool:
+        """Whether stage 0 runs and trains on sentences."""
+        return 0 in cfg.SOLVER.STAGES
+
+    @classmethod
+    def needs(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
+        own = {"caption"} if training and cls.reads_captions(cfg) else set()
+        return super().needs(cfg, training) | own
+
+    @classmethod
     def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         return {
+            "scale": cfg.SOLVER.STAGE0.MAX_SCALE if training and cls.reads_captions(cfg) else None,
+            "normalised": cfg.SOLVER.STAGE0.NORMALISE,
+            "text_rate": cfg.SOLVER.STAGE0.TEXT_LR_FACTOR,
+            "locked": tuple(cfg.SOLVER.STAGE0.LOCK),
             "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
             "sentence": cfg.MODEL.PROMPT or facts.sentence.format("X X X X"),
             "text_loss": cfg.MODEL.TEXT_LOSS,
@@ -111,6 +136,10 @@ class CLIPReID(ImageReID):
         label_smoothing: float = 0.1,
         one_stage: bool = False,
         shuffle: int | None = None,
+        scale: float | None = None,
+        normalised: bool = False,
+        text_rate: float = 1.0,
+        locked: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **options)
@@ -120,15 +149,64 @@ class CLIPReID(ImageReID):
         self.label_smoothing = label_smoothing
         self.one_stage = one_stage
         self.shuffle = shuffle
+        self.locked, self.text_rate = locked, text_rate
+        if text is not None and scale is not None:
+            towers = [tower for tower in ("image", "text") if f"{tower}_encoder." not in locked]
+            self.alignment = Alignment(text, scale, tuple(towers) if normalised else ())
         if text is not None:
             self.sentence = sentence
             self.prompt_learner = PromptLearner(sentence, num_classes, text.embedding, text.context)
             self.text_encoder = text.encoder
             self.register_buffer("all_texts", torch.zeros(num_classes, backbone.dims["projected"]))
 
+    def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:
+        outputs = super().forward(batch, at)
+        if at is None or at.stage or "caption" not in batch.extra:
+            return outputs
+        return {"projected": outputs["projected"], "caption": batch.extra["caption"]}
+
     def encode_text(self, labels: Tensor) -> Tensor:
         """Identities [B] -> features of their sentences [B, E], not normalised."""
         return self.text_encoder(self.prompt_learner(labels), self.prompt_learner.end)
+
+    def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """Features [N, E] of N sentences, of length 1; only in a training with stage 0."""
+        return F.normalize(self.sentence_features(sentences))
+
+    def sentence_features(self, sentences: Sequence[str]) -> Tensor:
+        """The same [N, E], not normalised."""
+        alignment = self.alignment
+        return sentence_features(self.text_encoder, alignment.token_embedding, alignment.context, sentences)
+
+    def finish_alignment(self, images: Tensor, texts: Tensor) -> None:
+        """End of stage 0: change both projections so that |image| |text| is the logit scale, exp(``logit_scale``).
+
+        The later losses take inner products of features that are neither normalised nor scaled. Where the contrast had
+        a BatchNorm, the projection takes it up. An encoder that is locked stays as it is. The fixed words of the
+        prompts are read from the trained table.
+
+        Args:
+            images, texts: features [N, E] of the training images and of one sentence about each.
+        """
+        features = {"image": images.float(), "text": texts.float()}
+        free = [tower for tower in features if f"{tower}_encoder." not in self.locked]
+        product, changes = float(self.alignment.logit_scale.exp()), {}
+        for tower in free:
+            mean, factor = features[tower].new_zeros(features[tower].shape[1]), torch.ones(features[tower].shape[1])
+            factor = factor.to(mean)
+            if tower in self.alignment.normalised:
+                mean, factor = features[tower].mean(0), features[tower].var(0).add(BN_EPS).rsqrt()
+            features[tower] = (features[tower] - mean) * factor
+            changes[tower] = (factor, -mean * factor)
+        lengths = {tower: float(rows.norm(dim=1).mean()) for tower, rows in features.items()}
+        if len(free) == 1:
+            (locked,) = features.keys() - free
+            product /= lengths[locked]
+        for tower in free:
+            wanted = product if len(free) == 1 else product**0.5
+            factor, shift = (change * wanted / lengths[tower] for change in changes[tower])
+            self.get_submodule(f"{tower}_encoder").change_projection(factor, shift)
+        self.prompt_learner.read_words(self.alignment.token_embedding)
 
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
         """Texts of all identities, once: prompts and text encoder do not change in stage 2 (except in one stage)."""
@@ -143,11 +221,16 @@ class CLIPReID(ImageReID):
 
         return sharded(encode, torch.arange(self.num_classes, device=self.all_texts.device))
 
+    def token_table(self) -> Tensor:
+        return self.alignment.token_embedding if hasattr(self, "alignment") else super().token_table()
+
     def prompt_tokens(self) -> Tensor:
         return self.prompt_learner.cls_ctx
 
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
         images = outputs["projected"]
+        if at.stage == 0:
+            return self.alignment.terms(self.text_encoder, images, outputs["caption"])
         if at.stage == 1:
             return contrast_terms(self.contrast, images, self._texts(labels), labels), {}
         terms, shown = super().losses(outputs, labels, at)
@@ -161,13 +244,31 @@ class CLIPReID(ImageReID):
             shown["text accuracy"] = accuracy(logits, labels)
         return terms, shown
 
+    def frozen(self, at: Progress) -> tuple[str, ...]:
+        return self.locked if at.stage == 0 else ()
+
     def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
+        if stage == 0 or name.startswith("alignment."):
+            return self._alignment_rate(name, solver) if stage == 0 else None
         prompt = name.startswith("prompt_learner.")
         if stage == 1:
             return Rate(solver.BASE_LR, solver.WEIGHT_DECAY) if prompt else None
         if name.startswith("text_encoder.") or (prompt and not self.one_stage):
             return None
         return super().rate(name, stage, solver)
+
+    def _alignment_rate(self, name: str, solver: CfgNode) -> Rate | None:
+        """Both encoders train; words that do not occur keep their start, so their table does not decay."""
+        if name.startswith(self.locked or ("\0",)):
+            return None
+        if name == "alignment.logit_scale":
+            return Rate(solver.BASE_LR, 0.0)
+        if name == "alignment.token_embedding":
+            return Rate(solver.BASE_LR * self.text_rate, 0.0)
+        if name.startswith("text_encoder."):
+            rate = super().rate(name, 0, solver)
+            return rate and rate._replace(lr=rate.lr * self.text_rate)
+        return super().rate(name, 0, solver) if name.startswith("image_encoder.") else None
 
     def check_start(self, state: Mapping[str, Tensor]) -> None:
         check_sentence(state, self.state_dict(), "prompt_learner.", self.sentence)

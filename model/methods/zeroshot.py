@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.base import Backbone, DataFacts, TextTower
-from model.clip.simple_tokenizer import refuse_marks, tokenize
+from model.clip.prompts import sentence_features
 from model.methods.baseline import ImageReID
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class ZeroShot(ImageReID):
         super().__init__(*args, **options | {"neck_feat": "before"})
         if text is not None and text.reads_words:
             self.context = text.context
-            self.register_buffer("token_table", text.embedding.float(), persistent=False)
+            self.register_buffer("words", text.embedding.float(), persistent=False)
             self.text_encoder = text.encoder
 
     @property
@@ -43,15 +42,10 @@ class ZeroShot(ImageReID):
         """Whether :meth:`encode_sentences` can be called."""
         return hasattr(self, "text_encoder")
 
-    @torch.no_grad()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Features [N, E] of N sentences, of length 1.
 
         Raises:
             ReIDError: a sentence is longer than the text encoder reads, or holds a mark of the tokenizer.
         """
-        refuse_marks(sentences, "a sentence")
-        tokens = tokenize(sentences, context_length=self.context).to(self.token_table.device)
-        ends = tokens.argmax(1)
-        embedded = self.token_table[tokens[:, : int(ends.max()) + 1]]
-        return F.normalize(self.text_encoder(embedded, ends).float())
+        return F.normalize(sentence_features(self.text_encoder, self.words, self.context, sentences))

@@ -180,7 +180,8 @@ def _ending(cfg: CfgNode) -> str:
     """What the last checkpoint's name ends in; nothing where none is written."""
     if not cfg.SOLVER.STAGES:
         return ""
-    return f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}" if 2 in cfg.SOLVER.STAGES else f"stage1_{cfg.SOLVER.STAGE1.MAX_EPOCHS}"
+    last = max(cfg.SOLVER.STAGES)
+    return f"{'stage1_' if last == 1 else ''}{cfg.SOLVER[f'STAGE{last}'].MAX_EPOCHS}"
 
 
 def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
@@ -223,12 +224,23 @@ def note_text_results(
         return
     given = (dataset.trials[0], described, model.encode_sentences, sentence, templates)
     for name, row in text_results(evaluation, *given).items():
-        facts = _what_and_where(cfg, dataset, start_weights(cfg)) | {"camera_rule": "none"}
-        measured = {"AP": "standard", "METRIC": "cosine", "FLIP": cfg.TEST.FLIP}
-        run.results[name] = {**row, **facts, "protocol": measured, "seconds": evaluation.seconds}
-        for attribute, share in row.get("accuracy", {}).items():
-            largest = row["largest value"][attribute]
-            LOGGER.info("%s from sentences: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
+        _note_text(cfg, run, dataset, name, row | {"seconds": evaluation.seconds}, cfg.TEST.FLIP)
+
+
+def note_sentences(cfg: CfgNode, run: Run, dataset: ReIDDataset, when: str, found: Mapping[str, dict]) -> None:
+    """Log and keep what :func:`processor.text_matching.sentence_results` found; ``when`` joins the rows' names."""
+    for name, row in found.items():
+        LOGGER.info("%s, %s: recall@1 %.1f %%, recall@5 %.1f %%", when, name, row["Rank-1"], row["Rank-5"])
+        _note_text(cfg, run, dataset, f"{name} ({when})", row | {"seconds": 0.0}, flip=False)
+
+
+def _note_text(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, row: dict[str, Any], flip: bool) -> None:
+    """Keep one row of numbers between sentences and images, and log the accuracy of each attribute."""
+    facts = _what_and_where(cfg, dataset, start_weights(cfg)) | {"camera_rule": "none"}
+    run.results[name] = {**row, **facts, "protocol": {"AP": "standard", "METRIC": "cosine", "FLIP": flip}}
+    for attribute, share in row.get("accuracy", {}).items():
+        largest = row["largest value"][attribute]
+        LOGGER.info("%s from sentences: %.1f %% right (its largest value: %.1f %%)", attribute, share, largest)
 
 
 def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:

@@ -240,7 +240,7 @@ def _stage1(setting: Setting) -> None:
         use_whole_prompts(model, cfg.SOLVER.STAGE1.IMS_PER_BATCH)
     loader, optimizers = Clocked(setting.loaders.plain), make_optimizers(cfg, model, 1, setting.fused)
     turns = setting.turns(loader, cfg.SOLVER.STAGE1, optimizers)
-    do_train_stage1(cfg, model, model.stages[0], loader, optimizers, turns, setting.run)
+    do_train_stage1(cfg, model, model.stages[1], loader, optimizers, turns, setting.run)
 
 
 def _stage2(setting: Setting) -> None:

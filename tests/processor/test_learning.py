@@ -89,7 +89,7 @@ def copy(model):
 def test_stage_one_changes_the_prompts_and_nothing_else(config, name):
     cfg, run, loaders, model = parts(config, "MODEL.NAME", name)
     before = copy(model)
-    stage, optimizers = model.stages[0], make_optimizers(cfg, model, 1)
+    stage, optimizers = model.stages[1], make_optimizers(cfg, model, 1)
     scheduler = make_scheduler(cfg.SOLVER.STAGE1, optimizers)
     do_train_stage1(cfg, model, stage, loaders.plain, optimizers, scheduler, run)
     assert changed(model, before) == {"prompt_learner.cls_ctx"}

@@ -40,9 +40,13 @@ def step(cfg, stage, share, synchronise):
 
 
 def worst_of(name):
-    """Largest difference of a gradient, as a share of the largest gradient; 0 where draws differ."""
-    cfg = config(name)
-    stage = next(stage for stage in reversed(stages(cfg)))
+    """Largest difference of a gradient, as a share of the largest gradient; 0 where draws differ.
+
+    Of a method's last stage, or of stage n of ``METHOD@n``.
+    """
+    name, _, number = name.partition("@")
+    cfg = config(name, *(("SOLVER.STAGES", "[0, 1, 2]") if number else ()))
+    stage = next(stage for stage in reversed(stages(cfg)) if not number or stage.number == int(number))
     share = range(8) if stage.cached else shard_of(8)  # cached outputs are in every process
     outputs, found = step(cfg, stage, share, synchronise=True)
     groups, distributed._groups[:] = list(distributed._groups), []

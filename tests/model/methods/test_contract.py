@@ -149,7 +149,7 @@ def test_two_processes_are_one(tmp_path):
     """All methods in one pair of processes; see tests/model/methods/pair.py."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.model.methods.pair", str(tmp_path), *TRAINED],
+        [*command, "-m", "tests.model.methods.pair", str(tmp_path), *TRAINED, "clipreid@0"],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -158,7 +158,7 @@ def test_two_processes_are_one(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found.keys() == set(TRAINED)
+    assert found.keys() == {*TRAINED, "clipreid@0"}
     wrong = {name: worst for name, worst in found.items() if worst > 2e-3}
     assert not wrong
 

@@ -22,7 +22,7 @@ def check(overrides):
         ("MODEL.METHOD|clip-reid", "MODEL.METHOD = 'clip-reid' Did you mean clipreid?"),
         ("MODEL.METHOD|baseline", "SOLVER.STAGES = [1, 2] MODEL.METHOD baseline [2]"),
         ("SOLVER.STAGES|[2]", "SOLVER.STAGES = [2] MODEL.STAGE1_WEIGHT checkpoint"),
-        ("SOLVER.STAGES|[]", "SOLVER.STAGES = [] [1, 2]"),
+        ("SOLVER.STAGES|[]", "SOLVER.STAGES = [] [0, 1, 2]"),
         ("MODEL.STAGE1_WEIGHT|some.pth", "MODEL.STAGE1_WEIGHT = some.pth SOLVER.STAGES = [1, 2] [2]"),
         ("SOLVER.STAGES|[1]|MODEL.SIE_CAMERA|True", "MODEL.SIE_CAMERA SOLVER.STAGES = [1] stage 2"),
         ("MODEL.METHOD|zeroshot|SOLVER.STAGES|[]|MODEL.SIE_VIEW|True", "SIE_VIEW SOLVER.STAGES = [] False"),

@@ -61,7 +61,7 @@ def test_sentences_of_different_lengths_are_encoded_as_each_alone():
     with torch.no_grad():
         for row, text in zip(found, sentences, strict=True):
             tokens = tokenize(text)
-            alone = model.text_encoder(model.token_table[tokens], int(tokens.argmax()))[0]
+            alone = model.text_encoder(model.words[tokens], int(tokens.argmax()))[0]
             assert torch.allclose(row, alone / alone.norm(), atol=1e-6)
 
 

@@ -7,6 +7,7 @@ import torch
 from configs import load_config
 from model import METHODS, DataFacts, check_method, make_model
 from model.base import Batch, Method, Progress
+from model.clip.simple_tokenizer import tokenize
 from processor.train_step import Encoder, TrainStep
 from solver import make_optimizers
 from utils.device import Precision
@@ -32,7 +33,9 @@ SMALLEST = {
 CPU = Precision(torch.device("cpu"), torch.float32)
 IDENTITIES, INSTANCES = 4, 2
 LABELS = torch.arange(IDENTITIES).repeat_interleave(INSTANCES)
+CAPTIONS = ("a left hand", "the palm of a right hand", "a hand with long fingers", "a left hand")
 EXTRA = {
+    "caption": lambda size: tokenize(CAPTIONS * 2),
     "cameras": lambda size: torch.arange(len(LABELS)) % 2,
     "views": lambda size: torch.arange(len(LABELS)) % 2,
     "keypoints": lambda size: torch.rand(len(LABELS), 21, 3) * torch.tensor([size[1], size[0], 1]),

@@ -1,0 +1,117 @@
+"""Training images against whole sentences, as CLIP was (Radford et al., arXiv 2103.00020): what stage 0 needs.
+
+Stages 1 and 2 need sentences as embedded tokens alone. Here the words themselves are read, so the token embedding
+table and the logit scale are parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loss.info_nce import info_nce
+from model.base import Terms, TextTower
+from model.clip.prompts import encode_tokens
+from model.clip.simple_tokenizer import refuse_marks, tokenize
+from utils.distributed import sharded
+from utils.errors import ReIDError
+from utils.precision import widened
+
+
+class CaptionReader:
+    """From an image and a seed to the tokens of a sentence about it.
+
+    Args:
+        draw: from the path of an image and a seed to a sentence.
+        given: sentences that are not made by templates, to be checked before training.
+
+    Raises:
+        ReIDError: one of them is too long for the text encoder or holds a mark of the tokenizer.
+    """
+
+    def __init__(self, draw: Callable[[str, int], str], given: Iterable[str] = ()) -> None:
+        self.draw = draw
+        sentences = list(dict.fromkeys(given))
+        refuse_marks(sentences, "a caption")
+        tokenize(sentences)
+
+    def __call__(self, path: str, seed: int) -> Tensor:
+        """[77], zeros behind the end."""
+        return tokenize(self.draw(path, seed))[0]
+
+
+class Alignment(nn.Module):
+    """The contrast of images with sentences.
+
+    Args:
+        text: CLIP's text tower, whose encoder the method registers itself.
+        largest_scale: that the logit scale may have; CLIP's is 100.
+        normalised: ``image`` and ``text`` features that pass a BatchNorm in the contrast. Features of random weights
+            have a common direction, which hides what differs between them; without it they soon all are that direction.
+            A linear layer takes the BatchNorm up at the end (:meth:`CLIPReID.finish_alignment`).
+
+    Attributes:
+        token_embedding: [vocabulary, D].
+        logit_scale: logarithm of the factor on cosines; changed in place where it leaves [0, log(largest_scale)].
+
+    Raises:
+        ReIDError: the start has no token embeddings.
+    """
+
+    def __init__(self, text: TextTower, largest_scale: float = 100.0, normalised: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        if not text.reads_words:
+            raise ReIDError(
+                "SOLVER.STAGES has stage 0, which reads words: a checkpoint of re-identification has no token "
+                "embeddings. Start from CLIP's weights or from a file *_clip.safetensors that stage 0 wrote."
+            )
+        self.token_embedding = nn.Parameter(text.embedding.float().clone())
+        self.logit_scale = nn.Parameter(text.logit_scale.float().clone())
+        self.largest_scale = largest_scale
+        self.normalised = normalised
+        self.context = text.context
+
+    def terms(self, encoder: nn.Module, images: Tensor, captions: Tensor) -> tuple[Terms, Terms]:
+        """Symmetric InfoNCE of images [B, E] and their sentences [B, L]; those of one sentence are its positives.
+
+        Each distinct sentence is encoded once; several processes divide them.
+        """
+        with torch.no_grad():
+            self.logit_scale.clamp_(0.0, math.log(self.largest_scale))
+        sentences, position = captions.unique(dim=0, return_inverse=True)
+        sentences, position = _shortest_first(sentences, position)
+        texts = widened(
+            sharded(lambda rows: encode_tokens(encoder, self.token_embedding, sentences[rows]), _rows(sentences))
+        )
+        own = texts[position]
+        if "image" in self.normalised:
+            images = F.batch_norm(images, None, None, training=True)
+        if "text" in self.normalised:
+            own = F.batch_norm(own, None, None, training=True)
+        loss = info_nce(images, own, self.logit_scale, groups=position)
+        with torch.no_grad():
+            nearest = (F.normalize(images) @ F.normalize(own).T).argmax(1)
+            right = (position[nearest] == position).float().mean()
+        return {"info_nce": loss}, {"scale": self.logit_scale.detach().exp(), "sentence accuracy": right}
+
+
+def _rows(sentences: Tensor) -> Tensor:
+    return torch.arange(len(sentences), device=sentences.device)
+
+
+def _shortest_first(sentences: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The same sentences by length, so that each process gets some of about the same, and where they are now."""
+    order = sentences.argmax(1).argsort(stable=True)
+    return sentences[order], order.argsort()[position]
+
+
+def clip_tensors(image_encoder: nn.Module, text_encoder: nn.Module, alignment: Alignment) -> dict[str, Tensor]:
+    """The tensors of both towers under OpenAI's names, as :func:`model.clip.weights.clip_weights` reads them."""
+    tensors = {f"visual.{name}": tensor for name, tensor in image_encoder.state_dict().items()}
+    tensors |= text_encoder.state_dict()
+    tensors |= {"token_embedding.weight": alignment.token_embedding, "logit_scale": alignment.logit_scale}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
