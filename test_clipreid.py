@@ -32,7 +32,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     seen = DataFacts(identities=0, cameras=dataset.num_cameras, views=dataset.num_views)
     model = make_test_model(cfg, seen).to(run.device)
     set_execution(cfg, model)
-    evaluation = do_inference(cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
+    evaluation = do_inference(cfg, model, loaders.test, dataset, run)
     finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
     if is_main():
         write_report(run.output_dir, test=True, recipe=config_file)

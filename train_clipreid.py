@@ -67,7 +67,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)
-    evaluate = partial(do_inference, cfg, model, loaders.test, dataset.trials, dataset.camera_rule, run)
+    evaluate = partial(do_inference, cfg, model, loaders.test, dataset, run)
     validation = dataset.validation
     validate = partial(do_validation, cfg, model, loaders.validation, validation, run) if validation else None
     run.restore({"model": model})

@@ -66,6 +66,7 @@ CHOICES: dict[str, tuple] = {
     "TEST.METRIC": ("euclidean", "cosine"),
     "TEST.AP": ("standard", "trapezoid"),
     "TEST.SEARCH": ("exact", "faiss"),
+    "TEST.LOCAL": ("none", "poc"),
     "TEST.TEMPLATE": ("none", "gallery", "both"),
     "TEST.TEMPLATE_RULE": ("mean_feature", "best", "mean_score"),
     "TEST.FUSE": ("none", "mean", "logistic"),
@@ -412,5 +413,25 @@ def _check_test(cfg: CfgNode) -> None:
             f"TEST.RE_RANKING with TEST.METRIC = {cfg.TEST.METRIC}: re-ranking is defined on Euclidean distances "
             "(the same order as cosine once TEST.FEAT_NORM is yes). Set TEST.METRIC to euclidean."
         )
+    _check_local(cfg.TEST)
     if cfg.TEST.DIST_MAT and not cfg.TEST.DIST_MAT.endswith(".npy"):
         raise ReIDError(f"TEST.DIST_MAT = {cfg.TEST.DIST_MAT!r}: the name must end in .npy, which is what is written.")
+
+
+def _check_local(test: CfgNode) -> None:
+    """What goes together with matched skin detail."""
+    if test.POINTS != "all" and not test.POINTS.isdecimal():
+        raise ReIDError(
+            f"TEST.POINTS = {test.POINTS!r}: expected the number of nearest images to order by points, such as 100, "
+            "or all, or 0 to leave it out."
+        )
+    on = [f"TEST.{key} {test[key]}" for key, off in (("POINTS", "0"), ("LOCAL", "none")) if test[key] != off]
+    if len(on) > 1:
+        raise ReIDError(f"{' with '.join(on)}: each is a ranking of its own. Choose one of them.")
+    by_features = {"OPEN_SET": 0, "TEMPLATE": "none", "FUSE": "none", "SCORE_NORM": "none", "CALIBRATION": False}
+    others = [f"TEST.{key}" for key, off in {**by_features, "DIST_MAT": ""}.items() if test[key] != off]
+    if on and others:
+        raise ReIDError(
+            f"{on[0]} with {', '.join(others)}: these read features, and the ranking comes from scores of pairs of "
+            "images. Leave one of them out."
+        )

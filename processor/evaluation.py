@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from model.base import Batch, Method
 from processor.biometrics.errors import verification_record
 from processor.biometrics.setting import crossing_of, ranked_without_copies, verified
+from processor.local_matching import LocalMatching, wants_local
 from processor.runs.run import Run
 from utils.biometric.verification import VerificationMetrics
 from utils.distributed import from_main, gather_on_main, is_main, on_main_process, share_from_main
@@ -25,12 +26,13 @@ from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, e
 from utils.progress import counted
 from utils.reranking import k_reciprocal
 from utils.retrieval.identities import JUNK, IdentityPairs
+from utils.retrieval.local_order import LocalScores
 from utils.retrieval.search import SEARCHES, Nearest, smallest
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from datasets.bases import QueryGallerySplit, Record
+    from datasets.bases import QueryGallerySplit, Record, ReIDDataset
     from model.base import Method
 
 
@@ -62,6 +64,7 @@ class Evaluation:
         nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
         camera_rule: which gallery images count for a query, ``market`` or ``none``.
         neighbours: k1 and k2 of the re-ranking, None without it.
+        local: scores of matched skin detail that the ranking and the error rates come from, None without them.
         verification: error rates of the same features at a threshold, None where they were not measured.
         neck_feat: whether the features are from ``before`` or ``after`` the BNNeck, as the model says.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
@@ -77,14 +80,22 @@ class Evaluation:
     nearest: Nearest | None = None
     camera_rule: str = "none"
     neighbours: tuple[int, int] | None = None
+    local: LocalScores | None = None
     verification: VerificationMetrics | None = None
     neck_feat: str = ""
     runs: tuple[dict[str, float], ...] = ()
     precisions: tuple[np.ndarray, ...] = ()
 
     @property
+    def score_name(self) -> str:
+        """What the scores of :attr:`verification` are, in words."""
+        return "cosine similarity" if self.local is None else self.local.name
+
+    @property
     def distance_name(self) -> str:
-        """What the rankings' distances are, in words."""
+        """What the rankings' numbers are, in words."""
+        if self.local is not None:
+            return self.local.name
         return DISTANCES["re-ranked" if self.nearest is not None else self.metric]
 
     def find_nearest(self, queries: Sequence[int]) -> Nearest:
@@ -175,8 +186,7 @@ def evaluate_model(
     cfg: CfgNode,
     model: Method,
     loader: DataLoader,
-    trials: Sequence[QueryGallerySplit[Record]],
-    camera_rule: str,
+    dataset: ReIDDataset,
     run: Run,
 ) -> Evaluation | None:
     """Extract once; compare and rank each trial as ``cfg.TEST`` says.
@@ -187,13 +197,13 @@ def evaluate_model(
         cfg: ``TEST.*`` is read.
         model: on ``run.device``.
         loader: all images of the trials, each once; its dataset has their ``records``.
-        trials: query and gallery of each run.
-        camera_rule: ``market`` or ``none``.
+        dataset: query and gallery of each trial, camera rule.
         run: device and output folder.
     """
     start = time.perf_counter()
     images = _images(cfg, model, loader, run)
-    outcome = on_main_process(lambda: _evaluate(cfg, images, loader.dataset.records, trials, camera_rule, run))
+    local = LocalMatching(cfg, dataset, loader) if wants_local(cfg) else None
+    outcome = on_main_process(lambda: _evaluate(cfg, images, loader.dataset.records, dataset, local, run))
     return outcome and replace(outcome, seconds=time.perf_counter() - start, neck_feat=getattr(model, "neck_feat", ""))
 
 
@@ -201,20 +211,24 @@ def _evaluate(
     cfg: CfgNode,
     images: Features,
     records: Sequence[Record],
-    trials: Sequence[QueryGallerySplit[Record]],
-    camera_rule: str,
+    dataset: ReIDDataset,
+    local: LocalMatching | None,
     run: Run,
 ) -> Evaluation:
     """Compare and rank each trial; ``images`` are the features of ``records``."""
     place = {record: i for i, record in enumerate(records)}
-    first, runs, precisions = None, [], []
+    first, runs, precisions, trials = None, [], [], dataset.trials
     for trial in trials:
         query, gallery = (_rows(images, [place[record] for record in part]) for part in (trial.query, trial.gallery))
         suffix = f"_run{trial.run}" if len(trials) > 1 else ""
-        crossing = crossing_of(trial, query, gallery, camera_rule)
-        outcome = replace(_rank(cfg, *ranked_without_copies(crossing), run, suffix), query=query, gallery=gallery)
+        crossing = crossing_of(trial, query, gallery, dataset.camera_rule)
+        ranked = ranked_without_copies(crossing)
+        outcome = _rank(cfg, *ranked, run, suffix) if local is None else _rank_locally(cfg, trial, *ranked, local)
+        outcome = replace(outcome, query=query, gallery=gallery)
+        if outcome.local is not None:
+            crossing = replace(crossing, scores=outcome.local.scores)
         if cfg.TEST.VERIFICATION:
-            outcome = replace(outcome, verification=verified(cfg.TEST, crossing.blocks, crossing))
+            outcome = replace(outcome, verification=verified(cfg.TEST, crossing.blocks, crossing, outcome.local))
         runs.append({"run": trial.run, **outcome.numbers()})
         precisions.append(outcome.metrics.average_precision)
         first = first or outcome
@@ -268,6 +282,29 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
             save_distances(path, distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC), shape)
     known = {"metric": cfg.TEST.METRIC, "search": cfg.TEST.SEARCH, "camera_rule": camera_rule}
     return Evaluation(metrics, query, gallery, 0.0, nearest=found, neighbours=neighbours, **known)
+
+
+def _rank_locally(
+    cfg: CfgNode,
+    trial: QueryGallerySplit[Record],
+    query: Features,
+    gallery: Features,
+    camera_rule: str,
+    local: LocalMatching,
+) -> Evaluation:
+    """Rank one trial by matched skin detail; with re-ranking, the nearest are those of the re-ranked lists."""
+    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    pairs, neighbours = IdentityPairs(*labels, camera_rule), None
+    if cfg.TEST.RE_RANKING:
+        k1, k2 = neighbours = reranking_sizes(cfg, gallery)
+        distances = k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA)
+    else:
+        distances = distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC)
+    found = local.order(trial.query, trial.gallery, (query, gallery), distances, pairs)
+    metrics = evaluate_distances(found.places(), *labels, camera_rule=camera_rule, average_precision=cfg.TEST.AP)
+    known = {"metric": cfg.TEST.METRIC, "search": cfg.TEST.SEARCH, "camera_rule": camera_rule}
+    nearest = found.nearest(pairs, NOTED)
+    return Evaluation(metrics, query, gallery, 0.0, nearest=nearest, neighbours=neighbours, local=found, **known)
 
 
 def reranking_sizes(cfg: CfgNode, gallery: Features) -> tuple[int, int]:

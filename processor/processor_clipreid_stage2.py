@@ -27,7 +27,7 @@ from utils.metrics import RankingMetrics
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from datasets.bases import QueryGallerySplit, Record
+    from datasets.bases import QueryGallerySplit, Record, ReIDDataset
 
 
 class DeviceBatches:
@@ -174,14 +174,14 @@ def do_inference(
     cfg: CfgNode,
     model: Method,
     loader: DataLoader,
-    trials: Sequence[QueryGallerySplit[Record]],
-    camera_rule: str,
+    dataset: ReIDDataset,
     run: Run,
 ) -> Evaluation | None:
     """Test ``model`` on query and gallery of each trial; see :func:`processor.evaluation.evaluate_model`."""
+    trials = dataset.trials
     times = f", {len(trials)} random splits of {len(loader.dataset)} images" if len(trials) > 1 else ""
     LOGGER.info("evaluation: %d query and %d gallery images%s", len(trials[0].query), len(trials[0].gallery), times)
-    return evaluate_model(cfg, model, loader, trials, camera_rule, run)
+    return evaluate_model(cfg, model, loader, dataset, run)
 
 
 def do_validation(

@@ -53,7 +53,7 @@ def error_rates(setting: Setting, found: VerificationMetrics, ranks: RankingMetr
     drawn = len(setting.drawn)
     spread = f"; 95 % intervals: {drawn:,} replicates of the subject bootstrap over {setting.subjects.count} people"
     curves = {"det": [("all comparisons", curve.far, curve.frr)]}
-    text = f"{protocol}; cosine similarity; match at score >= threshold{spread if drawn else ''}; {WITHOUT_ERRORS}"
+    text = f"{protocol}; {setting.score_name}; match at score >= threshold{spread if drawn else ''}; {WITHOUT_ERRORS}"
     return Section("Error rates", text, record, table, curves, replicates, intervals)
 
 
@@ -90,8 +90,8 @@ def _replicates(setting: Setting, found: VerificationMetrics) -> dict[str, np.nd
     measures = resample_verification(
         setting.blocks, setting.subjects, found.scores, setting.drawn, tuple(found.tar_at_far), thresholds
     )
-    if setting.pairs is None and not keys.RE_RANKING:
-        measures |= resample_identification(setting.crossing.blocks, setting.subjects, setting.drawn, keys.AP)
+    if setting.pairs is None and (setting.local is not None or not keys.RE_RANKING):
+        measures |= resample_identification(setting.ranking.blocks, setting.subjects, setting.drawn, keys.AP)
     return {name: values for name, values in measures.items() if not np.isnan(values).all()}
 
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 def setting_of(cfg: CfgNode, dataset: ReIDDataset, evaluation: Evaluation) -> Setting:
     """The first trial of an evaluation."""
-    return Setting(cfg.TEST, cfg.DATASETS.SPLIT_SEED, dataset, evaluation.query, evaluation.gallery)
+    return Setting(
+        cfg.TEST, cfg.DATASETS.SPLIT_SEED, dataset, evaluation.query, evaluation.gallery, local=evaluation.local
+    )
 
 
 def by_protocol(cfg: CfgNode, dataset: ReIDDataset, evaluation: Evaluation) -> Evaluation:
@@ -42,7 +44,7 @@ def by_protocol(cfg: CfgNode, dataset: ReIDDataset, evaluation: Evaluation) -> E
     setting = setting_of(cfg, dataset, evaluation)
     if setting.pairs is None or not cfg.TEST.VERIFICATION:
         return evaluation
-    return replace(evaluation, verification=verified(cfg.TEST, setting.blocks, None))
+    return replace(evaluation, verification=verified(cfg.TEST, setting.blocks, None, evaluation.local))
 
 
 def measure(

@@ -24,6 +24,7 @@ from utils.biometric.verification import VerificationMetrics, verify_comparisons
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 from utils.retrieval.distances import Features
+from utils.retrieval.local_order import LocalScores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,7 @@ class Setting:
         dataset: images, identities, people, protocol.
         query, gallery: features of the first trial, in the order of its records.
         training: features of training people; None where no section needs them.
+        local: scores of matched skin detail that take the place of cosines, None without them.
     """
 
     test: CfgNode
@@ -83,11 +85,23 @@ class Setting:
     query: Features
     gallery: Features
     training: TrainingFeatures | None = None
+    local: LocalScores | None = None
 
     @cached_property
     def crossing(self) -> Crossing:
         """Query against gallery as the data set's protocol has it."""
-        return crossing_of(self.dataset.trials[0], self.query, self.gallery, self.dataset.camera_rule)
+        crossing = crossing_of(self.dataset.trials[0], self.query, self.gallery, self.dataset.camera_rule)
+        return crossing if self.local is None else replace(crossing, scores=self.local.scores)
+
+    @property
+    def ranking(self) -> Crossing:
+        """The same with scores that rank as the evaluation does."""
+        return self.crossing if self.local is None else replace(self.crossing, scores=self.local.standing)
+
+    @property
+    def score_name(self) -> str:
+        """What a score is, in words."""
+        return "cosine similarity" if self.local is None else self.local.name
 
     @cached_property
     def pairs(self) -> Pairs | None:
@@ -118,6 +132,8 @@ class Setting:
     @cached_property
     def pair_scores(self) -> Tensor:
         """[P] of :attr:`pairs`."""
+        if self.local is not None:
+            return torch.from_numpy(self.local.scores[self.pairs.left, self.pairs.right].astype(np.float64))
         return paired_scores(self.query.features, self.gallery.features, self.pairs.left, self.pairs.right)
 
     @cached_property
@@ -177,10 +193,13 @@ def ranked_without_copies(crossing: Crossing) -> tuple[Features, Features, str]:
     return *(replace(part, camids=numbers) for part, numbers in sides), "market"
 
 
-def verified(keys: CfgNode, blocks: Blocks, crossing: Crossing | None) -> VerificationMetrics | None:
+def verified(
+    keys: CfgNode, blocks: Blocks, crossing: Crossing | None, local: LocalScores | None = None
+) -> VerificationMetrics | None:
     """Error rates at the FARs and thresholds of ``TEST``; None where there are no comparisons of a kind."""
+    span = (-1, 1) if local is None else local.span
     try:
-        return verify_comparisons(blocks, crossing, keys.FAR, given_thresholds(keys))
+        return verify_comparisons(blocks, crossing, keys.FAR, given_thresholds(keys), span)
     except ReIDError as error:  # such as a test set of one person: no reason to lose the other numbers
         LOGGER.warning("no verification: %s", error)
         return None

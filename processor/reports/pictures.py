@@ -188,7 +188,7 @@ def write_verification(folder: Path, evaluation: Evaluation) -> None:
     if evaluation.verification is None:
         return
     save_figure(error_chart(evaluation.verification), folder / "roc_det.png")
-    save_figure(score_chart(evaluation.verification), folder / "scores.png")
+    save_figure(score_chart(evaluation.verification, evaluation.score_name), folder / "scores.png")
 
 
 def write_confused(path: Path, evaluation: Evaluation, names: Sequence[str]) -> None:

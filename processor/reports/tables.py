@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from utils.biometric.verification import VerificationMetrics
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
+LOCAL_KEYS = {"POINTS": "0", "LOCAL": "none"}
+"""Keys of matched skin detail, each with its value that leaves it out."""
+
 MEASURED_ON = ("weights", "model", "dataset", "root", "images", "camera_rule", "protocol")
 """What two rows must have in common for the newer to replace the older; ``images``: a fingerprint of all trials."""
 
@@ -189,6 +192,7 @@ def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
     keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
     keys += ["FEATURE"] if cfg.TEST.FEATURE != "both" else []
     keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
+    keys += [key for key, off in LOCAL_KEYS.items() if cfg.TEST[key] != off]
     return {key: cfg.TEST[key] for key in keys} | {"NECK_FEAT": neck_feat}
 
 

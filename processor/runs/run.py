@@ -29,6 +29,7 @@ from utils.errors import ReIDError
 from utils.folder_lock import hold_folder
 from utils.logger import LOGGER, setup_logger
 from utils.paths import ShortPaths
+from utils.retrieval.points import require_opencv
 from utils.retrieval.search import require_faiss
 from utils.seed import reproducibility_note, seed_everything
 
@@ -318,6 +319,8 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
     """
     if cfg.TEST.SEARCH == "faiss":
         require_faiss()
+    if cfg.TEST.POINTS != "0":
+        require_opencv("TEST.POINTS")
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
     run.shorten = ShortPaths(value for value in run.settings.values() if isinstance(value, str))

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from datasets import make_dataloader, make_dataset
 from datasets.bases import Record
-from datasets.image_cache import DIGEST, ImageCache, Reader
+from datasets.image_cache import ImageCache, Reader
 from datasets.images import ImageDataset
+from datasets.record_cache import DIGEST
 from tests.datasets.pictures import hand_config, pixels, plant_hands, save
 from utils.errors import ReIDError
 from utils.images import Reading, read_image

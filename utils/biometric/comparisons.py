@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from utils.biometric.pair_scores import check_features, score_blocks
+from utils.biometric.pair_scores import block_rows, check_features, score_blocks
 from utils.biometric.protocols import Pairs
 from utils.retrieval.distances import Features, check_widths, device_of
 from utils.retrieval.identities import CAMERA_RULES, JUNK, IdentityPairs, check_choice
@@ -43,6 +44,7 @@ class Crossing:
         once: query and gallery are one list, each unordered pair of which counts once.
         chunk_size: queries at a time; by default what suits the device.
         device: where to compute; by default where the query features are.
+        scores: [Q, G] of another matcher in place of cosines, which may be mapped from disk.
     """
 
     query: Features
@@ -52,6 +54,7 @@ class Crossing:
     once: bool = False
     chunk_size: int | None = None
     device: torch.device | str | None = None
+    scores: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_choice("DATASETS.CAMERA_RULE", self.camera_rule, CAMERA_RULES)
@@ -61,7 +64,10 @@ class Crossing:
     def blocks(self) -> Iterator[Comparisons]:
         """All comparisons, each once; may be called again."""
         where = device_of(self.query.features, self.device)
-        found = score_blocks(self.query.features, self.gallery.features, chunk_size=self.chunk_size, device=where)
+        if self.scores is None:
+            found = score_blocks(self.query.features, self.gallery.features, chunk_size=self.chunk_size, device=where)
+        else:
+            found = _given_scores(self.scores, self.chunk_size)
         for queries, scores in found:
             yield Comparisons(queries, scores, *self._labels(queries, scores.device))
 
@@ -103,6 +109,14 @@ class Crossing:
             f"{self.camera_rule!r}). Put other images of the query people into the gallery, or, for data without "
             "cameras, set DATASETS.CAMERA_RULE to 'none'."
         )
+
+
+def _given_scores(scores: np.ndarray, chunk_size: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """Queries and their scores [q, G] in float64, as :func:`utils.biometric.pair_scores.score_blocks` gives them."""
+    step = block_rows(scores.shape[1], torch.device("cpu"), chunk_size)
+    for start in range(0, len(scores), step):
+        queries = slice(start, min(start + step, len(scores)))
+        yield queries, torch.from_numpy(scores[queries].astype(np.float64))
 
 
 def listed_blocks(pairs: Pairs, scores: Tensor, rows: int, columns: int) -> Iterator[Comparisons]:

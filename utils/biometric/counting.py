@@ -26,7 +26,12 @@ Blocks = Callable[[], Iterable[Comparisons]]
 
 
 def count(
-    blocks: Blocks, *, fars: Sequence[float] = (), thresholds: Sequence[float] = (), reason: Callable[[str], str] = str
+    blocks: Blocks,
+    *,
+    fars: Sequence[float] = (),
+    thresholds: Sequence[float] = (),
+    reason: Callable[[str], str] = str,
+    span: tuple[float, float] = (-1, 1),
 ) -> Tally:
     """The tally of all comparisons, exact at the crossing of the rates, at the FARs and at the thresholds.
 
@@ -35,11 +40,12 @@ def count(
         fars: of :meth:`utils.biometric.error_rates.Tally.accept_rate`.
         thresholds: of :meth:`utils.biometric.error_rates.Tally.rates_at`.
         reason: what to say where a kind, ``genuine`` or ``impostor``, has no comparison.
+        span: lowest and highest score there may be.
 
     Raises:
         ReIDError: a kind has no comparison.
     """
-    edges = np.linspace(-1, 1, BINS + 1)
+    edges = np.linspace(*span, BINS + 1)
     counted = _histogram(blocks, edges)
     for kind in ("genuine", "impostor"):
         if not getattr(counted, kind).any():

@@ -160,15 +160,19 @@ def verify(
 
 
 def verify_comparisons(
-    blocks: Blocks, crossing: Crossing | None, far: Sequence[float], thresholds: Sequence[float] = ()
+    blocks: Blocks,
+    crossing: Crossing | None,
+    far: Sequence[float],
+    thresholds: Sequence[float] = (),
+    span: tuple[float, float] = (-1, 1),
 ) -> VerificationMetrics:
-    """The same for any comparisons; ``crossing`` says why there may be none of a kind.
+    """The same for any comparisons; ``crossing`` says why there may be none of a kind, ``span`` between which scores.
 
     Raises:
         ReIDError: no genuine or no impostor comparison.
     """
     reason = crossing.no_comparison if crossing else "there is no {} comparison in the list of pairs.".format
-    counted = count(blocks, fars=far, thresholds=thresholds, reason=reason)
+    counted = count(blocks, fars=far, thresholds=thresholds, reason=reason, span=span)
     crossed = counted.equal_error()
     accepted = {f: counted.accept_rate(f) for f in far}
     rates = zip(*counted.rates_at(thresholds), strict=True)

@@ -195,7 +195,7 @@ def _percent(value: float, _: object) -> str:
     return f"{100 * value:g}%"
 
 
-def score_chart(metrics: VerificationMetrics) -> Figure:
+def score_chart(metrics: VerificationMetrics, score: str) -> Figure:
     """Histograms of the genuine and impostor scores, each of area 1, with the threshold of the EER."""
     scores = metrics.histogram(80)
     figure, (axis,) = new_figure(6.4, 4)
@@ -206,7 +206,7 @@ def score_chart(metrics: VerificationMetrics) -> Figure:
         axis.stairs(density, scores.edges, fill=True, label=f"{name}, {counts.sum():,} pairs", **style)
     label = f"EER {percent(metrics.eer)} at {metrics.threshold_text}"
     axis.axvline(metrics.eer_threshold, color=MARK, linestyle="--", label=label)
-    axis.set(title="Scores of genuine and impostor pairs", xlabel="cosine similarity", ylabel="density")
+    axis.set(title="Scores of genuine and impostor pairs", xlabel=score, ylabel="density")
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.locator_params(axis="x", nbins=6)
     axis.legend()

@@ -75,10 +75,15 @@ def ranking_sheet(
         row = [Shown(ranking.path, query)]
         for place, answer in enumerate(ranking.answers, 1):
             mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
-            caption = f"{place}: {printable(answer.identity)}\n{mark}, {answer.distance:.3f}"
+            caption = f"{place}: {printable(answer.identity)}\n{mark}, {_number(answer.distance)}"
             row.append(Shown(answer.path, caption, colour))
         rows.append(row)
     return contact_sheet(rows, title, cell, reading, lead=_GAP)
+
+
+def _number(value: float) -> str:
+    """A distance with three decimals, a count without."""
+    return f"{value:.0f}" if value >= 1 and value == round(value) else f"{value:.3f}"
 
 
 class Seen(NamedTuple):

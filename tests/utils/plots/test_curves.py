@@ -79,7 +79,7 @@ def test_verification_charts(metrics):
     assert np.allclose(accepted, 1 - metrics.curve.frr) and np.allclose(far, metrics.curve.far.clip(0.5 / 224))
     marked = drawn(det)[f"EER {metrics.eer:.2%}"]
     assert marked == ([metrics.eer], [metrics.eer])
-    (histogram,) = score_chart(metrics).axes
+    (histogram,) = score_chart(metrics, "cosine similarity").axes
     for patch, count in zip(histogram.patches, (metrics.num_genuine, metrics.num_impostor), strict=True):
         values, edges, _ = patch.get_data()
         assert (values * np.diff(edges)).sum() == pytest.approx(1), "a density"
@@ -140,7 +140,7 @@ def test_charts_of_features_that_lie_close_together():
     features = 1 + 0.005 * torch.randn(16, 32, generator=generator)
     metrics = verify(Features(features[:8], pids[:8], pids[:8]), Features(features[8:], pids[8:], pids[8:]))
     assert metrics.eer_threshold > 0.9999, "what this is about"
-    (histogram,) = score_chart(metrics).axes
+    (histogram,) = score_chart(metrics, "cosine similarity").axes
     labels, offset = ticks(histogram.xaxis)
     assert not offset and len(set(labels)) == len(labels) > 2 and all(float(label) > 0.9999 for label in labels)
     (line,) = (label for label in drawn(histogram) if label.startswith("EER"))
