@@ -428,6 +428,11 @@ def _check_local(test: CfgNode) -> None:
     on = [f"TEST.{key} {test[key]}" for key, off in (("POINTS", "0"), ("LOCAL", "none")) if test[key] != off]
     if len(on) > 1:
         raise ReIDError(f"{' with '.join(on)}: each is a ranking of its own. Choose one of them.")
+    if test.FUSE_LOCAL != "none" and test.POINTS == "0":
+        raise ReIDError(
+            f"TEST.FUSE_LOCAL = {test.FUSE_LOCAL!r} without TEST.POINTS: the joint score needs agreeing points. Set "
+            "TEST.POINTS to a number of nearest images, such as 100, or to all."
+        )
     by_features = {"OPEN_SET": 0, "TEMPLATE": "none", "FUSE": "none", "SCORE_NORM": "none", "CALIBRATION": False}
     others = [f"TEST.{key}" for key, off in {**by_features, "DIST_MAT": ""}.items() if test[key] != off]
     if on and others:

@@ -76,7 +76,7 @@ class PointCache(RecordCache):
         self.read(path)
 
 
-class Reader:
+class PointReader:
     """The points of images by path; those read last stay in memory."""
 
     def __init__(self, cache: PointCache) -> None:
@@ -106,7 +106,7 @@ def unpacked(record: bytes | memoryview) -> Points:
     return Points(places, np.frombuffer(record, np.uint8, WIDTH * count, _COUNT + _PLACES).reshape(count, WIDTH))
 
 
-def find_all(cfg: CfgNode, paths: Sequence[str], reading: Reading) -> Reader:
+def find_all(cfg: CfgNode, paths: Sequence[str], reading: Reading) -> PointReader:
     """The points of all images, found now, in processes; with ``DATASETS.CACHE disk`` they stay for other runs.
 
     Raises:
@@ -124,7 +124,7 @@ def find_all(cfg: CfgNode, paths: Sequence[str], reading: Reading) -> Reader:
         cache = PointCache(paths, reading, cfg.INPUT.JPEG_DRAFT)
     for _ in of_each(cache.find, paths, num_workers(cfg), "finding points", "evaluation"):
         pass
-    return Reader(cache)
+    return PointReader(cache)
 
 
 def _opencv_version() -> str:

@@ -202,7 +202,7 @@ def evaluate_model(
     """
     start = time.perf_counter()
     images = _images(cfg, model, loader, run)
-    local = LocalMatching(cfg, dataset, loader) if wants_local(cfg) else None
+    local = LocalMatching(cfg, dataset, loader, model, run) if wants_local(cfg) else None
     outcome = on_main_process(lambda: _evaluate(cfg, images, loader.dataset.records, dataset, local, run))
     return outcome and replace(outcome, seconds=time.perf_counter() - start, neck_feat=getattr(model, "neck_feat", ""))
 

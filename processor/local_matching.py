@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.each import of_each
 from datasets.make_dataloader_clipreid import num_workers
-from datasets.point_cache import Reader, find_all
+from datasets.point_cache import PointReader, find_all
+from processor.biometrics.local_fusion import PARTS, JointScore, fit_joint, parts_of, trusted_joint
+from processor.biometrics.training import TrainingFeatures, training_features
+from processor.biometrics.trust import calibration_facts
+from utils.logger import LOGGER
 from utils.retrieval.distances import Features
 from utils.retrieval.local_order import LocalScores, Shortlist, order_by
 from utils.retrieval.phase import phase_of, phase_scores
@@ -24,9 +30,13 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import Record, ReIDDataset
+    from model.base import Method
+    from processor.runs.run import Run
     from utils.retrieval.identities import IdentityPairs
 
-POINTS, PHASE = "agreeing points", "phase-only correlation"
+POINTS, PHASE, JOINT = "agreeing points", "phase-only correlation", "joint score of features, points and phases"
+FITTED_IMAGES = 400
+"""Training images that a joint score is fitted on at most: whole people."""
 
 
 def wants_local(cfg: CfgNode) -> bool:
@@ -38,7 +48,7 @@ def wants_local(cfg: CfgNode) -> bool:
 class PointScore:
     """Numbers of agreeing points."""
 
-    points: Reader
+    points: PointReader
     query: Sequence[str]
     gallery: Sequence[str]
 
@@ -61,6 +71,22 @@ class PhaseScore:
         return phase_scores(self.query[wanted.query], self.gallery[torch.from_numpy(wanted.columns)]).numpy()
 
 
+@dataclass(frozen=True)
+class JointPairScore:
+    """Joint scores of features, points and phases; ``query`` [Q, D] and ``gallery`` [G, D] are features of length 1."""
+
+    joint: JointScore
+    query: Tensor
+    gallery: Tensor
+    points: PointScore
+    phases: PhaseScore
+
+    def __call__(self, wanted: Shortlist) -> np.ndarray:
+        """Scores [n] of the pairs."""
+        cosine = (self.gallery[torch.from_numpy(wanted.columns)] @ self.query[wanted.query]).numpy()
+        return self.joint(cosine, self.points(wanted), self.phases(wanted))
+
+
 class LocalMatching:
     """What is computed once for all images of a data set, and the scores of any query and gallery among them.
 
@@ -68,14 +94,23 @@ class LocalMatching:
         cfg: ``TEST`` and ``INPUT`` are read.
         dataset: how its files are read.
         loader: of the test images; its pictures are what phase-only correlation compares.
+        model, run: compute features of training people, and receive the joint score; None where none is fitted.
     """
 
-    def __init__(self, cfg: CfgNode, dataset: ReIDDataset, loader: DataLoader) -> None:
-        self.cfg, self.dataset, self.images = cfg, dataset, loader.dataset
+    def __init__(
+        self,
+        cfg: CfgNode,
+        dataset: ReIDDataset,
+        loader: DataLoader,
+        model: Method | None = None,
+        run: Run | None = None,
+    ) -> None:
+        self.cfg, self.dataset, self.loader, self.images = cfg, dataset, loader, loader.dataset
+        self.model, self.run = model, run
         self.workers = num_workers(cfg)
 
     @cached_property
-    def points(self) -> Reader:
+    def points(self) -> PointReader:
         """Of the test images."""
         return find_all(self.cfg, [record.path for record in self.images.records], self.dataset.reading)
 
@@ -110,10 +145,48 @@ class LocalMatching:
         keys = self.cfg.TEST
         if keys.LOCAL == "poc":
             score, name = self._phase_score(asked, known), PHASE
-        else:
+        elif keys.FUSE_LOCAL == "none":
             score, name = PointScore(self.points, asked, known), POINTS
+        else:
+            parts = PointScore(self.points, asked, known), self._phase_score(asked, known)
+            units = (F.normalize(torch.as_tensor(part.features).float().cpu()) for part in features)
+            score, name = JointPairScore(self.joint, *units, *parts), JOINT
         nearest = int(keys.POINTS) if keys.POINTS not in ("0", "all") else None
         return order_by(self._of_all(score), name, distances, pairs, nearest)
+
+    @cached_property
+    def joint(self) -> JointScore:
+        """Fitted on training people and written into the output folder, or read from the file that is named.
+
+        Raises:
+            ReIDError: there are no training images, or the file is of another set or other weights.
+        """
+        cfg, name = self.cfg, self.dataset.name
+        facts = calibration_facts(cfg, Path(cfg.TEST.WEIGHT) if cfg.TEST.WEIGHT else None)
+        if cfg.TEST.FUSE_LOCAL != "fit":
+            return trusted_joint(Path(cfg.TEST.FUSE_LOCAL), name, facts, cfg.TEST.FUSE_LOCAL_OTHER)
+        training = training_features(cfg, self.dataset, self.model, self.loader, self.run.device, FITTED_IMAGES)
+        joint = fit_joint(training, partial(self._parts, training), name, facts, cfg.DATASETS.SPLIT_SEED)
+        joint.save(self.run.output_dir / "local_fusion.json")
+        pairs, weights = joint.pairs, zip(PARTS, joint.fusion.weights, strict=True)
+        LOGGER.info(
+            "joint score from %d genuine and %d impostor pairs of %d training people of %s: weights of the normalised "
+            "parts: %s",
+            *(*pairs, joint.people, name, ", ".join(f"{part} {weight:.2f}" for part, weight in weights)),
+        )
+        return joint
+
+    def _parts(self, training: TrainingFeatures, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Parts of the joint score [P, 3] of pairs of training images."""
+        paths = [record.path for record in training.records]
+        phases = self.phases_of(paths)
+        phases = torch.stack([phases[path] for path in paths])
+        scores = PointScore(find_all(self.cfg, paths, self.dataset.reading), paths, paths), PhaseScore(phases, phases)
+        lists = [Shortlist(int(a), np.array([b])) for a, b in zip(left, right, strict=True)]
+        found = [np.concatenate(list(self._of_all(score)(lists))) for score in scores]
+        features = training.features.features
+        cosine = (features[torch.from_numpy(left)] * features[torch.from_numpy(right)]).sum(1).numpy()
+        return parts_of(cosine, *found)
 
     def _phase_score(self, query: Sequence[str], gallery: Sequence[str]) -> PhaseScore:
         return PhaseScore(*(torch.stack([self.phases[path] for path in part]) for part in (query, gallery)))

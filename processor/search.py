@@ -31,6 +31,7 @@ from configs import load_config
 from datasets.parsing.tables import csv_text
 from model.sentences import sentence_encoder
 from processor.extract import Listed, extract, list_folder, open_embedder
+from processor.point_search import Detail
 from utils.biometric.calibration import Calibration
 from utils.biometric.confidence import rule_of_3
 from utils.biometric.error_rates import FEWEST_FALSE_MATCHES
@@ -41,7 +42,8 @@ from utils.errors import ReIDError
 from utils.images import AS_STORED, IMAGE_SUFFIXES, Reading, read_image
 from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
-from utils.plots.html import escape, page, table, thumbnail
+from utils.plots.html import escape, page, picture_of, table, thumbnail
+from utils.retrieval.points import require_opencv
 from utils.retrieval.search import SEARCHES, require_faiss
 from utils.terminal import show_results
 from utils.text_files import printable
@@ -52,7 +54,7 @@ EXAMPLE = (
 )
 THUMBNAIL = 112
 NOBODY = "nobody enrolled"
-MAY_BE_EMPTY = ("accepted", "evidence")
+MAY_BE_EMPTY = ("accepted", "evidence", "points")
 """Columns that only options fill."""
 
 OF_SENTENCES = ("TEST.FEATURE", "projected", "TEST.NECK_FEAT", "before", "TEST.FEAT_NORM", "yes")
@@ -77,10 +79,11 @@ class Threshold(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One enrolled person, by the most similar image.
+    """One enrolled person, by the most similar image, or with --points by the image with most agreeing points.
 
     ``accepted`` (yes or no) and ``verdict`` (the accepted person, or :data:`NOBODY`) are empty without a threshold,
-    ``evidence`` without --lr. ``gallery_far`` is that of :class:`Threshold`, None where it is not known.
+    ``evidence`` without --lr, ``points`` (None) without --points or beyond its images. ``gallery_far`` is that of
+    :class:`Threshold`, None where it is not known.
     """
 
     query: str
@@ -90,6 +93,7 @@ class Answer(NamedTuple):
     accepted: str
     image: str
     evidence: str = ""
+    points: int | None = None
     verdict: str = ""
     gallery_far: float | None = None
 
@@ -103,8 +107,11 @@ def search(
     threshold: Threshold | None = None,
     how: str = "exact",
     calibration: Calibration | None = None,
+    detail: Detail | None = None,
 ) -> list[Answer]:
     """The ``top`` most similar people of each query, best first; those of equal similarity by gallery index.
+
+    With ``detail``, the most similar images come first, ordered by agreeing points, equal ones by similarity.
 
     Args:
         query, gallery: features [Q, D] and [G, D]; the gallery may be mapped from disk.
@@ -114,27 +121,30 @@ def search(
         threshold: when an answer is accepted, None for no such judgement.
         how: a name in :data:`utils.retrieval.search.SEARCHES`; the recall of an approximate search is logged.
         calibration: from similarities to likelihood ratios, None for none.
+        detail: counts agreeing points of queries and gallery images, None for none.
     """
     images = Counter(image.identity for image in listed)
     # However the images of the nearest top - 1 people crowd a list of this length, it has room for one more person.
-    length = 1 + sum(count for _, count in images.most_common(top - 1))
+    length = max(1 + sum(count for _, count in images.most_common(top - 1)), detail.nearest if detail else 0)
     nearest = SEARCHES[how](torch.from_numpy(query), gallery, length, metric="cosine")
     if how != "exact":
         LOGGER.info("approximate search: %.1f %% of the nearest %d were found", 100 * nearest.recall, length)
     rate = None if threshold is None else threshold.gallery_far(len(listed))
     answers = []
     for name, distances, index in zip(names, nearest.distances.tolist(), nearest.index.tolist(), strict=True):
-        best: dict[str, tuple[float, Listed]] = {}
-        for distance, place in zip(distances, index, strict=True):
-            if place >= 0:  # an approximate search may find fewer
-                best.setdefault(listed[place].identity, (1 - distance, listed[place]))
+        best: dict[str, tuple[float, Listed, int | None]] = {}
+        found = [(place, distance, None) for place, distance in zip(index, distances, strict=True) if place >= 0]
+        for place, distance, points in found if detail is None else detail.ordered(name, found):
+            best.setdefault(listed[place].identity, (1 - distance, listed[place], points))
         verdict = ""
-        for rank, (identity, (similarity, image)) in enumerate(list(best.items())[:top], 1):
+        for rank, (identity, (similarity, image, points)) in enumerate(list(best.items())[:top], 1):
             accepted = "" if threshold is None else "yes" if similarity >= threshold.similarity else "no"
             if rank == 1:
                 verdict = {"": "", "yes": identity, "no": NOBODY}[accepted]
             evidence = "" if calibration is None else calibration.answer(similarity).text()
-            answers.append(Answer(name, rank, identity, similarity, accepted, image.name, evidence, verdict, rate))
+            answers.append(
+                Answer(name, rank, identity, similarity, accepted, image.name, evidence, points, verdict, rate)
+            )
     return answers
 
 
@@ -191,7 +201,7 @@ def as_text(answers: Sequence[Answer]) -> str:
     columns = _columns(answers)
     rows = [columns]
     for answer in answers:
-        values = [getattr(answer, column) for column in columns]
+        values = _values(answer, columns)
         rows.append([f"{v:.4f}" if isinstance(v, float) else printable(str(v)) for v in values])
     widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
     lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -203,7 +213,12 @@ def as_text(answers: Sequence[Answer]) -> str:
 def _columns(answers: Sequence[Answer]) -> list[str]:
     """Fields of a table for people: not those that are empty or that belong to the query."""
     own = [name for name in Answer._fields if name not in OF_THE_QUERY]
-    return [name for name in own if name not in MAY_BE_EMPTY or getattr(answers[0], name)]
+    return [name for name in own if name not in MAY_BE_EMPTY or getattr(answers[0], name) not in ("", None)]
+
+
+def _values(answer: Answer, columns: Sequence[str]) -> list[object]:
+    """Fields of a row; what is not known is empty."""
+    return ["" if (value := getattr(answer, column)) is None else value for column in columns]
 
 
 def _meaning(answers: Sequence[Answer]) -> list[str]:
@@ -224,8 +239,17 @@ def as_json(answers: Sequence[Answer]) -> str:
     return json.dumps([answer._asdict() for answer in answers], indent=1) + "\n"
 
 
-def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STORED, pictured: bool = True) -> str:
-    """A page with the images; a section for each query, which is not ``pictured`` where it is a sentence."""
+def as_html(
+    answers: Sequence[Answer],
+    gallery: Path,
+    reading: Reading = AS_STORED,
+    pictured: bool = True,
+    detail: Detail | None = None,
+) -> str:
+    """A page with the images; a section for each query, which is not ``pictured`` where it is a sentence.
+
+    With ``detail``, the section has the chart of the first answer.
+    """
     sections = []
     for query in dict.fromkeys(answer.query for answer in answers):
         short = "/".join(Path(query).parts[-2:]) if pictured else query
@@ -237,12 +261,21 @@ def as_html(answers: Sequence[Answer], gallery: Path, reading: Reading = AS_STOR
         )
         picture = thumbnail(read_image(query, reading), 2 * THUMBNAIL, f"query {short}") if pictured else escape(query)
         columns = _columns(answers)[1:]
-        rows = table("Answers", columns, [[getattr(a, column) for column in columns] for a in own], digits=4)
-        verdict = f"<p>Verdict: <b>{escape(own[0].verdict)}</b></p>" if own[0].verdict else ""
-        sections.append((short, f'<p>{picture}</p>{verdict}<ol class="sheet">{pictures}</ol>{rows}'))
+        rows = table("Answers", columns, [_values(a, columns) for a in own], digits=4)
+        said = f"<p>Verdict: <b>{escape(own[0].verdict)}</b></p>" if own[0].verdict else ""
+        chart = "" if detail is None else _chart(detail, own[0], gallery)
+        sections.append((short, f'<p>{picture}</p>{said}<ol class="sheet">{pictures}</ol>{rows}{chart}'))
     note = "".join(f"<p>{line.capitalize()}.</p>" for line in _meaning(answers))
     note += "<p>Photographs of hands are biometric data: keep this page as such.</p>"
     return page("Answers of the search", sections, note)
+
+
+def _chart(detail: Detail, answer: Answer, gallery: Path) -> str:
+    """The numbered points of an answer."""
+    title = f"rank {answer.rank}, {printable(answer.identity)}"
+    drawn = detail.chart(answer.query, str(gallery / answer.image), title)
+    meaning = "Equal numbers mark what is taken for the same place of the skin. A count is no likelihood ratio."
+    return picture_of(drawn, "Agreeing points of the first answer", meaning)
 
 
 def _frame(answer: Answer) -> str:
@@ -261,6 +294,12 @@ def run(arguments: argparse.Namespace) -> None:
     setup_console()
     if arguments.top < 1:
         raise ReIDError(f"--top {arguments.top}: expected at least 1.")
+    if arguments.points is not None:
+        require_opencv("--points")
+        if arguments.points < 1:
+            raise ReIDError(f"--points {arguments.points}: expected the number of images to compare, such as 100.")
+        if arguments.text is not None:
+            raise ReIDError("--points with --text: a sentence has no skin to compare. Leave one of them out.")
     if arguments.format == "html" and arguments.output is None:
         raise ReIDError("--format html: name the page, --output FILE.")
     if arguments.search == "faiss":
@@ -281,14 +320,19 @@ def run(arguments: argparse.Namespace) -> None:
             "likelihood ratios hold for %s; score limits %.4f to %.4f", calibration.population, *calibration.score_range
         )
     threshold = _threshold(arguments, gallery, listed)
-    given = (arguments.top, threshold, arguments.search, calibration)
+    detail = None
+    if arguments.points is not None:
+        paths = [str(arguments.gallery / image.name) for image in listed]
+        detail = Detail(arguments.points, paths, arguments.enrolled, embedder.reading)
+        LOGGER.info("ordered by agreeing points; accepted by the similarity of the image that is shown")
+    given = (arguments.top, threshold, arguments.search, calibration, detail)
     if arguments.text is None:
         query, names = embedder.embed(queries), queries
     else:
         query, names = _sentence(arguments.config_file, overrides, arguments.text, gallery), [arguments.text]
     answers = search(query, names, gallery, listed, *given)
     if arguments.format == "html":
-        text = as_html(answers, arguments.gallery, embedder.reading, pictured=arguments.text is None)
+        text = as_html(answers, arguments.gallery, embedder.reading, arguments.text is None, detail)
     else:
         text = FORMATS[arguments.format](answers)
     if arguments.output is None:
@@ -376,6 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept("--far", metavar="RATE", type=float, help="accept answers at this false accept rate of one comparison")
     accept("--threshold", metavar="COSINE", type=float, help="accept answers from this similarity on")
     add("--lr", action="store_true", help="give each answer a likelihood ratio, by the calibration beside TEST.WEIGHT")
+    add("--points", metavar="N", type=int, help="order the N most similar images by agreeing skin points (OpenCV)")
     add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and logs its recall; for millions")
     add("--format", choices=(*FORMATS, "html"), default="text", help="of the answers (default: %(default)s)")
     add("--output", metavar="FILE", type=Path, help="where to write them; by default standard output")

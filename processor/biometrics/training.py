@@ -75,20 +75,28 @@ def needs_training(keys: CfgNode) -> list[str]:
 
 
 def training_features(
-    cfg: CfgNode, dataset: ReIDDataset, model: Method, loader: DataLoader, device: torch.device
+    cfg: CfgNode,
+    dataset: ReIDDataset,
+    model: Method,
+    loader: DataLoader,
+    device: torch.device,
+    most: int = MOST_IMAGES,
 ) -> TrainingFeatures:
-    """Test features of training images, read and prepared as the test images of ``loader``.
+    """Test features of at most ``most`` training images, read and prepared as the test images of ``loader``.
 
     Raises:
         ReIDError: there are no training images.
     """
     if not dataset.train:
+        wanted = needs_training(cfg.TEST) or ["TEST.FUSE_LOCAL fit"]
         raise ReIDError(
-            f"{', '.join(needs_training(cfg.TEST))}: {dataset.name} has no training images here, and the people of the "
-            "test must not be used. Put the training images beside the test images, or switch it off."
+            f"{', '.join(wanted)}: {dataset.name} has no training images here, and the people of the test must not be "
+            "used. Put the training images beside the test images, or switch it off."
         )
     names = dataset.train_identities
-    records = _sample([(person_of(dataset, r) or names[r.pid], r) for r in dataset.train], cfg.DATASETS.SPLIT_SEED)
+    records = _sample(
+        [(person_of(dataset, r) or names[r.pid], r) for r in dataset.train], cfg.DATASETS.SPLIT_SEED, most
+    )
     images = ImageDataset(records, loader.dataset.transform, read=loader.dataset.read)
     features = []
     model.eval()
@@ -102,8 +110,8 @@ def training_features(
     return TrainingFeatures(Features(torch.cat(features), *labels), records, people, _across_cameras(dataset, records))
 
 
-def _sample(named: Sequence[tuple[str, Record]], seed: int) -> list[Record]:
-    """Images of whole people, at most :data:`MOST_IMAGES` but at least those of two people."""
+def _sample(named: Sequence[tuple[str, Record]], seed: int, most: int) -> list[Record]:
+    """Images of whole people, at most ``most`` but at least those of two people."""
     people = sorted({person for person, _ in named})
     order = np.random.default_rng(seed).permutation(len(people))
     images: dict[str, list[Record]] = {}
@@ -112,7 +120,7 @@ def _sample(named: Sequence[tuple[str, Record]], seed: int) -> list[Record]:
     chosen: list[Record] = []
     for number, place in enumerate(order):
         own = images[people[place]]
-        if number >= 2 and len(chosen) + len(own) > MOST_IMAGES:
+        if number >= 2 and len(chosen) + len(own) > most:
             break
         chosen += own
     return sorted(chosen)

@@ -47,8 +47,10 @@ class Fusion:
         return np.where(found, filled @ self.weights + self.intercept, np.nan)
 
 
-def fit_fusion(scores: np.ndarray, genuine: np.ndarray, rule: str = "mean") -> Fusion:
+def fit_fusion(scores: np.ndarray, genuine: np.ndarray, rule: str = "mean", ridge: float = 0.0) -> Fusion:
     """Learn from the training scores [N, K] (NaN where a modality is missing), ``genuine`` [N].
+
+    ``ridge`` is that of :func:`utils.biometric.logistic.fit_logistic`.
 
     Raises:
         ReIDError: a modality has no scores or a single value; no training row has all modalities (``logistic``); the
@@ -66,5 +68,5 @@ def fit_fusion(scores: np.ndarray, genuine: np.ndarray, rule: str = "mean") -> F
     whole = ~np.isnan(z).any(1)
     if not whole.any():
         raise ReIDError("fusion by logistic regression: no training comparison has all modalities. Take the mean.")
-    weights, intercept = fit_logistic(z[whole], np.asarray(genuine)[whole])
+    weights, intercept = fit_logistic(z[whole], np.asarray(genuine)[whole], ridge)
     return Fusion(mean, std, weights, intercept)

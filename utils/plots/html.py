@@ -142,6 +142,11 @@ def figure(data: bytes, kind: str, size: tuple[int, int], title: str, descriptio
     return f"<figure>{_image(data, kind, size, f'{title}. {description}')}{caption}</figure>"
 
 
+def picture_of(image: Image.Image, title: str, description: str) -> str:
+    """A drawn chart as a figure with its caption."""
+    return figure(_jpeg(image), "jpeg", image.size, title, description)
+
+
 def _image(data: bytes, kind: str, size: tuple[int, int], alternative: str) -> str:
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<img src="{source}" width="{size[0]}" height="{size[1]}" alt="{escape(alternative)}">'

@@ -107,13 +107,13 @@ def saliency_sheet(seen: Sequence[Seen], title: str, cell: tuple[int, int] = (14
     pictures = [fitted(item.image, cell) for item in seen]
     cell = cell[0], max((picture.height for picture in pictures), default=cell[1])
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _GAP
-    sheet = _titled(title, len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP)
+    sheet = blank_sheet(title, len(seen) * width + 9 * _GAP, 2 * height + _TITLE + _CAPTION + _GAP)
     draw = ImageDraw.Draw(sheet)
     for column, (item, picture) in enumerate(zip(seen, pictures, strict=True)):
         left = _GAP + column * width
         sheet.paste(picture, (left, _TITLE))
         sheet.paste(overlay(picture, item.weights), (left, _TITLE + height))
-        _write(sheet, (left, _TITLE + height + cell[1] + 2), item.caption, cell[0], "black")
+        write_lines(sheet, (left, _TITLE + height + cell[1] + 2), item.caption, cell[0], "black")
     left, rows = _GAP + len(seen) * width, np.linspace(1, 0, cell[1])[:, None].repeat(16, 1)
     scale = Image.fromarray((255 * HEAT(rows)[..., :3]).astype(np.uint8))
     sheet.paste(scale, (left, _TITLE + height))
@@ -142,7 +142,7 @@ def contact_sheet(
     cell = cell[0], max((picture.height for row in pictures for picture in row), default=cell[1])
     columns = max((len(row) for row in rows), default=1)
     width, height = cell[0] + 2 * _FRAME + _GAP, cell[1] + 2 * _FRAME + _CAPTION + _GAP
-    sheet = _titled(title, columns * width + lead + 2 * _GAP, len(rows) * height + _TITLE + _GAP)
+    sheet = blank_sheet(title, columns * width + lead + 2 * _GAP, len(rows) * height + _TITLE + _GAP)
     for number, row in enumerate(rows):
         for column, (shown, picture) in enumerate(zip(row, pictures[number], strict=True)):
             corner = (_GAP + column * width + lead * (column > 0), _TITLE + number * height)
@@ -179,7 +179,7 @@ def _stroked(picture: Image.Image, strokes: Sequence[np.ndarray]) -> Image.Image
     return picture
 
 
-def _titled(title: str, width: int, height: int) -> Image.Image:
+def blank_sheet(title: str, width: int, height: int) -> Image.Image:
     """A white sheet with its title, which makes it wider where there are few pictures."""
     font = ImageFont.load_default(15)
     sheet = Image.new("RGB", (max(width, math.ceil(font.getlength(title)) + 2 * _GAP), height), "white")
@@ -197,10 +197,12 @@ def _paste(
 ) -> None:
     """Put ``image``, no larger than ``cell``, in a frame of ``colour`` at ``corner``, and the caption under it."""
     sheet.paste(ImageOps.expand(image, _FRAME, colour), corner)
-    _write(sheet, (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2), caption, cell[0] + 2 * _FRAME, colour)
+    write_lines(sheet, (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2), caption, cell[0] + 2 * _FRAME, colour)
 
 
-def _write(sheet: Image.Image, at: tuple[int, int], caption: str, width: int, ink: tuple[int, int, int] | str) -> None:
+def write_lines(
+    sheet: Image.Image, at: tuple[int, int], caption: str, width: int, ink: tuple[int, int, int] | str
+) -> None:
     """Write the lines of ``caption``, each no wider than ``width`` pixels."""
     font = ImageFont.load_default(12)
     text = "\n".join(_shortened(line, font, width) for line in caption.split("\n"))
