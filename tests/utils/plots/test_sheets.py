@@ -118,7 +118,7 @@ def test_rows_of_different_length(picture):
 
 def test_the_first_right_image_is_named_where_it_is_not_shown(picture, monkeypatch):
     written = []
-    monkeypatch.setattr("utils.plots.sheets._write", lambda sheet, at, caption, *rest: written.append(caption))
+    monkeypatch.setattr("utils.plots.sheets.write_lines", lambda sheet, at, caption, *rest: written.append(caption))
     path = picture(20, 20)
     answers = [Answer(path, "b", 0.1, False)] * 2
     ranking_sheet([Ranking(path, "a", 0.02, answers, 37), Ranking(path, "a", 0.5, answers, 2)], "")
