@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from configs import load_config
+from processor.compare import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -29,3 +30,30 @@ def test_pcl_has_the_papers_settings():
     images = stage.MAX_EPOCHS * 12_936
     assert abs(images / (60 * 200 * 256) - 1) < 0.02
     assert [round(epoch / stage.MAX_EPOCHS, 3) for epoch in (stage.WARMUP_ITERS, *stage.STEPS)] == [0.167, 0.5, 0.833]
+
+
+def test_the_convolutional_methods_are_one_comparison(tmp_path):
+    """One data set, test protocol, batches and rates; each configuration is called like its method."""
+    files = sorted((CONFIGS / "hand" / "compare" / "cnn").glob("*.yml"))
+    jobs = plan(files, [1], tmp_path, [])
+    assert {job.name: job.settings["MODEL.METHOD"] for job in jobs} == {file.stem: file.stem for file in files}
+    alike = ("INPUT.SIZE_TRAIN", "SOLVER.STAGE2.BASE_LR", "SOLVER.STAGE2.IMS_PER_BATCH", "SOLVER.STAGE2.MAX_EPOCHS")
+    for key in alike:
+        assert len({str(job.settings[key]) for job in jobs}) == 1, key
+
+
+def test_augmentation_and_epochs_as_published():
+    """What the public codes do besides flipping: each as a key."""
+    person = {name: load_config(CONFIGS / "person" / f"{name}.yml")[0] for name in ("abdnet", "cbdb_net", "mgn", "pcb")}
+    abdnet = person["abdnet"].INPUT
+    assert (abdnet.TRANSLATION, abdnet.RE_AREA, abdnet.RE_FILL) == (0.5, 0.4, "value")
+    assert abdnet.RE_VALUE == [0.4914, 0.4822, 0.4465]
+    assert (person["cbdb_net"].INPUT.CUTOUT, person["cbdb_net"].INPUT.CUTOUT_SIZE) == (0.5, 64)
+    mgn = person["mgn"]
+    assert (mgn.INPUT.RE_FILL, mgn.INPUT.RE_VALUE) == ("value", [0, 0, 0])
+    assert (mgn.DATALOADER.EPOCH, mgn.SOLVER.STAGE2.OPTIMIZER_NAME) == ("identities", "AMSGrad")
+    assert (mgn.SOLVER.STAGE2.MAX_EPOCHS, mgn.SOLVER.STAGE2.STEPS) == (400, [320, 380])
+    assert person["pcb"].SOLVER.STAGE2.NESTEROV
+    assert load_config(CONFIGS / "hand" / "mba_net.yml")[0].INPUT.COLOR_FIRST
+    horeid = load_config(CONFIGS / "person" / "horeid.yml")[0]
+    assert (horeid.DATALOADER.EPOCH_BATCHES, horeid.SOLVER.STAGE2.MAX_EPOCHS) == (200, 120)
