@@ -36,19 +36,6 @@ CONVOLUTIONAL = (
     *("pcb", "mgn", "osnet", "abdnet", "cdnet", "horeid", "cbdb_net", "cal", "pat", "autoreid"),
     *("mba_net", "gpa_net", "laga_net", "rga_net"),
 )
-    "pcb",
-    "mgn",
-    "osnet",
-    "abdnet",
-    "cdnet",
-    "horeid",
-    "cbdb_net",
-    "cal",
-    "pat",
-    "autoreid",
-    "mba_net",
-    "rga_net",
-)
 RECIPES = {BASELINE: "resnet50_base"}
 IDENTITIES = 751
 """Of Market-1501, whose classifiers count among the parameters."""
