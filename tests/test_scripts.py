@@ -74,7 +74,7 @@ def table(lines):
     """The last lines as rows of numbers by name, and the line under them and under the error rates."""
     said = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines]
     head = max(i for i, line in enumerate(said) if line.split() == ["mAP", "Rank-1", "Rank-5", "Rank-10"])
-    rates = next(i for i, line in enumerate(said) if i > head and line.split()[0] == "EER")
+    rates = next(i for i, line in enumerate(said) if i > head and "EER" in line.split())
     assert len(said) - 2 - rates == rates - head - 1  # a row each
     rows = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in said[head + 1 : rates]}
     return rows, said[-1]

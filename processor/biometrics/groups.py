@@ -11,7 +11,7 @@ from processor.biometrics.setting import Section, Setting
 from utils.biometric.bootstrap import interval
 from utils.biometric.confidence import bounded
 from utils.biometric.group_counts import UnitCounts, count_units, number_units
-from utils.biometric.groups import gini, worst_over_best
+from utils.biometric.groups import GroupErrors, gini, worst_over_best
 from utils.biometric.verification import VerificationMetrics, with_interval
 from utils.errors import ReIDError
 
@@ -114,6 +114,10 @@ def _rates(
             texts.append(f"{kind} {'unknown' if np.isnan(rate) else with_interval(float(rate), bounds)}")
         table.append((f"{attribute} {names[g]} ({people[g]} people)", ", ".join(texts)))
     record["FMR by pair of groups"] = [[None if np.isnan(v) else 100 * float(v) for v in row] for row in whole.fmr]
+    record["FMR by pair of groups, intervals"] = [
+        [_interval_of_pair(whole, [s.fmr for s in spread], people, large, (i, j)) for j in range(len(large))]
+        for i in range(len(large))
+    ]
     if len(large) > 1:
         record |= {
             "FMR worst/best": worst_over_best(whole.fmr_within),
@@ -126,6 +130,16 @@ def _rates(
         table.append((f"{attribute}: worst / best", ratio))
         table.append((f"{attribute}: GARBE (alpha 0.5)", f"{record['GARBE 0.5']:.3f}"))
     return record, table
+
+
+def _interval_of_pair(
+    whole: GroupErrors, spread: list[np.ndarray], people: list[int], large: list[int], place: tuple[int, int]
+) -> list[float] | None:
+    """95 % interval in percent of the FMR between two groups; a bound is over the people of the smaller one."""
+    values = np.array([fmr[place] for fmr in spread])
+    ends = None if np.isnan(values).all() else interval(values)
+    ends = bounded(float(whole.fmr[place]), min(people[large[i]] for i in place), ends)
+    return ends and [100 * end for end in ends]
 
 
 def _people_with_genuine(counts: UnitCounts, group: int) -> int:

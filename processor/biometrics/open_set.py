@@ -20,9 +20,12 @@ _POINTS = 200
 
 
 def open_set(setting: Setting) -> Section:
-    """FNIR at each FPIR over ``TEST.RUNS`` drawings of who is enrolled; curves and intervals are of the first."""
+    """FNIR at each FPIR over ``TEST.RUNS`` drawings of who is enrolled; curves and intervals are of the first.
+
+    Where the data set has queries of people without a gallery image, these people are not enrolled, and none is drawn.
+    """
     keys = setting.test
-    searches = [_search(setting, run) for run in range(keys.RUNS)]
+    searches = [_search(setting, run) for run in range(1 if _is_given(setting) else keys.RUNS)]
     first = searches[0]
     replicates = _replicates(setting)
     figures = {f"FNIR at FPIR {fpir:g}": float(np.mean(_fnir(searches, fpir, 1))) for fpir in keys.FPIR}
@@ -48,10 +51,11 @@ def open_set(setting: Setting) -> Section:
         table.append((f"Rank-{rank} of the mated searches, no threshold", text))
     thresholds = _thresholds(first)
     lines = [(f"rank {rank}", first.fpir(thresholds), first.fnir(thresholds, rank)) for rank in _RANKS]
-    share = f"{100 * keys.OPEN_SET:g} % of the people are not enrolled"
+    drawn = f"{100 * keys.OPEN_SET:g} % of the people are not enrolled, drawn {len(searches)} times"
+    given = "people without a gallery image are not enrolled, as the data set has it"
     protocol = (
-        f"{share}, drawn {len(searches)} times; a person is scored by the best enrolled image; ties count against the "
-        f"system; FPIR holds for this number of enrolled identities; {WITHOUT_ERRORS}"
+        f"{given if _is_given(setting) else drawn}; a person is scored by the best enrolled image; ties count against "
+        f"the system; FPIR holds for this number of enrolled identities; {WITHOUT_ERRORS}"
     )
     return Section("Open-set identification", protocol, record, table, {"open_set": lines}, replicates, intervals)
 
@@ -59,11 +63,19 @@ def open_set(setting: Setting) -> Section:
 def _enrolled(setting: Setting, run: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Gallery images of those who are enrolled, and whether each query is searched: junk is not."""
     keys = setting.test
+    if _is_given(setting):
+        return (setting.gallery.pids >= 0).nonzero()[:, 0], setting.query.pids >= 0
     people = np.asarray(setting.people[1])
     numbered = np.unique(people, return_inverse=True)[1]
     chosen = draw_enrolled(numbered, keys.OPEN_SET, setting.seed + run)
     images = torch.from_numpy(np.isin(numbered, chosen)) & (setting.gallery.pids >= 0)
     return images.nonzero()[:, 0], setting.query.pids >= 0
+
+
+def _is_given(setting: Setting) -> bool:
+    """Whether the data set itself has queries of people who are not enrolled, such as a listing."""
+    query = setting.query.pids
+    return bool(((query >= 0) & ~torch.isin(query, setting.gallery.pids)).any())
 
 
 def _mated_people(setting: Setting) -> int:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from utils.plots.curves import STYLES, new_figure
 
 
 class Chart(NamedTuple):
-    """Title, what the axes measure, whether they are logarithmic and in percent."""
+    """Title, what the axes measure, whether they are logarithmic and in percent, whether x has a tick at each point."""
 
     title: str
     x: str
@@ -21,13 +21,21 @@ class Chart(NamedTuple):
     x_log: bool = False
     y_log: bool = False
     percent: bool = False
+    ticks_at_points: bool = False
+
+
+class PercentFormatter(LogFormatter):
+    """Shares as percent on a logarithmic axis; between the powers of ten where the axis is shorter than one."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return f"{100 * value:g}%" if super().__call__(value, pos) else ""
 
 
 CHARTS = {
     "det": Chart("DET: error rates of comparisons", "FMR", "FNMR", True, True, True),
     "open_set": Chart("Open-set identification", "FPIR", "FNIR", True, True, True),
     "fusion": Chart("Fusion: DET of each modality and of all", "FMR", "FNMR", True, True, True),
-    "templates": Chart("Error by images per person", "images of a template", "%"),
+    "templates": Chart("Error by images per person", "images of a template", "%", ticks_at_points=True),
     "tippett": Chart("Tippett plot", "log10 LR", "share of LRs at or above"),
     "ece": Chart("Empirical cross-entropy", "log10 prior odds", "bits"),
 }
@@ -52,7 +60,10 @@ def rate_chart(kind: str, lines: Sequence[Line]) -> Figure:
     for name, log in (("x", chart.x_log), ("y", chart.y_log)):
         if log and shown:  # without errors there is no point, and matplotlib has no logarithmic axis for none
             axis.set(**{f"{name}scale": "log"})
+            getattr(axis, f"{name}axis").set_minor_formatter(PercentFormatter())
         if chart.percent:
             getattr(axis, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    if chart.ticks_at_points:
+        axis.set_xticks(np.unique(np.concatenate([x for _, x, _ in lines])))
     axis.legend(fontsize=8)
     return figure

@@ -113,6 +113,18 @@ def test_open_set_leaves_whole_people_out():
     assert section.record["FNIR at FPIR 0.7"] + section.record["DIR at FPIR 0.7"] == pytest.approx(100)
 
 
+def test_the_data_set_may_say_who_is_not_enrolled():
+    setting = make_setting("TEST.OPEN_SET", "0.5", "TEST.RUNS", "3", "TEST.FPIR", "[0.7]")
+    kept = setting.gallery.pids >= 20  # ten people with two hands are probes alone
+    gallery = Features(setting.gallery.features[kept], setting.gallery.pids[kept], setting.gallery.camids[kept])
+    setting.dataset.gallery = [record for record in setting.dataset.gallery if record.pid >= 20]
+    section = open_set(replace(setting, gallery=gallery))
+    assert section.record["enrolled people"] == 28 and section.record["drawings"] == 1
+    assert (section.record["mated searches"], section.record["non-mated searches"]) == (56, 40)
+    assert section.record["people with mated searches"] == 14
+    assert section.protocol.startswith("people without a gallery image are not enrolled")
+
+
 @pytest.mark.parametrize("rule", ["mean_feature", "best", "mean_score"])
 @pytest.mark.parametrize("side", ["gallery", "both"])
 def test_templates_count_as_the_protocol_says(side, rule):
@@ -159,6 +171,8 @@ def test_groups_of_few_people_are_named(setting):
     assert section.record["age"] == {"too few people": {"old": 1}}
     low, high = female["FNMR interval"]
     assert low <= female["FNMR"] <= high
+    ((pair,),), ((rate,),) = (section.record["gender"][f"FMR by pair of groups{end}"] for end in (", intervals", ""))
+    assert pair == female["FMR interval"] and pair[0] <= rate <= pair[1]
     cfg, _ = load_config(None, ["TEST.GROUPS", "['skin']"])
     with pytest.raises(ReIDError, match="says nothing of 'skin'; known are: age, gender, hand, person"):
         check_performance(cfg, setting.dataset)
