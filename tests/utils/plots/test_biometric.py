@@ -20,7 +20,7 @@ def test_a_short_logarithmic_axis_is_labelled_in_percent():
     figure = rate_chart("open_set", [("rank 1", far, 1 - 0.3 * far)])
     figure.canvas.draw()
     labels = {label.get_text() for label in figure.axes[0].get_yticklabels(which="minor")} - {""}
-    assert labels == {"70%", "80%", "90%"}
+    assert {"70%", "80%", "90%"} <= labels and all(text.endswith("%") for text in labels)
 
 
 def test_templates_have_a_tick_for_each_size():
