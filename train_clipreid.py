@@ -52,11 +52,12 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     """Run the stages that the configuration names, then evaluate."""
     cfg, notes = load_config(config_file, overrides)
     check_method(cfg)
+    needs = METHODS[cfg.MODEL.METHOD].needs(cfg, training=True)
     run = start_run(cfg, notes)
     with main_process_first():
         check_weights(cfg)
         dataset = make_dataset(cfg)
-        add_fields(cfg, dataset, METHODS[cfg.MODEL.METHOD].needs(cfg, training=True))
+        add_fields(cfg, dataset, needs)
     check_data(cfg, dataset)
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))

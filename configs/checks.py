@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple] = {
     "MODEL.CILP_FGDI.APN": ("euclidean", "cosine", "released"),
     "MODEL.PROMPTSG.REDUCTION": ("mean", "sum"),
     "MODEL.PROMPTSG.TEST": ("composed", "fixed"),
+    "MODEL.ISP.ORDER": ("top", "centre"),
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
@@ -63,7 +64,7 @@ CHOICES: dict[str, tuple] = {
     "TEST.NECK_FEAT": ("before", "after"),
     "TEST.FEATURE": ("both", "image", "projected"),
     "TEST.FEAT_NORM": YES_NO,
-    "TEST.METRIC": ("euclidean", "cosine"),
+    "TEST.METRIC": ("euclidean", "cosine", "visible"),
     "TEST.AP": ("standard", "trapezoid"),
     "TEST.SEARCH": ("exact", "faiss"),
     "TEST.LOCAL": ("none", "poc"),
@@ -98,6 +99,9 @@ _AT_LEAST_ONE = [
     "TEST_IDS",
     "IMAGES_PER_ID",
     "ITERATIONS",
+    "CLUSTER_EVERY",
+    "CLUSTER_UNTIL",
+    "RESTARTS",
     "GROUPS",
     "SHIFT",
     "SIZE",
@@ -408,6 +412,8 @@ def _check_test(cfg: CfgNode) -> None:
             raise ReIDError(f"TEST.{key} = {rates}: each must lie between 0 and 1, such as 0.001.")
     if not cfg.TEST.TEMPLATE_SIZE:
         raise ReIDError("TEST.TEMPLATE_SIZE = []: name at least one number of images, such as [1, 2, 4].")
+    if cfg.TEST.METRIC == "visible":
+        _check_visible(cfg)
     if cfg.TEST.RE_RANKING and cfg.TEST.METRIC != "euclidean":
         raise ReIDError(
             f"TEST.RE_RANKING with TEST.METRIC = {cfg.TEST.METRIC}: re-ranking is defined on Euclidean distances "
@@ -440,3 +446,32 @@ def _check_local(test: CfgNode) -> None:
             f"{on[0]} with {', '.join(others)}: these read features, and the ranking comes from scores of pairs of "
             "images. Leave one of them out."
         )
+
+
+_NOT_BY_PARTS = {
+    "FEAT_NORM": "no",
+    "VERIFICATION": False,
+    "SEARCH": "exact",
+    "OPEN_SET": 0.0,
+    "TEMPLATE": "none",
+    "FUSE": "none",
+    "SCORE_NORM": "none",
+    "CALIBRATION": False,
+    "GROUPS": [],
+    "THRESHOLDS": [],
+}
+"""Keys of TEST with the one value that goes with METRIC visible, which is a ratio and no distance of vectors."""
+
+
+def _check_visible(cfg: CfgNode) -> None:
+    if cfg.MODEL.METHOD != "isp":
+        raise ReIDError(
+            f"TEST.METRIC = visible with MODEL.METHOD = {cfg.MODEL.METHOD}: only isp has parts with visibilities. Set "
+            "it to euclidean."
+        )
+    for key, works in _NOT_BY_PARTS.items():
+        if cfg.TEST[key] != works:
+            raise ReIDError(
+                f"TEST.{key} = {cfg.TEST[key]} with TEST.METRIC = visible: a ratio over the parts of both images "
+                f"is no distance of vectors. Set TEST.{key} to {works}, or TEST.METRIC to euclidean."
+            )

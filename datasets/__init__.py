@@ -13,7 +13,7 @@ from datasets.bases import ReIDDataset
 from datasets.captions import captions_of
 from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
-from datasets.geometry import point_reader
+from datasets.geometry import AUGMENTATION, point_reader
 from datasets.hands.folder import HandFolder
 from datasets.hands.hand_11k import Hand11k
 from datasets.hands.hand_fkp import PolyUFKP
@@ -30,6 +30,7 @@ from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import write_drawn_splits
 from datasets.pattern import PatternDataset
 from datasets.synthetic_hand.dataset import SyntheticHand
+from datasets.textures import texture_reader
 from datasets.vehicleid import VehicleID
 from datasets.veri import VeRi
 from utils.errors import ReIDError
@@ -120,7 +121,11 @@ def add_fields(cfg: CfgNode, dataset: ReIDDataset, needs: Container[str]) -> Non
         ReIDError: a file is missing or lacks an image.
     """
     if "keypoints" in needs:
-        dataset.points = point_reader(cfg, dataset, cfg.MODEL.HOREID.POINTS)
+        dataset.fields = {"keypoints": point_reader(cfg, dataset, cfg.MODEL.HOREID.POINTS)}
+    own = {name: read for name, read in AUGMENTATION.items() if name in needs}
+    if "texture" in needs:
+        own["texture"] = texture_reader(cfg, dataset)
+    dataset.train_fields = own
 
 
 def _rule(keys: CfgNode) -> dict:

@@ -15,6 +15,10 @@ from utils.images import AS_STORED, Box, Reading
 if TYPE_CHECKING:
     from torch import Tensor
 
+Field = Callable[[str, Sequence[object], tuple[int, int]], "Tensor"]
+"""From the path of an image, the steps of its transform and the size of the picture in front of them to what a batch
+holds of it. Random steps draw as they do for the picture."""
+
 WARNING = "warning: "
 """How notes begin that say that something is probably wrong; the log has them as warnings."""
 
@@ -119,10 +123,11 @@ class ReIDDataset:
     reading: Reading = AS_STORED
     """How its files become pictures; :func:`datasets.make_dataset` sets it by the configuration."""
 
-    points: Callable[[str, Sequence[object], tuple[int, int]], Tensor] | None = None
-    """Key points of an image at a path in its picture, a :class:`datasets.geometry.PointReader`; None where no method
-    needs them.
-    """
+    fields: Mapping[str, Field] = MappingProxyType({})
+    """What a method needs of each image besides its pixels and numbers, by the names of a batch's fields."""
+
+    train_fields: Mapping[str, Field] = MappingProxyType({})
+    """What it needs of augmented training images alone."""
 
     boxes: Mapping[str, Box] = MappingProxyType({})
     """By path, the part of a picture that is used, where not all of it is."""

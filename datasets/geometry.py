@@ -131,6 +131,41 @@ def geometry(steps: Sequence[object], size: Size) -> tuple[Matrix, Size]:
     return at, size
 
 
+def sampling_geometry(path: str, steps: Sequence[object], size: Size) -> Tensor:
+    """From places in the augmented image to those in the photograph [2, 3], for :mod:`model.layers.warp`.
+
+    Both are -1 at the left or upper edge and 1 at the right or lower one.
+    """
+    at, after = geometry(steps, size)
+    return torch.tensor((_to_unit(size) @ np.linalg.inv(_to_unit(after) @ at))[:2], dtype=torch.float32)
+
+
+def erased_rectangle(path: str, steps: Sequence[object], size: Size) -> Tensor:
+    """Top, left, bottom and right of the rectangle that was erased [4], in shares of height and width; 0 for none."""
+    _, (width, height) = geometry(steps, size)
+    # All values differ, so whatever the rectangle is filled with, it shows.
+    before = torch.arange(3.0 * height * width).view(3, height, width) / 3 + 0.1
+    after = before.clone()
+    for step in steps[1 + next(i for i, step in enumerate(steps) if isinstance(step, transforms.ToTensor)) :]:
+        if not isinstance(step, transforms.Normalize):
+            after = step(after)
+    changed = (after != before).any(0)
+    if not changed.any():
+        return torch.zeros(4)
+    rows, columns = (changed.any(axis).nonzero()[:, 0] for axis in (1, 0))
+    edges = [rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width]
+    return torch.stack(edges)
+
+
+AUGMENTATION = {"geometry": sampling_geometry, "erased": erased_rectangle}
+"""How an image was augmented, by the names of a batch's fields."""
+
+
+def _to_unit(size: Size) -> Matrix:
+    """From pixels to places from -1 to 1."""
+    return _shift(-1, -1) @ _scale(2 / size[0], 2 / size[1])
+
+
 def _step(step: object, width: int, height: int) -> tuple[Matrix, Size]:
     match step:
         case RandomTranslation():

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.bases import Record
+from datasets.bases import Field, Record
 from datasets.preprocessing import Transform
 from datasets.sampler import SeededIndex
 from utils.images import AS_STORED, Box, Decoded, Reading, UnknownWhiteError, Windows, cause, decode, read_image
@@ -116,8 +116,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 class ImageDataset(Dataset):
-    """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``; with
-    ``points`` of ``keypoints`` [J, 3] too.
+    """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``, and of
+    ``fields``.
 
     Items are indexed by number, or by :class:`SeededIndex` where the transform is random.
 
@@ -125,7 +125,7 @@ class ImageDataset(Dataset):
         records: the images.
         transform: from a picture to a tensor.
         read: from a path to its picture.
-        points: from a path, the steps of the transform and the size of the picture to its key points.
+        fields: what else a batch holds of each image, by name.
     """
 
     def __init__(
@@ -133,13 +133,13 @@ class ImageDataset(Dataset):
         records: Sequence[Record],
         transform: Transform,
         read: Callable[[str], Image] = read_image,
-        points: Callable[[str, Sequence[object], tuple[int, int]], Tensor] | None = None,
+        fields: Mapping[str, Field] | None = None,
         caption: Callable[[str, int], Tensor] | None = None,
     ) -> None:
         self.records = list(records)
         self.transform = transform
         self.read = read
-        self.points = points
+        self.fields = fields or {}
         self.caption = caption
 
     def __len__(self) -> int:
@@ -153,9 +153,9 @@ class ImageDataset(Dataset):
         with _seeded(seed):
             tensor = self.transform(image)
         found = {"images": tensor}
-        if self.points is not None:
+        for name, field in self.fields.items():
             with _seeded(seed):
-                found["keypoints"] = self.points(record.path, self.transform.transforms, image.size)
+                found[name] = field(record.path, self.transform.transforms, image.size)
         labels = {"labels": record.pid, "cameras": record.camid, "views": record.viewid, "index": index}
         if self.caption is not None and seed is not None:
             labels["caption"] = self.caption(record.path, seed)

@@ -76,7 +76,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
     readers = make_readers(cfg, dataset)
 
     def untouched(records: Iterable[Record], read: Read) -> DataLoader:
-        images = ImageDataset(records, plain, read=read, points=dataset.points)
+        images = ImageDataset(records, plain, read=read, fields=dataset.fields)
         return loader(images, batch_size=cfg.TEST.IMS_PER_BATCH, sampler=shard_of(len(images)))
 
     test_loader = untouched(dataset.test_images, readers.test)
@@ -100,11 +100,11 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
         cutout=cfg.INPUT.CUTOUT,
         cutout_side=cfg.INPUT.CUTOUT_SIZE,
     )
-    read = _training_reader(cfg, dataset, readers)
+    read, fields = _training_reader(cfg, dataset, readers), {**dataset.fields, **dataset.train_fields}
 
     def batches_of(stage: int) -> DataLoader:
         read_caption = caption if stage == 0 else None
-        images = ImageDataset(dataset.train, augmented, read, dataset.points, read_caption)
+        images = ImageDataset(dataset.train, augmented, read, fields, read_caption)
         kind = "softmax" if read_caption else cfg.DATALOADER.SAMPLER
         size = cfg.SOLVER[f"STAGE{stage}"].IMS_PER_BATCH
         return loader(images, batch_sampler=make_sampler(cfg, dataset, size, kind))

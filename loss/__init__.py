@@ -1,7 +1,7 @@
 """Losses of both training stages; each takes features or scores and labels, and knows nothing of models."""
 
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
-from loss.center_loss import CenterLoss
+from loss.center_loss import CenterLoss, weighted_center
 from loss.make_loss import Criterion, contrast_terms, make_loss
 from loss.prototypes import identity_means, moved_prototypes, prototype_contrast
 from loss.softmax_loss import CrossEntropyLabelSmooth
@@ -28,4 +28,5 @@ __all__ = [
     "make_loss",
     "moved_prototypes",
     "prototype_contrast",
+    "weighted_center",
 ]

@@ -8,6 +8,16 @@ from torch import Tensor, nn
 from utils.precision import full_precision
 
 
+def weighted_center(center: CenterLoss, weight: float, features: Tensor, labels: Tensor) -> Tensor:
+    """The loss, weighted in value and for the features; the centers get the gradient of the unweighted loss.
+
+    So the centers follow at their own rate, whatever the weight (Wen et al., ECCV 2016, algorithm 1).
+    """
+    weighted = weight * center(features, labels)
+    following = center(features.detach(), labels)
+    return weighted + (1 - weight) * (following - following.detach())
+
+
 class CenterLoss(nn.Module):
     r"""Mean over the batch of :math:`\lVert x_i - c_{y_i} \rVert^2`, clamped to [1e-12, 1e12].
 

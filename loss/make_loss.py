@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from loss.arcface import MARGIN_HEADS, MarginHead
-from loss.center_loss import CenterLoss
+from loss.center_loss import CenterLoss, weighted_center
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss
 from loss.triplet_loss import TripletLoss
@@ -74,21 +74,12 @@ class Criterion(nn.Module):
         if self.triplet_weight:
             terms["triplet"] = self.triplet_weight * _sum(self.triplet(f, labels) for f in features)
         if self.center_weight and self.center is not None:
-            terms["center"] = self._center(features[:2][-1], labels)
+            terms["center"] = weighted_center(self.center, self.center_weight, features[:2][-1], labels)
         return terms
 
     def _identity(self, score: Tensor, labels: Tensor) -> Tensor:
         logits = score if self.margin_head is None else self.margin_head(score, labels)
         return self.cross_entropy(logits, labels)
-
-    def _center(self, feature: Tensor, labels: Tensor) -> Tensor:
-        """Weighted in value and for the feature; the centers get the gradient of the unweighted loss.
-
-        So the centers follow at their own rate, whatever the weight (Wen et al., ECCV 2016, algorithm 1).
-        """
-        weighted = self.center_weight * self.center(feature, labels)
-        following = self.center(feature.detach(), labels)
-        return weighted + (1 - self.center_weight) * (following - following.detach())
 
 
 def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Criterion:

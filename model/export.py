@@ -35,6 +35,7 @@ from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
 from utils.optional import MissingPackageError, import_optional
+from utils.retrieval.distances import check_metric
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -207,6 +208,8 @@ def export(config_file: str, overrides: Sequence[str], output: Path, num_views: 
     for package in ONNX_PACKAGES if output.suffix == ".onnx" else ("safetensors.torch",):
         _require(package)  # before the weights are read
     cfg, notes = load_config(config_file, overrides)
+    if output.suffix == ".onnx":
+        check_metric(cfg.TEST.METRIC)
     for note in notes:
         LOGGER.info("note: %s", note)
     check_weights(cfg, test=True)

@@ -40,6 +40,7 @@ from utils.interrupt import check_interrupt, ignore_signals
 from utils.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
 from utils.progress import image_bar
+from utils.retrieval.distances import check_metric
 from utils.windows import Target
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
         ReIDError: the configuration or the weights cannot be read or do not fit each other.
     """
     cfg, _ = load_config(config_file, [*overrides, "TEST.WEIGHT", str(weight)])
+    check_metric(cfg.TEST.METRIC)
     inputs = cfg.INPUT
     how = {"interpolation": inputs.INTERPOLATION_TEST, "fit": inputs.FIT_TEST}
     transform = test_transform(inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, **how)

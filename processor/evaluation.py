@@ -25,6 +25,7 @@ from utils.logger import LOGGER
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.progress import counted
 from utils.reranking import k_reciprocal
+from utils.retrieval.distances import VISIBLE
 from utils.retrieval.identities import JUNK, IdentityPairs
 from utils.retrieval.local_order import LocalScores
 from utils.retrieval.search import SEARCHES, Nearest, smallest
@@ -46,6 +47,7 @@ NOTED = 10
 DISTANCES = {
     "euclidean": "squared Euclidean distance",
     "cosine": "cosine distance (1 - cosine)",
+    "visible": "distance of the parts that both images show (0 to 1)",
     "re-ranked": "re-ranked distance (Jaccard and original, 0 to 1)",
 }
 """By ``TEST.METRIC``, or re-ranked, which has none of its own."""
@@ -59,9 +61,9 @@ class Evaluation:
         metrics: mAP and CMC.
         query, gallery: features as they were compared, for pictures.
         seconds: of extraction and ranking together.
-        metric: ``euclidean`` or ``cosine``.
+        metric: ``euclidean``, ``cosine`` or ``visible``.
         search: how :meth:`find_nearest` searches, a name in :data:`utils.retrieval.search.SEARCHES`.
-        nearest: the beginning of each ranking if it came from more than the features (re-ranking), else None.
+        nearest: the beginning of each ranking where a search cannot find it (re-ranking, ``visible``), else None.
         camera_rule: which gallery images count for a query, ``market`` or ``none``.
         neighbours: k1 and k2 of the re-ranking, None without it.
         local: scores of matched skin detail that the ranking and the error rates come from, None without them.
@@ -96,7 +98,7 @@ class Evaluation:
         """What the rankings' numbers are, in words."""
         if self.local is not None:
             return self.local.name
-        return DISTANCES["re-ranked" if self.nearest is not None else self.metric]
+        return DISTANCES["re-ranked" if self.neighbours is not None else self.metric]
 
     def find_nearest(self, queries: Sequence[int]) -> Nearest:
         """The first :data:`NOTED` gallery images of some queries in the order in which they were scored.
@@ -267,10 +269,13 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
     path = run.output_dir / cfg.TEST.DIST_MAT if cfg.TEST.DIST_MAT else None
     path = path and path.with_stem(f"{path.stem}{suffix}")
     found, neighbours, shape = None, None, (len(query), len(gallery))
-    if cfg.TEST.RE_RANKING:
+    if cfg.TEST.RE_RANKING or cfg.TEST.METRIC == VISIBLE:
         nearest: list[Nearest] = []
-        k1, k2 = neighbours = reranking_sizes(cfg, gallery)
-        distances = k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA)
+        if cfg.TEST.RE_RANKING:
+            k1, k2 = neighbours = reranking_sizes(cfg, gallery)
+            distances = k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA)
+        else:
+            distances = distance_chunks(query.features, gallery.features, metric=VISIBLE)
         distances = _noting_nearest(distances, IdentityPairs(*labels, camera_rule), nearest)
         if path:
             distances = np.load(save_distances(path, distances, shape), mmap_mode="r")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from utils.errors import ReIDError
 from utils.retrieval.distances import (
+    VISIBLE,
     Features,
     check_metric,
     check_widths,
@@ -91,7 +92,7 @@ def evaluate(
         query, gallery: features and labels; see :class:`Features`. Both may be memory-mapped.
         camera_rule: ``"market"`` ignores gallery items with the query's identity *and* camera; ``"none"`` ignores
             nothing. Gallery items with identity -1 (junk) are always ignored.
-        metric: ``"euclidean"`` or ``"cosine"``.
+        metric: ``"euclidean"``, ``"cosine"`` or ``"visible"``, see :func:`distance_chunks`.
         max_rank: length of the CMC curve.
         average_precision: ``"standard"`` is the mean of the precisions at the matches (Market-1501);
             ``"trapezoid"`` the mean of (precision before + precision at) / 2 (hand recognition papers).
@@ -102,6 +103,11 @@ def evaluate(
     Raises:
         ReIDError: a value out of range, features of different widths or with NaN, or no query with a match.
     """
+    if metric == VISIBLE:
+        chunks = distance_chunks(query.features, gallery.features, metric=metric, chunk_size=chunk_size, device=device)
+        known = query.pids, gallery.pids, query.camids, gallery.camids
+        rules = {"camera_rule": camera_rule, "max_rank": max_rank, "average_precision": average_precision}
+        return evaluate_distances(chunks, *known, **rules)
     check_metric(metric)
     check_widths(query.features, gallery.features)
     judge = RankingEvaluator(query.pids, gallery.pids, query.camids, gallery.camids, camera_rule, average_precision)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from model.backbones import autoreid, cdnet, osnet, resnet, vit
+from model.backbones import autoreid, cdnet, hrnet, osnet, resnet, vit
 from model.backbones.timm_backbone import PREFIX, TimmEncoder, backbone_name, hub_weights
 from model.base import Backbone
 from model.clip.clip import find_weights
@@ -68,6 +68,10 @@ def _cdnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
     return lambda cfg, size: cdnet.CDNet(cdnet.SHAPES[name], size)
 
 
+def _hrnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
+    return lambda cfg, size: hrnet.HRNet(hrnet.SHAPES[name], size)
+
+
 def _vit(name: str) -> Callable[[CfgNode, Size], Backbone]:
     def make(cfg: CfgNode, size: Size) -> Backbone:
         rows, columns = cfg.MODEL.STRIDE_SIZE
@@ -82,6 +86,8 @@ BACKBONES: dict[str, Entry] = {
     **{name: Entry("osnet", _osnet(name)) for name in osnet.SHAPES},
     **{name: Entry("autoreid", _autoreid(name)) for name in autoreid.SHAPES},
     **{name: Entry("cdnet", _cdnet(name)) for name in cdnet.SHAPES},
+    "hrnet_w32": Entry("hrnet", _hrnet("hrnet_w32"), "hrnet_w32.ms_in1k"),
+    "hrnet-tiny": Entry("hrnet", _hrnet("hrnet-tiny")),
     **{name: Entry("vit", _vit(name), size.pretrained) for name, size in vit.SIZES.items()},
 }
 """By ``MODEL.NAME``, besides CLIP's networks (:data:`model.clip.shapes.ARCHITECTURES`) and ``timm/<name>``."""

@@ -22,6 +22,7 @@ from model.methods.dcal import DCAL
 from model.methods.gpa_net import GPANet
 from model.methods.handid import HandID
 from model.methods.horeid import HOReID
+from model.methods.isp import ISP
 from model.methods.laga_net import LAGANet
 from model.methods.mba_net import MBANet
 from model.methods.mgn import MGN
@@ -31,6 +32,7 @@ from model.methods.pcb import PCB
 from model.methods.pcl import PCL
 from model.methods.promptsg import PromptSG
 from model.methods.rga_net import RGANet
+from model.methods.san import SAN
 from model.methods.tfmemory import TFMemory
 from model.methods.transreid import TransReID
 from model.methods.zeroshot import ZeroShot
@@ -61,6 +63,8 @@ METHODS: dict[str, type[Method]] = {
     "autoreid": AutoReID,
     "horeid": HOReID,
     "pat": PAT,
+    "isp": ISP,
+    "san": SAN,
     "transreid": TransReID,
     "dcal": DCAL,
     "aaformer": AAFormer,
@@ -77,6 +81,7 @@ FAMILIES = {
     "osnet": "an OSNet of model/backbones/osnet.py",
     "cdnet": "CDNet of model/backbones/cdnet.py",
     "autoreid": "a network of Auto-ReID's cells of model/backbones/autoreid.py",
+    "hrnet": "an HRNet of model/backbones/hrnet.py",
     "vit": "a ViT of model/backbones/vit.py",
 }
 """What a family of backbones is, for messages."""

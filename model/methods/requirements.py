@@ -30,14 +30,20 @@ def loss_options(cfg: CfgNode) -> dict[str, float | None]:
     return id_loss_options(cfg) | {"margin": triplet_margin(cfg), "triplet_weight": cfg.MODEL.TRIPLET_LOSS_WEIGHT}
 
 
-def linear_classifiers(cfg: CfgNode) -> None:
-    """Refuse margin losses and the center loss, which the method's own losses have no place for."""
+def softmax_classifiers(cfg: CfgNode) -> None:
+    """Refuse margin losses, which the method's own losses have no place for."""
     model = cfg.MODEL
     if model.ID_LOSS_TYPE != "softmax":
         raise ReIDError(
             f"MODEL.ID_LOSS_TYPE = {model.ID_LOSS_TYPE} with MODEL.METHOD = {model.METHOD}, whose classifiers are "
             "linear and have no cosine. Set it to softmax."
         )
+
+
+def linear_classifiers(cfg: CfgNode) -> None:
+    """Refuse margin losses and the center loss."""
+    softmax_classifiers(cfg)
+    model = cfg.MODEL
     if model.IF_WITH_CENTER == "yes" or "center" in model.METRIC_LOSS_TYPE:
         raise ReIDError(
             f"MODEL.METRIC_LOSS_TYPE = {model.METRIC_LOSS_TYPE}, MODEL.IF_WITH_CENTER = {model.IF_WITH_CENTER} with "

@@ -31,7 +31,7 @@ class RGANet(Method):
         identities: C.
         image_size: height and width in pixels.
         branch: ``both`` (RGA-SC), ``spatial`` (RGA-S) or ``channel`` (RGA-C).
-        neck_feature: test feature ``after`` or ``before`` the neck.
+        neck_feat: test feature ``after`` or ``before`` the neck.
         smoothing: of the labels.
         margin: of the triplet loss, None for the soft margin.
         id_weight, triplet_weight: of the losses.
@@ -46,7 +46,7 @@ class RGANet(Method):
         image_size: tuple[int, int] = (256, 128),
         *,
         branch: str = "both",
-        neck_feature: str = "after",
+        neck_feat: str = "after",
         smoothing: float = 0.1,
         margin: float | None = 0.3,
         id_weight: float = 1.0,
@@ -54,7 +54,7 @@ class RGANet(Method):
     ) -> None:
         super().__init__()
         self.image_encoder = backbone
-        self.neck_feature, self.id_weight, self.triplet_weight = neck_feature, id_weight, triplet_weight
+        self.neck_feat, self.id_weight, self.triplet_weight = neck_feat, id_weight, triplet_weight
         width = backbone.dims["map"]
         height, breadth = image_size
         self.attentions = nn.ModuleList(
@@ -77,7 +77,7 @@ class RGANet(Method):
             facts.identities,
             (cfg.INPUT.SIZE_TRAIN[0], cfg.INPUT.SIZE_TRAIN[1]),
             branch=cfg.MODEL.RGA_NET.BRANCH,
-            neck_feature=cfg.TEST.NECK_FEAT,
+            neck_feat=cfg.TEST.NECK_FEAT,
             **loss_options(cfg),
         )
 
@@ -101,7 +101,7 @@ class RGANet(Method):
 
     def embed(self, outputs: Outputs) -> Tensor:
         """The feature behind or in front of the neck [B, D]."""
-        return self.bottleneck(outputs["feature"]) if self.neck_feature == "after" else outputs["feature"]
+        return self.bottleneck(outputs["feature"]) if self.neck_feat == "after" else outputs["feature"]
 
     def rate(self, name: str, stage: int, solver: CfgNode) -> Rate | None:
         """The neck's bias stays 0."""

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from datasets.bases import Record
-from datasets.geometry import PointReader, geometry, point_reader
+from datasets.geometry import AUGMENTATION, PointReader, geometry, point_reader
 from datasets.images import ImageDataset
 from datasets.parsing.keypoints import KeyPointFile, KeyPoints
 from datasets.preprocessing import test_transform as plain_transform
 from datasets.preprocessing import train_transform
 from datasets.sampler import SeededIndex
+from datasets.textures import texture_reader
+from model.layers.warp import warped_labels
 from utils.errors import ReIDError
 from utils.images import Reading
 
@@ -71,7 +73,7 @@ def test_loaders_give_key_points_of_the_picture_they_give():
     points = np.full((17, 2), np.nan)
     points[5], points[6], points[7] = (40, 30), (WIDTH, 10), (40, 30)
     transform = train_transform((64, 48), ZERO, ONE, erasing=0.0)
-    images = ImageDataset([Record("a", 0, 0, 0)], transform, lambda path: marked(40, 30), reader(points))
+    images = ImageDataset([Record("a", 0, 0, 0)], transform, lambda path: marked(40, 30), {"keypoints": reader(points)})
     swaps = 0
     for seed in range(20):
         item = images[SeededIndex(0, seed)]
@@ -82,7 +84,7 @@ def test_loaders_give_key_points_of_the_picture_they_give():
         assert np.abs(found[left, :2] - centre(item["images"])).max() < 0.35
         assert found[left, 2] == np.float32(np.linspace(0.5, 1, 17)[5])
     assert 4 < swaps < 16
-    still = ImageDataset(images.records, plain_transform((35, 45), ZERO, ONE), images.read, images.points)[0]
+    still = ImageDataset(images.records, plain_transform((35, 45), ZERO, ONE), images.read, images.fields)[0]
     assert still["keypoints"][5].tolist() == pytest.approx([20, 15, np.linspace(0.5, 1, 17)[5]])
 
 
@@ -112,3 +114,41 @@ def test_files_that_do_not_serve_are_refused(tmp_path):
         point_reader(cfg, dataset, 21)
     file.write_text(f"{header}\na.png,{','.join('1' * 42)}\nb.png,{',' * 41}\n")
     assert point_reader(cfg, dataset, 21).file.count == 21
+
+
+CELL, CELLS = 9, (8, 6)
+
+
+def test_labels_of_cells_follow_the_augmentation():
+    """A picture of cells of one colour each: the colour at the middle of each cell is the label that it gets."""
+    labels = torch.arange(1, 49).view(1, *CELLS)
+    picture = Image.fromarray((5 * labels[0]).numpy().astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)).convert("RGB")
+    transform = train_transform(picture.size[::-1], ZERO, ONE, erasing=0.6, padding=7)
+    erased = 0
+    for seed in range(40):
+        item = ImageDataset([Record("a", 0, 0, 0)], transform, lambda _: picture, AUGMENTATION)[SeededIndex(0, seed)]
+        found = warped_labels(labels, item["geometry"][None], item["erased"][None])[0]
+        colours = (item["images"] * 255)[:, CELL // 2 :: CELL, CELL // 2 :: CELL]
+        kept = (colours - colours[:1]).abs().amax(0) < 1e-3  # noise has three values
+        assert torch.equal(torch.where(kept, (colours[0] / 5).round().long(), 0), found), seed
+        erased += bool(item["erased"].any())
+    assert 10 < erased < 35
+
+
+def test_textures_stand_beside_the_images(tmp_path):
+    records = []
+    for name in ("a", "b"):
+        (tmp_path / "hands" / name).mkdir(parents=True)
+        records.append(Record(str(tmp_path / "hands" / name / "1.jpg"), 0, 0, 0))
+    (tmp_path / "textures" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (0, 255, 0)).save(tmp_path / "textures" / "a" / "1.png")
+    keys = SimpleNamespace(TEXTURES=str(tmp_path / "textures"), ROOT_DIR=str(tmp_path / "hands"))
+    model = SimpleNamespace(SAN=SimpleNamespace(DOUBLE_WIDTH=True))
+    cfg = SimpleNamespace(DATASETS=keys, INPUT=SimpleNamespace(SIZE_TRAIN=[32, 16]), MODEL=model)
+    with pytest.raises(ReIDError, match=r"lacks 1 of 2 training images: .*b.1.jpg.*\.png"):
+        texture_reader(cfg, SimpleNamespace(train=records))
+    texture = texture_reader(cfg, SimpleNamespace(train=records[:1]))(records[0].path, (), (9, 9))
+    assert texture.shape == (3, 32, 32) and texture[1].unique().tolist() == [1] and texture[0].unique().tolist() == [-1]
+    keys.TEXTURES = str(tmp_path / "none")
+    with pytest.raises(ReIDError, match=r"none.*no such folder"):
+        texture_reader(cfg, SimpleNamespace(train=records))

@@ -17,6 +17,9 @@ from utils.errors import ReIDError
 
 METRICS = ("euclidean", "cosine")
 
+VISIBLE = "visible"
+"""A distance of rows of another form, see :func:`visible_chunks`; only :func:`distance_chunks` has it."""
+
 GALLERY_ROWS = 2**14
 """Gallery features read at a time: 84 MB at 1,280 dimensions."""
 
@@ -103,6 +106,11 @@ def release(features: Tensor | np.ndarray) -> None:
 
 def check_metric(metric: str) -> None:
     """Raise :class:`ReIDError` unless ``metric`` is one of :data:`METRICS`."""
+    if metric == VISIBLE:
+        raise ReIDError(
+            "TEST.METRIC = visible is a ratio of two inner products and no distance of vectors, which is needed here. "
+            "Set it to euclidean or cosine."
+        )
     if metric not in METRICS:
         raise ReIDError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}.")
 
@@ -296,8 +304,9 @@ def distance_chunks(
     """Distances of all queries [Q, D] to all gallery items [G, D], in blocks [q, G] of float32, in order.
 
     ``euclidean`` is the *squared* Euclidean distance |q - g|^2 (what the published code ranks by), ``cosine`` is
-    1 - q.g / (|q| |g|). Each is within 1e-3 of its value, usually within 1e-6, however close the features lie: short
-    distances are computed in float64. The gallery may be memory-mapped; it is read once per block.
+    1 - q.g / (|q| |g|), ``visible`` that of :func:`visible_chunks`. Each of the
+    first two is within 1e-3 of its value, usually within 1e-6, however close the features lie: short distances are
+    computed in float64. The gallery may be memory-mapped; it is read once per block.
 
     Args:
         chunk_size: queries per block; by default what fits 32 MB (256 MB on an accelerator).
@@ -306,11 +315,60 @@ def distance_chunks(
     Raises:
         ReIDError: unknown metric, different widths, NaN features.
     """
-    check_metric(metric)
     check_widths(query, gallery)
     where = device_of(query, device)
     step = rows_per_chunk(len(gallery), where, chunk_size)
+    if metric == VISIBLE:
+        return visible_chunks(query, gallery, step, where)
+    check_metric(metric)
     return _blocks(query, gallery, Coordinates(gallery, metric), step, where)
+
+
+def visible_chunks(
+    query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, step: int, device: torch.device
+) -> Iterator[Tensor]:
+    r"""Distances of parts that are visible in both images (ISP, arXiv 2007.13467, section 3.3), in blocks [q, G].
+
+    A row is [f, v, K]: features of the parts, each of length 1, or 0 where it is not visible; K visibilities of 0 or 1;
+    and their number. With cosines :math:`c_p` of the parts the published similarity is
+    :math:`\sum_p v_p v'_p (1 + c_p) / 2 \,/\, \sum_p v_p v'_p`, so the distance, 1 less it, is
+    :math:`(1 - f \cdot f' / v \cdot v') / 2`: two matrix products.
+
+    Args:
+        query, gallery: [Q, D] and [G, D].
+        step: queries of a block.
+        device: where to compute.
+
+    Raises:
+        ReIDError: the rows have another form.
+    """
+    count = _visibilities(query, gallery)
+    for start in range(0, len(query), step):
+        mine = rows(query, slice(start, start + step), device)[:, :-1]
+        out = torch.empty(len(mine), len(gallery), device=device)
+        for column in range(0, len(gallery), GALLERY_ROWS):
+            theirs = rows(gallery, slice(column, column + GALLERY_ROWS), device)[:, :-1]
+            shared = mine[:, -count:] @ theirs[:, -count:].T
+            ratio = (mine[:, :-count] @ theirs[:, :-count].T).div_(shared)
+            out[:, column : column + GALLERY_ROWS] = ratio.neg_().add_(1).mul_(0.5)
+            release(gallery)
+        yield out
+
+
+def _visibilities(query: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> int:
+    """K of :func:`visible_chunks`, which every row has at its end."""
+    found = set()
+    for part in (query, gallery):
+        last = part[:, -1]
+        found |= set((last.cpu() if isinstance(last, Tensor) else last).tolist())
+        release(part)
+    count = int(min(found)) if all(np.isfinite(value) for value in found) else 0
+    if len(found) != 1 or count not in found or not 1 <= count <= query.shape[1] - 2:
+        raise ReIDError(
+            "TEST.METRIC = visible: these features hold no visibilities. Set it to euclidean, or extract the features "
+            "with MODEL.METHOD isp and TEST.METRIC visible."
+        )
+    return count
 
 
 def _blocks(

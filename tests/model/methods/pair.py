@@ -17,8 +17,8 @@ from utils import distributed
 from utils.distributed import average_gradients, is_main, joined_processes, rank, shard_of
 from utils.errors import ReIDError
 
-WIDE = ("osnet", "rga_net")
-"""In float64: in float32 rounding grows up to 1e-2 of the largest gradient through many gates, norms, ReLUs."""
+WIDE = ("osnet", "rga_net", "san")
+"""Computed in float64: in float32 rounding grows to 1e-2 of the largest gradient through many gates, norms, ReLUs."""
 
 
 def step(cfg, stage, share, synchronise):

@@ -11,7 +11,7 @@ from model.methods.registry import METHODS, check_method
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ("abdnet", "cal", "cbdb_net", "gpa_net", "horeid", "laga_net", "mba_net", "mgn", "pat", "pcb", "rga_net")
+NAMES = ("abdnet", "cal", "cbdb_net", "gpa_net", "horeid", "laga_net", "mba_net", "mgn", "pat", "pcb", "rga_net", "san")
 REFUSED = [
     ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
     ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
@@ -24,6 +24,10 @@ REFUSED = [
     ("cdnet", {"MODEL.NAME": "osnet_x1_0"}, "cdnet with MODEL.NAME = osnet_x1_0.*needs CDNet"),
     ("cdnet", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
     ("gpa_net", {"MODEL.GPA_NET.PARTS": [1, 1]}, r"GPA_NET.PARTS = \[1, 1\].*at least two parts"),
+    ("isp", {"INPUT.SIZE_TRAIN": [250, 128]}, "SIZE_TRAIN = .250, 128.*HRNet.*multiples of 32"),
+    ("isp", {"INPUT.FIT_TEST": "crop"}, "FIT_TEST = crop.*Set it to stretch"),
+    ("isp", {"MODEL.METRIC_LOSS_TYPE": "center"}, "METRIC_LOSS_TYPE = center.*triplet_center"),
+    ("isp", {"TEST.METRIC": "visible", "TEST.FLIP": True}, "FLIP = True.*visible.*to False"),
     ("laga_net", {"MODEL.LAGA_NET.PARTS": 1}, "LAGA_NET.PARTS = 1.*24 rows.*one of 2 to 24.*mba_net"),
     ("laga_net", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*laga_net.*softmax_triplet"),
     ("rga_net", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
@@ -33,6 +37,9 @@ REFUSED = [
     ("horeid", {"INPUT.FIT_TEST": "crop"}, "INPUT.FIT_TEST = crop.*Set it to stretch"),
     ("horeid", {"MODEL.HOREID.POINTS": 18}, "POINTS = 18.*17 or 21"),
     ("horeid", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*horeid"),
+    ("san", {"DATALOADER.NUM_INSTANCE": 3, "SOLVER.STAGE2.IMS_PER_BATCH": 63}, "NUM_INSTANCE = 3.*Set it to 4"),
+    ("san", {"INPUT.SIZE_TRAIN": [250, 128]}, "SIZE_TRAIN = .250, 128.*multiples of 16"),
+    ("isp", {"INPUT.CUTOUT": 0.5}, "CUTOUT = 0.5.*one erased rectangle"),
     ("mba_net", {"MODEL.ID_LOSS_TYPE": "arcface"}, "MODEL.ID_LOSS_TYPE = arcface.*Set it to softmax"),
     ("mba_net", {"MODEL.IF_WITH_CENTER": "yes"}, "MODEL.IF_WITH_CENTER = yes"),
     ("mgn", {"INPUT.SIZE_TRAIN": [256, 128]}, "SIZE_TRAIN = .256, 128.*2 and into 3.*such as 192 or 288"),
@@ -81,3 +88,9 @@ def test_own_names_pass_unchanged(name):
 def test_a_checkpoint_without_metadata_shows_its_identities(name):
     state = METHODS[name](ResNet(SHAPES["resnet-tiny"], (96, 96)), 7).state_dict()
     assert METHODS[name].facts_in(None, state, DataFacts(1, cameras=2), None) == DataFacts(7, cameras=2)
+
+
+def test_san_without_textures_is_refused():
+    with pytest.raises(ReIDError, match=r"TEXTURES is empty.*Name the folder.*baseline"):
+        METHODS["san"].needs(changed("san", {"DATASETS.TEXTURES": ""}), training=True)
+    assert not METHODS["san"].needs(changed("san", {"DATASETS.TEXTURES": ""}), training=False)

@@ -13,6 +13,7 @@ NAMES = (
     "cdnet",
     "gpa_net",
     "horeid",
+    "isp",
     "laga_net",
     "mba_net",
     "mgn",
@@ -20,6 +21,7 @@ NAMES = (
     "pat",
     "pcb",
     "rga_net",
+    "san",
 )
 STEPS = 12
 SIDES = {"cbdb_net": 96, "mgn": 96, "pcb": 96}

@@ -28,6 +28,7 @@ SMALLEST = {
     "osnet": "osnet_x0_25",
     "cdnet": "cdnet-tiny",
     "autoreid": "autoreid-tiny",
+    "hrnet": "hrnet-tiny",
     "vit": "vit-tiny",
 }
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -39,6 +40,9 @@ EXTRA = {
     "cameras": lambda size: torch.arange(len(LABELS)) % 2,
     "views": lambda size: torch.arange(len(LABELS)) % 2,
     "keypoints": lambda size: torch.rand(len(LABELS), 21, 3) * torch.tensor([size[1], size[0], 1]),
+    "geometry": lambda size: torch.eye(2, 3).expand(len(LABELS), 2, 3),
+    "erased": lambda size: torch.zeros(len(LABELS), 4),
+    "texture": lambda size: torch.rand(len(LABELS), 3, *size),
 }
 """What a batch may hold besides images, by the names of :meth:`Method.needs`."""
 
