@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.bases import some
+from datasets.bases import number_of, some
 from datasets.parsing.draws import Draws, draw
 from datasets.parsing.folders import spelled
 from datasets.parsing.lists import is_list, read_lists
@@ -116,7 +116,8 @@ def _split_lists(
         twice = {entry.path for entry in train} & {entry.path for entry in test}
         if twice:
             raise ReIDError(
-                f"{file}: {len(twice)} images are in both lists: {some(sorted(twice))}. Queries must not train."
+                f"{file}: {number_of(len(twice), 'image is', 'images are')} in both lists: "
+                f"{some(sorted(twice))}. Queries must not train."
             )
         rows = [SplitRow(*entry, split) for split in ("train", "gallery") for entry in train]
         return protocol, {None: [*rows, *(SplitRow(*entry, "query") for entry in test)]}

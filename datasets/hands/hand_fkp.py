@@ -69,7 +69,9 @@ class PolyUFKP(SplitDataset):
             raise ReIDError(f"{root}: no finger folders (found: {found}). {TREE}")
         if len(fingers) < len(content.folders):
             foreign = [name for name in content.folders if name not in fingers]
-            notes.append(f"{len(foreign)} folders are not called like 001_left_index: {some(foreign)}")
+            notes.append(
+                f"{number_of(len(foreign), 'folder is', 'folders are')} not called like 001_left_index: {some(foreign)}"
+            )
         rows = [row for name, match in fingers.items() for row in _finger(root, name, match, notes)]
         super().__init__(
             rows,

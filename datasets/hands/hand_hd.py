@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.bases import require_choice, require_folder, some
+from datasets.bases import number_of, require_choice, require_folder, some
 from datasets.parsing.folders import find_root, note_others, scan
 from datasets.parsing.published import Size
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run, take_one_each
@@ -126,6 +126,9 @@ def _read(root: Path, folder: str, notes: list[str]) -> dict[int, list[str]]:
     if not people:
         raise ReIDError(f"{root / folder}: no image called <id>_<number>.jpg. {TREE}")
     if unnamed:
-        notes.append(f"{folder}: {len(unnamed)} images are not called <id>_<number>.jpg: {some(unnamed)}")
+        notes.append(
+            f"{folder}: {number_of(len(unnamed), 'image is', 'images are')} not called <id>_<number>.jpg: "
+            f"{some(unnamed)}"
+        )
     notes += note_others(content.others, folder)
     return dict(sorted(people.items()))

@@ -277,12 +277,17 @@ def _check_copies(report: Report, dataset: ReIDDataset, splits: Splits, found: M
     two = [same for same in copies if len({identity for _, identity, _ in same}) > 1]
     named_twice = [_pair(same, dataset.root, lambda place: place[1]) for same in two]
     if named_twice:
-        report.warn(f"{len(named_twice)} pictures are filed under two identities: {some(named_twice)}")
+        report.warn(
+            f"{number_of(len(named_twice), 'picture is', 'pictures are')} filed under two identities: "
+            f"{some(named_twice)}"
+        )
     tested = [[place for place in same if place[0] in ("query", "gallery")] for same in copies]
     found_by = [same for same in tested if len({split for split, *_ in same}) == 2 and len({p for *_, p in same}) > 1]
     finds_itself = [_pair(same, dataset.root, lambda place: place[0]) for same in found_by]
     if finds_itself:
-        report.problem(f"{len(finds_itself)} queries are in the gallery themselves: {some(finds_itself)}")
+        report.problem(
+            f"{number_of(len(finds_itself), 'query is', 'queries are')} in the gallery too: {some(finds_itself)}"
+        )
     within = sum(len(same) - len({split for split, *_ in same}) for same in copies)
     if within:
         report.warn(f"{number_of(within, 'copy', 'copies')} of another file of the same split")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Photo, QueryGallerySplit, ReIDDataset, some
+from datasets.bases import Photo, QueryGallerySplit, ReIDDataset, number_of, some
 from datasets.parsing.folders import find_root, note_others, scan
 from utils.errors import ReIDError
 from utils.text_files import read_text
@@ -178,7 +178,8 @@ class NamedPhotos(PublishedDataset):
             )
         if unmatched:
             notes.append(
-                f"{folder}: {len(unmatched)} images are not named like {cls.example} and were left out: "
+                f"{folder}: {number_of(len(unmatched), 'image is', 'images are')} not named like {cls.example} and "
+                f"left out: "
                 f"{some(unmatched, 3)}"
             )
         if junk:
@@ -201,7 +202,9 @@ def read_list(path: Path, grammar: re.Pattern[str], example: str, notes: list[st
     if len(matches) < len(lines):
         unmatched = [line for line in lines if not grammar.fullmatch(line)]
         found = some(unmatched, 3)
-        notes.append(f"{path}: {len(unmatched)} lines do not read like {example!r} and were left out: {found}")
+        notes.append(
+            f"{path}: {number_of(len(unmatched), 'line does', 'lines do')} not read like {example!r}, left out: {found}"
+        )
     return matches
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, some
+from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, number_of, some
 from datasets.parsing.attributes import named_attributes
 from datasets.parsing.tables import Row, csv_text, is_text, label_numbers, read_table
 from utils.checkpoint import write_text
@@ -184,7 +184,8 @@ class SplitDataset(ReIDDataset):
         if not both:
             return []
         return [
-            f"{len(both)} identities are both in the train and in the test set, so the result does not show how well "
+            f"{number_of(len(both), 'identity is', 'identities are')} both in the train and in the test set, so the "
+            f"result does not show how well "
             f"unseen people are recognised: {some(both)}"
         ]
 

@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from loss import contrast_terms
 from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.clip.prompts import context_tokens
 from model.clip.simple_tokenizer import encode, tokenize
 from model.methods.baseline import ImageReID, accuracy
 from model.methods.clipreid import CLIPReID
@@ -123,7 +124,7 @@ class CILPFGDI(CLIPReID):
         self.guided = domains > 1 and domain_epochs > 0
         if text is not None and self.guided:
             width = backbone.dims["projected"]
-            self.domain_prompts = DomainPrompts(f"{sentence.rstrip('. ')} from X dataset.", domains, text)
+            self.domain_prompts = DomainPrompts(sentence, domains, text)
             self.domain_reversed = DomainClassifier(width, domains)
             self.domain_plain = DomainClassifier(width, domains)
             self.register_buffer("domain_of", torch.zeros(num_classes, dtype=torch.long))
@@ -217,16 +218,19 @@ class DomainPrompts(nn.Module):
     """A sentence with an identity's tokens and a domain's token, which is learned.
 
     Args:
-        sentence: the X of the identity side by side, then the X of the domain.
+        sentence: with the X of the identity; "from X dataset", with the X of the domain, is added.
         domains: M.
         text: CLIP's text tower.
     """
 
     def __init__(self, sentence: str, domains: int, text: TextTower) -> None:
         super().__init__()
-        tokens = tokenize(sentence, context_length=text.context)[0]
+        before, count = context_tokens(sentence)
+        tokens = tokenize(f"{sentence.rstrip('. ')} from X dataset.", context_length=text.context)[0]
         self.end = int(tokens.argmax())
-        self.places = (tokens == encode("X")[0]).nonzero().flatten().tolist()
+        # Other words may hold the token of an X ("X-ray"); that of the domain is the last one.
+        first, last = 1 + len(encode(before)), int((tokens == encode("X")[0]).nonzero()[-1])
+        self.places = [*range(first, first + count), last]
         embedded = text.embedding[tokens[: self.end + 1]].float()
         self.context = nn.Parameter(torch.empty(domains, 1, embedded.shape[1]).normal_(std=0.02))
         self.register_buffer("sentence", embedded)

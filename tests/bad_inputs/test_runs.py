@@ -18,6 +18,7 @@ from processor.runs.folder import read_run
 from processor.runs.states import TrainingStates, _sha256
 from tests.bad_inputs.kit import Case, Hostile, cases, judge
 from tests.processor.test_html_report import make_run
+from utils.images import Reading
 
 
 # ---------------------------------------------------------------------------------------------------------- states
@@ -246,6 +247,8 @@ def test_texts_of_a_run_are_no_html(tmp_path):
 # ------------------------------------------------------------------------------------------ features being extracted
 class Fixed:
     """An embedder that looks at no image."""
+
+    reading = Reading()
 
     def batches(self, paths, done):
         yield np.ones((len(paths), 3), np.float32)

@@ -79,7 +79,7 @@ def test_cmyk_jpeg(tmp_path):
 def test_sixteen_bits_are_scaled_not_cut_off(tmp_path, suffix):
     path = save(tmp_path / f"x{suffix}", DEEP)
     with Image.open(path) as stored:
-        assert stored.mode == "I;16"
+        assert stored.mode in ("I;16", "I")  # Pillow before 10.3 widens PNGs
     assert np.array_equal(read(path), np.stack([DEEP_IN_8_BITS] * 3, -1))
 
 

@@ -124,7 +124,7 @@ def test_people_in_train_and_test_and_lost_queries_are_noted(tmp_path):
     data = HandFolder(tmp_path)
     assert data.has_positive() == [True, False, False]
     assert any("2 of 3 queries have no match" in note and "zoe" in note for note in data.notes)
-    assert any("1 identities are both in the train and in the test set" in note for note in data.notes)
+    assert any("1 identity is both in the train and in the test set" in note for note in data.notes)
 
 
 def test_no_query_with_a_match_is_an_error(tmp_path):

@@ -84,7 +84,7 @@ def test_the_same_file_in_train_and_test(hands, examine):
     status, said = examine("--root", hands)
     assert status == 1 and "PROBLEM: 1 test pictures are training pictures" in said
     assert str(train) in said and str(test) in said
-    assert "1 pictures are filed under two identities" in said
+    assert "1 picture is filed under two identities" in said
 
 
 def test_a_saved_again_copy_in_train_and_test(hands, examine):
@@ -118,9 +118,9 @@ def test_a_query_that_is_in_the_gallery(hands, examine):
     shutil.copy(query, hands / "test" / "gallery" / query.parent.name / "another_name.png")
     shutil.copy(query, hands / "test" / "query" / query.parent.name / "0_again.png")
     status, said = examine("--root", hands)
-    assert status == 1 and "PROBLEM: 1 queries are in the gallery themselves" in said
-    told = next(line for line in said.splitlines() if line.startswith("PROBLEM"))
-    one, other = told.partition("themselves: ")[2].split(" = ")
+    assert status == 1 and "PROBLEM: 1 query is in the gallery too" in said
+    line = next(line for line in said.splitlines() if line.startswith("PROBLEM"))
+    one, other = line.partition("too: ")[2].split(" = ")
     assert one.startswith("test/query/") and other.startswith("test/gallery/") and other.endswith("another_name.png")
 
 
