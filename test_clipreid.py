@@ -7,7 +7,7 @@ from functools import partial
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
 from datasets import add_fields, check_data, make_dataloader, make_dataset, write_drawn_splits
-from model import METHODS, DataFacts, check_method, check_weights, make_test_model, set_execution
+from model import METHODS, DataFacts, check_method, check_weights, make_test_model, set_execution, use_start
 from processor import check_performance, do_inference, finish_run, start_run
 from processor.html_report import write_report
 from utils.command_line import parse_arguments, run_script
@@ -21,6 +21,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     cfg, notes = load_config(config_file, overrides)
     check_method(cfg)
     run = start_run(cfg, notes, test=True)
+    use_start(cfg)
     check_weights(cfg, test=True)
     with main_process_first():
         dataset = make_dataset(cfg, require_train=False)

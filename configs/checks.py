@@ -15,7 +15,7 @@ YES_NO = ("yes", "no")
 
 CHOICES: dict[str, tuple] = {
     "MODEL.DEVICE": ("auto", "cuda", "mps", "cpu"),
-    "MODEL.PRETRAIN_CHOICE": ("imagenet", "random"),
+    "MODEL.PRETRAIN_CHOICE": ("imagenet", "hands", "random"),
     "MODEL.ACTIVATION": ("quick_gelu", "gelu"),
     "MODEL.TEXT_LOSS": ("none", "i2t", "i2t+t2i", "i2tce", "i2tce+t2i"),
     "MODEL.TEXT_CONTROL": ("none", "shuffled"),

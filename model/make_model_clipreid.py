@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.backbones.registry import check_pretraining, make_backbone, pretrained, read_pretraining
 from model.base import DataFacts, Method
+from model.clip.hands_clip import hands_weights
 from model.clip.positions import KnownGrid
 from model.clip.weights import is_reid_checkpoint, read_reid_checkpoint, read_state_dict
 from model.loading import load_checkpoint, load_part, load_start
@@ -21,6 +22,18 @@ from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+
+def use_start(cfg: CfgNode) -> None:
+    """Let a test without ``TEST.WEIGHT`` read the small CLIP where ``MODEL.PRETRAIN_CHOICE`` is hands."""
+    if cfg.MODEL.PRETRAIN_CHOICE != "hands" or cfg.TEST.WEIGHT:
+        return
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.TEST.WEIGHT = str(hands_weights(cfg))
+    if frozen:
+        cfg.freeze()
+    LOGGER.warning("TEST.WEIGHT is empty: the small CLIP that MODEL.PRETRAIN_CHOICE hands names is tested as it is")
 
 
 def check_weights(cfg: CfgNode, test: bool = False) -> None:

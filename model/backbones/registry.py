@@ -12,6 +12,7 @@ from model.backbones import autoreid, cdnet, hrnet, osnet, resnet, vit
 from model.backbones.timm_backbone import PREFIX, TimmEncoder, backbone_name, hub_weights
 from model.base import Backbone
 from model.clip.clip import find_weights
+from model.clip.hands_clip import hands_weights
 from model.clip.model import MLP, QuickGELU, VisionTransformer, make_image_encoder
 from model.clip.shapes import (
     CLIPShape,
@@ -135,6 +136,9 @@ def check_pretraining(cfg: CfgNode) -> None:
         backbone_name(cfg.MODEL.NAME)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         return
+    if cfg.MODEL.PRETRAIN_CHOICE == "hands":
+        hands_weights(cfg)
+        return
     hub = _hub(cfg.MODEL.NAME)
     if family_of(cfg.MODEL.NAME) == "clip" or cfg.MODEL.PRETRAIN_PATH:
         find_weights(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
@@ -148,11 +152,14 @@ def check_pretraining(cfg: CfgNode) -> None:
 
 
 def read_pretraining(cfg: CfgNode) -> tuple[Path | str, dict[str, Tensor]]:
-    """Where ``MODEL.PRETRAIN_PATH``, or the download, is and its tensors.
+    """Where ``MODEL.PRETRAIN_PATH``, the download or the small CLIP is and its tensors.
 
     Raises:
         ReIDError: missing or unreadable.
     """
+    if cfg.MODEL.PRETRAIN_CHOICE == "hands":
+        path = hands_weights(cfg)
+        return path, read_state_dict(path)
     hub = _hub(cfg.MODEL.NAME)
     if hub and not cfg.MODEL.PRETRAIN_PATH:
         return f"timm's hub ({hub})", hub_weights(hub)

@@ -316,6 +316,8 @@ def start_weights(cfg: CfgNode) -> str:
     """What training started from, in words: the label every number needs."""
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         return "random start"
+    if cfg.MODEL.PRETRAIN_CHOICE == "hands":
+        return "start from the small CLIP that was trained on drawn hands"
     published = cfg.MODEL.NAME if cfg.MODEL.NAME.startswith("timm/") else f"CLIP {cfg.MODEL.NAME}"
     return f"start from {cfg.MODEL.PRETRAIN_PATH or published}"
 

@@ -1,0 +1,102 @@
+"""The file of MODEL.PRETRAIN_CHOICE hands: what it leaves out, who reads it, what is refused."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from configs import load_config
+from model import DataFacts, check_weights, make_model, make_test_model, use_start
+from model.clip import hands_clip
+from model.clip.hands_clip import DRAWING_SEED, packed, start_tensors
+from model.clip.weights import read_clip_weights
+from utils.errors import ReIDError
+
+FACTS = DataFacts(3, sentence="A photo of a {} hand.")
+SEED = 7
+
+
+def settings(*overrides):
+    return load_config("configs/hand/demo.yml", ["MODEL.PRETRAIN_CHOICE", "hands", *overrides])[0]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Tensors as a training leaves them: locked ones and words that did not occur are as they were."""
+    tensors = start_tensors(SEED)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and name.split(".")[-2:] not in (["q_proj", "weight"], ["k_proj", "weight"]):
+            rows = tensor[[320, 518]] if name == "token_embedding.weight" else tensor
+            changed = (rows + 0.25).half().float()
+            if name == "token_embedding.weight":
+                tensor[[320, 518]] = changed
+            else:
+                tensors[name] = changed
+    return tensors
+
+
+@pytest.fixture
+def file(trained, tmp_path, monkeypatch):
+    content = packed(trained, SEED)
+    (tmp_path / "w.safetensors").write_bytes(content)
+    (tmp_path / "w.json").write_text(json.dumps({"sha256": hashlib.sha256(content).hexdigest()}))
+    monkeypatch.setattr(hands_clip, "FILE", tmp_path / "w.safetensors")
+    monkeypatch.setattr(hands_clip, "CARD", tmp_path / "w.json")
+    return tmp_path / "w.safetensors"
+
+
+def test_it_is_small_and_comes_back_whole(file, trained):
+    assert file.stat().st_size < 12_000_000
+    found = read_clip_weights(file)
+    assert found.keys() == trained.keys()
+    for name, tensor in trained.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_the_start_is_a_function_of_the_seed():
+    first, again, other = start_tensors(SEED), start_tensors(SEED), start_tensors(SEED + 1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["token_embedding.weight"], other["token_embedding.weight"])
+    assert float(first["logit_scale"].exp()) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("method", ["clipreid", "baseline", "zeroshot"])
+def test_it_starts_every_method(file, method):
+    stages = {"baseline": "[2]", "zeroshot": "[]"}.get(method, "[1, 2]")
+    cfg = settings("MODEL.METHOD", method, "SOLVER.STAGES", stages)
+    check_weights(cfg)
+    model = make_model(cfg, FACTS)
+    start = read_clip_weights(file)
+    assert torch.equal(model.image_encoder.conv1.weight, start["visual.conv1.weight"])
+    if method != "baseline":
+        assert torch.equal(model.text_encoder.text_projection, start["text_projection"])
+
+
+def test_a_test_without_a_checkpoint_reads_it(file):
+    cfg = settings("MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]")
+    use_start(cfg)
+    model = make_test_model(cfg, DataFacts(0))
+    assert torch.equal(model.image_encoder.conv1.weight, read_clip_weights(file)["visual.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.NAME", "RN-Tiny"), "the small CLIP is a RN-Small"),
+        (("MODEL.PRETRAIN_PATH", "x.pt"), "leave PRETRAIN_PATH empty"),
+        (("DATASETS.SYNTHETIC.SEED", str(DRAWING_SEED)), "which was trained on these hands"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(file, overrides, message):
+    with pytest.raises(ReIDError, match=message):
+        check_weights(settings(*overrides))
+
+
+def test_another_file_and_no_file_are_refused(file):
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(ReIDError, match="expected the file of its card"):
+        check_weights(settings())
+    hands_clip.CARD.unlink()
+    with pytest.raises(ReIDError, match=r"Make them once with python -m processor\.hands_clip"):
+        check_weights(settings())
