@@ -38,6 +38,7 @@ _C.MODEL.MEMORY_MOMENTUM = 0.2  # (ours) pcl: share of the old centroid that sta
 _C.MODEL.MEMORY_TEMPERATURE = 0.05  # (ours) pcl: of the contrast
 _C.MODEL.FREEZE_PATCHES = False  # (ours) pcl: the patch convolution of the ViT does not train
 _C.MODEL.MEMORY_REBUILD = True  # (ours) pcl: new centroids from all images before each epoch; False: before the first
+_C.MODEL.TRIPLET_NORM = False  # (ours) the triplet loss compares features of length 1
 _C.MODEL.IF_WITH_CENTER = "no"  # yes adds the center loss to METRIC_LOSS_TYPE
 _C.MODEL.NO_MARGIN = False  # soft-margin triplet loss in place of SOLVER.MARGIN
 _C.MODEL.COOP = CfgNode()

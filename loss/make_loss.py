@@ -36,6 +36,7 @@ class Criterion(nn.Module):
         cosine_scale, cosine_margin: of that head.
         center: center loss on the final feature, the second or only one; None for none. Its centers get the gradient
             of the unweighted loss.
+        triplet_norm: the triplet loss compares features of length 1.
 
     Shape:
         scores: tensors [B, C]; features: block 11, final, projected, [B, D] each, or the only one; labels [B].
@@ -57,6 +58,7 @@ class Criterion(nn.Module):
         cosine_margin: float = 0.5,
         center: CenterLoss | None = None,
         center_weight: float = 5e-4,
+        triplet_norm: bool = False,
     ) -> None:
         super().__init__()
         self.id_weight = id_weight
@@ -64,7 +66,7 @@ class Criterion(nn.Module):
         self.center_weight = center_weight
         self.margin_head = _margin_head(id_type, cosine_scale, cosine_margin)
         self.cross_entropy = CrossEntropyLabelSmooth(label_smoothing)
-        self.triplet = TripletLoss(margin)
+        self.triplet = TripletLoss(margin, normalize_feature=triplet_norm)
         self.center = center
 
     def forward(self, scores: Sequence[Tensor], features: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -110,6 +112,7 @@ def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Criterion:
         cosine_margin=stage.COSINE_MARGIN,
         center=CenterLoss(num_classes, feat_dim) if with_center else None,
         center_weight=stage.CENTER_LOSS_WEIGHT,
+        triplet_norm=model.TRIPLET_NORM,
     )
 
 

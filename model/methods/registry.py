@@ -121,6 +121,10 @@ def check_method(cfg: CfgNode) -> None:
             f"MODEL.TEXT_CONTROL = {cfg.MODEL.TEXT_CONTROL} with MODEL.METHOD {name}: it is a control of clipreid. Set "
             "it to none."
         )
+    if cfg.MODEL.TRIPLET_NORM and not issubclass(method, ImageReID | PromptSG):
+        raise ReIDError(
+            f"MODEL.TRIPLET_NORM with MODEL.METHOD {name}, whose triplet loss is its own or none. Set it to False."
+        )
     if cfg.TEST.FEATURE != "both" and not (issubclass(method, ImageReID) and family_of(cfg.MODEL.NAME) == "clip"):
         raise ReIDError(
             f"TEST.FEATURE = {cfg.TEST.FEATURE} with MODEL.METHOD {name} and MODEL.NAME {cfg.MODEL.NAME}: only CLIP's "

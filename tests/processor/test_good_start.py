@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from loss import make_loss
 from model.backbones.registry import make_backbone
 from processor.runs.folder import below_start
 from solver import make_optimizers
@@ -90,6 +91,23 @@ def test_an_unknown_layer_is_refused_with_those_that_there_are():
     cfg = config("baseline", "SOLVER.STAGE2.FREEZE", "transformer.resblocks.9")
     with pytest.raises(ReIDError, match=r"STAGE2.FREEZE = 'transformer.resblocks.9'.*transformer.resblocks.0, .*\.2\."):
         make_optimizers(cfg, build(cfg), 2)
+
+
+def test_a_triplet_loss_of_length_1_ignores_lengths():
+    features, labels = torch.randn(8, 5), torch.arange(4).repeat_interleave(2)
+    plain, normed = (
+        make_loss(config("baseline", "MODEL.TRIPLET_NORM", on, "MODEL.ID_LOSS_WEIGHT", "0"), 4, 5)
+        for on in ("False", "True")
+    )
+    near = torch.nn.functional.normalize(features)
+    found = normed([], [features], labels)["triplet"]
+    assert torch.allclose(found, plain([], [near], labels)["triplet"])
+    assert torch.allclose(found, normed([], [9 * features], labels)["triplet"], atol=1e-5)
+
+
+def test_a_method_with_its_own_triplet_loss_refuses_the_key():
+    with pytest.raises(ReIDError, match=r"MODEL\.TRIPLET_NORM with MODEL\.METHOD mgn"):
+        config("mgn", "MODEL.TRIPLET_NORM", "True")
 
 
 def test_a_model_below_its_start_is_noted():
