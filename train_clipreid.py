@@ -31,6 +31,7 @@ from processor import (
     do_validation,
     finish_run,
     load_best,
+    note_prompt_words,
     note_result,
     note_text_results,
     start_run,
@@ -96,6 +97,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     if not cfg.SOLVER.STAGES:
         note_text_results(cfg, run, dataset, outcome, model, hand_sentence, TEMPLATES)
     name = ("best" if run.best else "trained") if cfg.SOLVER.STAGES else "zero-shot"
+    note_prompt_words(run, dataset, model, TEMPLATES)
     finish_run(cfg, run, dataset, name, outcome, model, loaders.test)
     if is_main():
         write_report(run.output_dir, recipe=config_file)

@@ -6,6 +6,7 @@ from processor.embedder import Embedder, load_embedder
 from processor.processor_clipreid_stage0 import SentenceData, do_train_stage0
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
+from processor.prompt_words import note_prompt_words
 from processor.reports.tables import finish_run, note_result, note_text_results
 from processor.runs.run import Run, start_run
 
@@ -22,6 +23,7 @@ __all__ = [
     "finish_run",
     "load_best",
     "load_embedder",
+    "note_prompt_words",
     "note_result",
     "note_text_results",
     "start_run",

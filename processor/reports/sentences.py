@@ -1,13 +1,18 @@
-"""The report's part about sentences: how well they fit the images."""
+"""The report's part about sentences: how well they fit the images, and what their learned tokens are near to."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
+from processor.prompt_words import CAUTION, FILE
 from processor.runs.folder import RunFolder
-from utils.plots.html import table
+from utils.errors import ReIDError
+from utils.plots.html import escape, folded, table
+from utils.text_files import read_text
 
 COLUMNS = {
     "sentence_accuracy": ("own sentence is nearest (% of clean training images)", 100),
@@ -37,7 +42,34 @@ def sentences_section(run: RunFolder) -> str:
         "should be left.</p>"
     )
     columns = ["stage", "epoch", *(title for title, _ in COLUMNS.values())]
-    return introduction + table("Images and sentences", columns, rows, digits=2)
+    return introduction + table("Images and sentences", columns, rows, digits=2) + _words(run.folder / FILE)
+
+
+def _words(path: Path) -> str:
+    """The words and sentences near the learned prompts; nothing where no run wrote them.
+
+    Raises:
+        ReIDError: the file is not one that a run wrote.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        found = json.loads(read_text(path))["identities"]
+        rows = [
+            [
+                str(row["identity"]),
+                " | ".join(", ".join(map(str, words)) for words in row["words"]),
+                " ".join(f"{text} ({float(cosine):.2f})" for text, cosine in row["sentences"]),
+            ]
+            for row in found
+        ]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ReIDError(
+            f"{path}: not the words of a run ({type(error).__name__}). Remove it, or train again."
+        ) from None
+    columns = ["identity", "words near each learned token", "attribute sentences near its sentence (cosine)"]
+    shown = table("What learned prompts are near to", columns, rows)
+    return f"<p>{escape(CAUTION)}</p>" + folded("Words and sentences near the learned prompts", shown)
 
 
 def _row(stage: str, epoch: object, found: Mapping[str, Any]) -> list[object]:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
+from configs import load_config
+from model import check_method
 from processor.compare import split_overrides
 from processor.runs.folder import read_run
 from tests.benchmarks import text
@@ -125,6 +127,17 @@ def test_the_difference_is_that_of_a_slow_hierarchical_bootstrap(plan):
 def test_the_page_names_the_split_that_is_left(plan):
     page = table(plan._replace(split="validation"), rows_of("coop", seeds=(4,)), {})
     assert "--arms none coop --seeds 4 --split validation" in page
+
+
+def test_the_documented_start_is_a_stage_0_with_hands_of_its_own():
+    page = (text.RECIPES.parents[2] / "docs" / "text.md").read_text()
+    command = page.split("```bash")[1].split("python -m")[0].replace("\\\n", " ")
+    _, overrides = split_overrides(shlex.split(command))
+    cfg, _ = load_config(text.RECIPES / "clipreid.yml", overrides)
+    check_method(cfg)
+    arm, _ = load_config(text.RECIPES / "none.yml")
+    assert f"{cfg.OUTPUT_DIR}/{cfg.MODEL.NAME}_clip.safetensors" == arm.MODEL.PRETRAIN_PATH
+    assert cfg.DATASETS.SYNTHETIC.SEED not in range(10**6)
 
 
 def test_the_documented_command_for_clips_weights_is_accepted(tmp_path):
