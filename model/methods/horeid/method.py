@@ -101,7 +101,6 @@ class HOReID(Method):
         for key, works, why in (
             ("TEST.FLIP", False, "key points of mirror images are not summed"),
             ("INPUT.FIT_TEST", "stretch", "key points are not cropped with test images"),
-            ("INPUT.ALIGN", "none", "key points of turned pictures are not computed"),
             ("INPUT.EXIF", True, "key points are those of the upright picture"),
         ):
             group, leaf = key.split(".")

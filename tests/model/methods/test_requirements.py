@@ -32,7 +32,6 @@ REFUSED = [
     ("laga_net", {"DATALOADER.SAMPLER": "softmax"}, "DATALOADER.SAMPLER = softmax.*laga_net.*softmax_triplet"),
     ("rga_net", {"SOLVER.STAGE2.IMS_PER_BATCH": 4}, "IMS_PER_BATCH = 4.*one identity.*at least 8"),
     ("horeid", {"TEST.FLIP": True}, "TEST.FLIP = True.*horeid.*Set it to False"),
-    ("horeid", {"INPUT.ALIGN": "palm"}, "INPUT.ALIGN = palm.*Set it to none"),
     ("horeid", {"INPUT.EXIF": False}, "INPUT.EXIF = False.*upright picture. Set it to True"),
     ("horeid", {"INPUT.FIT_TEST": "crop"}, "INPUT.FIT_TEST = crop.*Set it to stretch"),
     ("horeid", {"MODEL.HOREID.POINTS": 18}, "POINTS = 18.*17 or 21"),
