@@ -84,7 +84,7 @@ class Listing(SplitDataset):
         if protocol in ("all_pairs", "fvc"):
             splits = {None: _compare_all(splits[None])}
         elif protocol == "pairs":
-            compared = read_pairs(root / pairs)
+            compared = read_pairs(root / pairs, root)
             tested, train = _apart(splits[None])
             rows, notes = pair_rows(compared, tested, train)
             splits = {None: rows}

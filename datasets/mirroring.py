@@ -38,18 +38,39 @@ def both_sides(identities: Iterable[str]) -> tuple[str, str] | None:
 
 
 def mirroring_notes(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
-    """A note where the left and the right side of a person are identities and images are mirrored all the same."""
+    """A note where left and right are identities, or views that the model reads, and images are mirrored."""
     trained = dataset.train_identities if dataset.require_train else []
     found = {"INPUT.PROB": cfg.INPUT.PROB, "TEST.FLIP": cfg.TEST.FLIP}
     mirrored = [key for key, on in found.items() if on and (key != "INPUT.PROB" or dataset.require_train)]
-    pair = both_sides(trained) or both_sides(dataset.test_identities)
+    pair = both_sides(trained) or both_sides(dataset.test_identities) or _hands_of_a_person(dataset)
+    kind = "identities"
+    if not pair and cfg.MODEL.SIE_VIEW:
+        pair, kind = both_sides({known.get("view", "") for known in dataset.attributes.values()}), "views"
     if not (mirrored and pair):
         return []
     keys = " and ".join(f"{key} = {found[key]}" for key in mirrored)
     return [
-        f"{pair[0]} and {pair[1]} are two identities, and {keys} shows one as the other's mirror image. Set "
+        f"{pair[0]} and {pair[1]} are two {kind}, and {keys} shows one as the other's mirror image. Set "
         f"{' and '.join('INPUT.PROB to 0.0' if key == 'INPUT.PROB' else 'TEST.FLIP to False' for key in mirrored)}."
     ]
+
+
+def _hands_of_a_person(dataset: ReIDDataset) -> tuple[str, str] | None:
+    """Identities of a left and a right hand of one person, by their attributes; None where nobody has both."""
+    for records, identities in (
+        (dataset.train if dataset.require_train else [], dataset.train_identities),
+        (dataset.test_images, dataset.test_identities),
+    ):
+        hands: dict[tuple[str, str], set[int]] = {}
+        for record in records:
+            known = dataset.attributes.get(record.path, {})
+            if "person" in known and "hand" in known:
+                hands.setdefault((known["person"], known["hand"]), set()).add(record.pid)
+        for (person, hand), pids in hands.items():
+            others = hands.get((person, "right"), set())
+            if hand == "left" and others and not pids & others:
+                return identities[min(pids)], identities[min(others)]
+    return None
 
 
 def mirrored_images(mirror: str, dataset: ReIDDataset) -> frozenset[str]:

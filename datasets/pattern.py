@@ -85,7 +85,7 @@ class PatternDataset(SplitDataset):
         compared = []
         if roles.protocol == "pairs":
             refuse_roles(roles)
-            compared = read_pairs(root / pairs)
+            compared = read_pairs(root / pairs, root)
             rows, more = pair_rows(compared, named, training_images(named, roles, groups))
             splits: dict[int | None, list[SplitRow]] = {None: rows}
         else:

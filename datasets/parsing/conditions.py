@@ -11,6 +11,7 @@ import yaml
 
 from datasets.bases import some
 from utils.errors import ReIDError
+from utils.text_files import nfc
 
 EXAMPLE = "for example {session: 1, sample: 1-3}, {person: 1-150}, {side: [l, L]} or {person: 50%}"
 
@@ -36,6 +37,7 @@ def read_conditions(key: str, text: str, groups: Collection[str]) -> list[Condit
     Raises:
         ReIDError: the text is no such mapping, it names another group, or a range or share cannot be.
     """
+    text = nfc(text)  # as the groups of names are
     if not text.strip():
         return []
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from datasets.bases import Pair, some
+from datasets.parsing.folders import spelled
 from datasets.parsing.protocols import NamedImage, Roles
 from datasets.parsing.splits import SplitRow, inside
 from utils.errors import ReIDError
@@ -21,8 +23,8 @@ _HEADERS = {("class", "idx", "idy"): (1, 2, 0), ("a", "b", "label"): (0, 1, 2)}
 """Columns of first image, second image and label, by header."""
 
 
-def read_pairs(file: Path) -> list[Pair]:
-    """The pairs in ``file``, with paths relative to the data set's folder; repeated pairs count once.
+def read_pairs(file: Path, root: Path) -> list[Pair]:
+    """The pairs in ``file``, with paths as the data set's folder ``root`` spells them; repeated pairs count once.
 
     Raises:
         ReIDError: no such file, or a line that is no pair; file and line are named.
@@ -30,6 +32,7 @@ def read_pairs(file: Path) -> list[Pair]:
     if not file.is_file():
         raise ReIDError(f"DATASETS.PROTOCOL pairs: DATASETS.PAIRS = {str(file)!r}: no such file; {FORMS}.")
     pairs: dict[tuple[str, str], Pair] = {}
+    place = cache(lambda path: spelled(root, path) or path)
     first, second, label = (0, 1, 2)
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         cells = _cells(line)
@@ -42,6 +45,7 @@ def read_pairs(file: Path) -> list[Pair]:
         pair = _pair(cells, (first, second, label))
         if pair is None:
             raise ReIDError(f"{file}: line {number}, {line.strip()[:200]!r}, is no pair; {FORMS}.")
+        pair = Pair(place(pair.first), place(pair.second), pair.same)
         known = pairs.setdefault(pair[:2], pair)
         if known != pair:
             raise ReIDError(f"{file}: line {number}: this pair stands further up with the other label.")

@@ -343,7 +343,7 @@ def _parse(path: str | Path, row: Row, filled: Sequence[str], others: Sequence[s
             f"{path}: {row.place}, column 'path': {cells['path']!r} leaves the data set's folder. "
             "Give paths relative to that folder, without '..'."
         )
-    known = named_attributes({name: cells.get(name, "") for name in others})
+    known = named_attributes({name: nfc(cells.get(name, "")) for name in others})
     labels = (nfc(cells["identity"]), "", nfc(cells.get("camera", "")), nfc(cells.get("view", "")))
     first = SplitRow(image, *labels, tuple(known.items()), _box(path, row))
     return [first._replace(split=split) for split in splits]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from utils.errors import ReIDError
+from utils.optional import MissingPackageError, import_optional
 
 SCHEME = "hf://"
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?")
@@ -33,9 +34,10 @@ def hub_file(address: str) -> Path:
     repository, revision, wanted = parts.groups()
     try:
         return _find(repository, revision, (wanted,) if wanted else FILES)
-    except ImportError:
+    except MissingPackageError as error:
         raise ReIDError(
-            f"MODEL.PRETRAIN_PATH = {address}: needs the package huggingface_hub: pip install huggingface_hub."
+            f"MODEL.PRETRAIN_PATH = {address}: needs the package huggingface_hub ({error}). "
+            "Install it: pip install huggingface_hub."
         ) from None
     except Exception as error:  # of the hub's, the network's and this module's own classes
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
@@ -48,23 +50,22 @@ def hub_file(address: str) -> Path:
 
 
 def _find(repository: str, revision: str | None, names: tuple[str, ...]) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import EntryNotFoundError
-
+    hub = import_optional("huggingface_hub")
+    missing = import_optional("huggingface_hub.utils").EntryNotFoundError
     for name in names:
-        cached = try_to_load_from_cache(repository, name, revision=revision)
+        cached = hub.try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
     for name in names:
         try:
             # One request: the client's own download repeats each of its requests for half a minute without a network.
-            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
-        except EntryNotFoundError:
+            hub.get_hf_file_metadata(hub.hf_hub_url(repository, name, revision=revision))
+        except missing:
             continue
         for configuration in CONFIGURATIONS:
             try:
-                hf_hub_download(repository, configuration, revision=revision)
-            except EntryNotFoundError:
+                hub.hf_hub_download(repository, configuration, revision=revision)
+            except missing:
                 continue
-        return Path(hf_hub_download(repository, name, revision=revision))
+        return Path(hub.hf_hub_download(repository, name, revision=revision))
     raise ReIDError(f"it has no {' or '.join(names)}; name one of its files: {SCHEME}{repository}/FILE")

@@ -62,6 +62,33 @@ def test_mirroring_them_is_noted(tmp_path, keys, require_train, advice):
     assert not advice or (found[0].endswith(advice) and ("7_left and 7_right" if require_train else "9 ") in found[0])
 
 
+@pytest.mark.parametrize(
+    ("columns", "side_information", "said"),
+    [
+        (("view",), "True", "dorsal left and dorsal right are two views"),
+        (("view",), "False", None),
+        (("person", "hand"), "False", "1 and 2 are two identities"),
+        (("hand",), "True", None),
+    ],
+)
+def test_sides_that_views_or_columns_name(tmp_path, columns, side_information, said):
+    """Identities are numbers: 1 and 2 are the hands of person p, 3 and 4 of q."""
+    rows = []
+    for number in range(1, 9):
+        identity, part = (number + 1) // 2, "train" if number < 5 else ("query", "gallery")[number % 2]
+        hand = "left" if identity % 2 else "right"
+        values = {"view": f"dorsal {hand}", "person": "pq"[identity > 2], "hand": hand}
+        save(tmp_path / f"{number}.png", pixels(number))
+        rows.append(",".join([f"{number}.png,{identity},{part}", *(values[column] for column in columns)]))
+    (tmp_path / "list.csv").write_text("\n".join([",".join(["path,identity,split", *columns]), *rows]))
+    keys = ["DATASETS.NAMES", "listing", "DATASETS.LISTING", tmp_path / "list.csv", "DATASETS.ROOT_DIR", tmp_path]
+    cfg = hand_config(tmp_path, *keys, "INPUT.PROB", "0.5", "MODEL.SIE_VIEW", side_information)
+    dataset = make_dataset(cfg)
+    check_data(cfg, dataset)
+    found = [note for note in dataset.notes if "mirror image" in note]
+    assert len(found) == (said is not None) and (not said or found[0].startswith(said))
+
+
 def test_no_recipe_mirrors_hands_of_both_sides():
     checked = set()
     for path in RECIPES:

@@ -7,6 +7,7 @@ import pytest
 import timm  # noqa: F401 -- requires safetensors itself
 import torch
 
+from model.clip.hub import hub_file
 from model.clip.weights import read_state_dict
 from model.export import main as export
 from processor.embedder import load_embedder
@@ -20,7 +21,7 @@ from utils.plots.projection import embed_in_plane
 from utils.retrieval.points import require_opencv
 from utils.retrieval.search import require_faiss
 
-NAMES = ("tensorboard", "umap", "faiss", "onnxruntime", "safetensors", "onnx", "cv2")
+NAMES = ("tensorboard", "umap", "faiss", "onnxruntime", "safetensors", "onnx", "cv2", "huggingface_hub")
 REASONS = {
     "raise TypeError('Descriptors cannot be created directly.\\nA long story')": "TypeError: Descriptors cannot",
     "raise AttributeError('_ARRAY_API not found')": "AttributeError: _ARRAY_API not found",
@@ -54,6 +55,9 @@ def test_messages_say_what_is_wrong(broken, tmp_path):
     assert broken in str(caught.value)
     with pytest.raises(ReIDError, match="OpenCV") as caught:
         require_opencv("TEST.POINTS")
+    assert broken in str(caught.value)
+    with pytest.raises(ReIDError, match="pip install huggingface_hub") as caught:
+        hub_file("hf://openai/clip-vit-base-patch16")
     assert broken in str(caught.value)
     (tmp_path / "a.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(ReIDError, match="needs the package safetensors") as caught:

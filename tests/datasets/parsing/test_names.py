@@ -10,7 +10,9 @@ import pytest
 from datasets.hands.folder import HandFolder
 from datasets.inspect.proposal import propose_dataset
 from datasets.listing import Listing
+from datasets.parsing.conditions import matcher, read_conditions
 from datasets.parsing.folders import images_below
+from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import SplitRow, pick, read_split, split_of, write_drawn_splits, write_split
 from datasets.parsing.tables import csv_text, read_table
 from processor.extract import list_folder
@@ -66,6 +68,26 @@ def test_search_and_proposals_take_both_forms_as_one(tmp_path):
     plant(root, f"{COMPOSED}/1.jpg", f"{APART}/2.jpg")
     data = propose_dataset(root).dataset
     assert sorted([*data.train_identities, *data.test_identities]) == ["b", "c", "d", COMPOSED]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_columns_pairs_and_conditions_take_both_forms_as_one(tmp_path, form):
+    """A person who trains and is tested, compared images, and a value in a configuration."""
+    name = unicodedata.normalize(form, "é1")
+    root = plant(tmp_path, "a/1.jpg", "b/1.jpg", f"{APART}/1.jpg", f"{APART}/2.jpg")
+    tested = f"{name}/1.jpg,c,query,{name}\n{name}/2.jpg,c,gallery,{name}\n"
+    (root / "list.csv").write_text(
+        f"path,identity,split,person\na/1.jpg,a,train,a\nb/1.jpg,b,train,b\n{tested}", "utf-8"
+    )
+    (root / "pairs.txt").write_text(f"{name}/1.jpg,{COMPOSED}/2.jpg,1\n{APART}/1.jpg,{APART}/2.jpg,1\n", "utf-8")
+    listed = Listing(root / "list.csv", roles=Roles("pairs"), pairs="pairs.txt")
+    assert [list(part) for part in listed.pair_rows()] == [[0], [0], [True]]
+    rows = f"a/1.jpg,a,train,{COMPOSED}\nb/1.jpg,b,train,b\n{tested}"
+    (root / "list.csv").write_text(f"path,identity,split,person\n{rows}", "utf-8")
+    assert COMPOSED in message(Listing, root / "list.csv", roles=Roles("open"))
+    chosen = read_conditions("DATASETS.TRAIN", f"{{person: [{name}, b]}}", ["person"])
+    images = [{"person": COMPOSED}, {"person": "b"}]
+    assert all(map(matcher("DATASETS.TRAIN", chosen, images, seed=0), images))
 
 
 def test_a_choice_does_not_depend_on_the_form():

@@ -1,6 +1,6 @@
 """Weights by an address on Hugging Face's hub: from its cache, by its client, and without a network."""
 
-import builtins
+import sys
 
 import huggingface_hub
 import pytest
@@ -88,14 +88,7 @@ def test_wrong_addresses(hub, address):
 
 
 def test_the_package_is_optional(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("huggingface_hub"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ReIDError, match="pip install huggingface_hub"):
         find_weights("ViT-B-16", "hf://openai/clip-vit-base-patch16")
 
