@@ -14,6 +14,8 @@ from utils.biometric.comparisons import Comparisons
 
 _ELEMENTS = 2**23
 
+_GRAIN = 2.0**-36
+
 
 @dataclass
 class RankReplicates:
@@ -117,6 +119,6 @@ def _sum_up(before: Tensor, known: Tensor, weight: Tensor, average_precision: st
     last = rank.gather(1, (count - 1)[:, None, None].expand(-1, 1, rank.shape[2]))[:, 0]
     first = rank[:, 0]
     found = [(first <= k).double() for k in range(1, max_rank + 1)]
-    return torch.stack(
-        [(value * weight).sum(0) for value in (torch.ones_like(weight), precision, count[:, None] / last, *found)]
-    )
+    # Of rounded numbers the sums are exact, so that their order, and the size of blocks, has no influence.
+    rounded = ((value / _GRAIN).round_().mul_(_GRAIN) for value in (precision, count[:, None] / last))
+    return torch.stack([(value * weight).sum(0) for value in (torch.ones_like(weight), *rounded, *found)])

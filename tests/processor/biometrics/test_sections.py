@@ -30,6 +30,7 @@ from processor.biometrics.templates import template_curve
 from processor.biometrics.training import TrainingFeatures
 from processor.biometrics.trust import calibration_facts, calibration_file, trusted_calibration
 from processor.reports.error_rates import error_rates as shown_in_tables
+from utils.biometric import pair_scores
 from utils.biometric.comparisons import Crossing
 from utils.errors import ReIDError
 from utils.metrics import Features, evaluate
@@ -238,6 +239,27 @@ def test_without_replicates_too():
     found = verified(setting.test, setting.blocks, setting.crossing)
     section = error_rates(setting, found, evaluate(setting.query, setting.gallery))
     assert section.record["EER interval"] == pytest.approx([0, WIDEST])
+
+
+def test_no_figure_depends_on_the_size_of_blocks(monkeypatch):
+    keys = ["TEST.OPEN_SET", "0.5", "TEST.FPIR", "[0.7]", "TEST.TEMPLATE", "both", "TEST.TEMPLATE_SIZE", "[1, 2]"]
+    keys += ["TEST.FUSE", "logistic", "TEST.SCORE_NORM", "as", "TEST.GROUPS", "['gender']", "TEST.THRESHOLDS", "[0.5]"]
+    keys += ["TEST.BOOTSTRAP", "10"]
+
+    def figures():
+        setting = make_setting(*keys)
+        found = verified(setting.test, setting.blocks, setting.crossing)
+        sections = [error_rates(setting, found, evaluate(setting.query, setting.gallery)), by_group(setting, found)]
+        sections += [section(setting) for section in (open_set, template_curve, fuse, normalised)]
+        return json.dumps([section.record for section in sections]), sections[0].replicates
+
+    (records, replicates), rows = figures(), pair_scores.block_rows(2 * PEOPLE * 2, torch.device("cpu"))
+    monkeypatch.setitem(pair_scores.BLOCK_ELEMENTS, "cpu", 700)
+    assert pair_scores.block_rows(2 * PEOPLE * 2, torch.device("cpu")) == 7 < rows
+    again = figures()
+    assert again[0] == records
+    for name, values in replicates.items():
+        np.testing.assert_array_equal(again[1][name], values, err_msg=name)
 
 
 @pytest.mark.parametrize("once", [False, True])
