@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -31,11 +32,13 @@ from configs import load_config
 from datasets import make_dataloader, make_dataset
 from datasets.bases import QueryGallerySplit, Record, ReIDDataset
 from datasets.images import ImageDataset
+from datasets.point_cache import PointReader, find_all
 from model import DataFacts, make_test_model
-from processor.evaluation import _images, _rank, _rank_locally, _rows
+from processor.evaluation import _images, _rank, _rank_locally
 from processor.local_matching import LocalMatching
 from utils.device import choose_device
 from utils.images import read_image
+from utils.retrieval.points import Points
 
 Degradation = Callable[[Image.Image], Image.Image]
 
@@ -159,21 +162,23 @@ def measure(
     device = choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID)
     model.to(device)
     query, gallery = part_of(dataset, people, queries)
-    rows, joint = [], None
+    rows, joint, workplace = [], None, SimpleNamespace(device=device)
+    known = _images(cfg, model, _loader(gallery, loader), workplace)
+    detailed = any(keys.TEST.POINTS != "0" for keys in cfgs.values())
+    points = find_all(cfg, [record.path for record in gallery], dataset.reading) if detailed else None
     with tempfile.TemporaryDirectory() as folder:
         run = SimpleNamespace(device=device, output_dir=Path(folder))
         for name, degrade in DEGRADATIONS.items():
             changed = _written(query, dataset, degrade, Path(folder) / str(len(rows)))
-            images = ImageDataset([*changed, *gallery], loader.dataset.transform, read=loader.dataset.read)
-            own = DataLoader(images, loader.batch_size)
-            features = _images(cfg, model, own, run)
-            split = _rows(features, range(len(changed))), _rows(features, range(len(changed), len(images)))
+            split = _images(cfg, model, _loader(changed, loader), run), known
+            own = find_all(cfg, [record.path for record in changed], dataset.reading) if detailed else None
             found = {}
             for matcher, keys in cfgs.items():
                 if matcher == "global":
                     outcome = _rank(keys, *split, dataset.camera_rule, run, "")
                 else:
-                    local = LocalMatching(keys, dataset, own, model, run)
+                    local = LocalMatching(keys, dataset, _loader([*changed, *gallery], loader), model, run)
+                    local.points = Both(own, points)
                     if matcher == "joint":
                         local.joint = joint = joint or local.joint  # fitted once
                     trial = QueryGallerySplit(None, changed, gallery)
@@ -183,6 +188,23 @@ def measure(
             sys.stdout.write(table(rows[-1:], header=len(rows) == 1) + "\n")
             sys.stdout.flush()
     return rows
+
+
+@dataclass(frozen=True)
+class Both:
+    """Points of changed queries and of the gallery, which are found once."""
+
+    query: PointReader | None
+    gallery: PointReader | None
+
+    def read(self, path: str) -> Points:
+        """Of either."""
+        return (self.query if path in self.query.cache.kept else self.gallery).read(path)
+
+
+def _loader(records: Sequence[Record], like: DataLoader) -> DataLoader:
+    """Images prepared as those of another loader."""
+    return DataLoader(ImageDataset(records, like.dataset.transform, read=like.dataset.read), like.batch_size)
 
 
 def _written(query: Sequence[Record], dataset: ReIDDataset, degrade: Degradation, folder: Path) -> list[Record]:
