@@ -7,8 +7,8 @@ A row is one arm (a recipe of configs/hand/text), a number of training images fo
 draws hands of its own for training and test. The command skips finished rows, resumes an interrupted one, starts none
 after --minutes, and writes text.md: mAP of each arm and its difference to the arm without text, with the 95 % interval
 of a hierarchical bootstrap over seeds and test people, and the rows that are left with their commands. The recipe is
-to be chosen on other hands (--split validation). The hypothesis was written down before: text helps at 2 to 4 images, and
-more than the mean image features of the start do (centroids).
+to be chosen on other hands (--split validation). The hypothesis was written down before: text helps at 2 to 4 images,
+and more than the mean image features of the start do (centroids).
 
 Keys behind the options hold for all rows: with CLIP's weights and photographs the same table is
 
