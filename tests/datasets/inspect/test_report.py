@@ -267,7 +267,7 @@ def test_as_a_command(hands, tmp_path):
         "--sheet",
         str(tmp_path / "s.png"),
     ]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=280)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("hand: ")
 
 
