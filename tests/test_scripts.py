@@ -153,10 +153,10 @@ def test_the_last_lines_name_a_command_that_works(trained, tmp_path):
 
 def test_training_reports_every_term(trained):
     _, _, lines = trained
-    (line,) = (line for line in lines if "stage 2 epoch 2/2:" in line)
+    (line,) = (line for line in lines if "stage 2 epoch 2/2: loss" in line)
     for name in ("loss", "id", "triplet", "i2t", "accuracy", "lr", "images_per_second"):
         assert re.search(rf"\b{name} [\d.e+-]+", line), name
-    (line,) = (line for line in lines if "stage 1 epoch 1/1:" in line)
+    (line,) = (line for line in lines if "stage 1 epoch 1/1: loss" in line)
     for name in ("loss", "i2t", "t2i", "lr", "images_per_second"):
         assert re.search(rf"\b{name} [\d.e+-]+", line), name
 
@@ -365,7 +365,8 @@ def test_the_baseline(config, tmp_path):
     state = checkpoint(tmp_path / "run" / "RN-Tiny_1.pth")
     assert not [name for name in state if name.startswith(("prompt_learner", "text_encoder"))]
     assert not [entry for entry in results(tmp_path / "run")["history"] if "i2t" in entry]
-    evaluate(config, "TEST.WEIGHT", tmp_path / "run" / "RN-Tiny_1.pth", "MODEL.NAME", "RN-Tiny")
+    method = ["MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", "MODEL.NAME", "RN-Tiny"]
+    evaluate(config, "TEST.WEIGHT", tmp_path / "run" / "RN-Tiny_1.pth", *method)
 
 
 SAMPLERS = ("softmax", "softmax_triplet", "triplet")
