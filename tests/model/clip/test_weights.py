@@ -228,11 +228,12 @@ def test_hugging_face_attention_is_the_same_function(tmp_path):
     """Separate maps of queries, keys and values against PyTorch's attention with the fused matrix."""
     theirs = hugging_face(CLIP)
     save_file(theirs, tmp_path / "model.safetensors")
-    ours = renamed(tmp_path / "model.safetensors")
+    theirs = {name: tensor.double() for name, tensor in theirs.items()}
+    ours = {name: tensor.double() for name, tensor in renamed(tmp_path / "model.safetensors").items()}
     x, layer, fused = (
-        torch.randn(4, 1, WIDTH),
+        torch.randn(4, 1, WIDTH, dtype=torch.float64),
         "vision_model.encoder.layers.1.self_attn.",
-        nn.MultiheadAttention(8, 2),
+        nn.MultiheadAttention(8, 2, dtype=torch.float64),
     )
     q, k, v = (F.linear(x[:, 0], theirs[f"{layer}{n}_proj.weight"], theirs[f"{layer}{n}_proj.bias"]) for n in "qkv")
     heads = [t.view(4, 2, 4).transpose(0, 1) for t in (q, k, v)]
