@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from datasets.bases import WARNING, number_of, some
+from datasets.bases import WARNING, some
 from datasets.parsing.keypoints import (
     DEFAULT_FILE,
     HAND,
@@ -30,6 +30,7 @@ from datasets.parsing.keypoints import (
 )
 from utils.errors import ReIDError
 from utils.windows import Window
+from utils.words import number_of
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -338,11 +338,6 @@ def some(names: Sequence[str], limit: int = 5, total: int | None = None) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def number_of(number: int, one: str, many: str = "") -> str:
-    """``1 image``, ``2 images``; ``many`` where it is not ``one`` with an s."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def require_choice(key: str, value: str, choices: Sequence[str]) -> None:
     """Raise :class:`ReIDError` naming the configuration ``key`` unless ``value`` is one of ``choices``."""
     if value not in choices:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.hands.attributes import TEMPLATES, Attributes
 from datasets.parsing.splits import inside
 from datasets.parsing.tables import read_table
 from utils.errors import ReIDError
 from utils.text_files import nfc
+from utils.words import number_of
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from datasets.bases import WARNING, ReIDDataset, number_of, some
+from datasets.bases import WARNING, ReIDDataset, some
 from datasets.images import Facts, examine, look_over
 from datasets.levels import file_notes, level_notes, unknown_white
 from datasets.make_dataloader_clipreid import make_sampler, num_workers
@@ -20,6 +20,7 @@ from datasets.mirroring import mirroring_notes
 from utils.distributed import gather_objects, shard_of, world_size
 from utils.errors import ReIDError
 from utils.logger import LOGGER
+from utils.words import number_of
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -25,7 +25,7 @@ from PIL import Image
 
 from configs import load_config
 from datasets import make_dataset
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.hands.detector import FoundHand, HandDetector
 from datasets.images import reading_of
 from datasets.parsing.folders import images_below
@@ -45,6 +45,7 @@ from utils.interrupt import InterruptedRunError, ignore_signals, interrupt_reque
 from utils.logger import LOGGER, setup_console
 from utils.plots.sheets import QUERY, RIGHT, WRONG, Shown, contact_sheet
 from utils.progress import image_bar
+from utils.words import number_of
 
 EXAMPLE = "python -m datasets.keypoints --root data/hands --output data/hands/keypoints.csv"
 SAVE_SECONDS = 30

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.images import Facts
 from utils.images import likely_white
+from utils.words import number_of
 
 DARK = 1 / 4
 """Share of white that the brightest value of a whole set reaches in any set that is stored as its format states."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.parsing.draws import Draws, draw
 from datasets.parsing.folders import spelled
 from datasets.parsing.lists import is_list, read_lists
@@ -14,6 +14,7 @@ from datasets.parsing.pairs import pair_rows, read_pairs
 from datasets.parsing.protocols import NamedImage, Roles
 from datasets.parsing.splits import SplitDataset, SplitRow, read_split, require_run, take_one_each
 from utils.errors import ReIDError
+from utils.words import number_of
 
 
 class Listing(SplitDataset):

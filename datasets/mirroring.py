@@ -10,10 +10,11 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.parsing.attributes import named_attributes
 from utils.errors import ReIDError
 from utils.text_files import nfc
+from utils.words import number_of
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.bases import number_of, require_folder, some
+from datasets.bases import require_folder, some
 from datasets.parsing.attributes import named_attributes
 from datasets.parsing.conditions import matcher, read_conditions
 from datasets.parsing.expressions import Rule
@@ -17,6 +17,7 @@ from datasets.parsing.protocols import NamedImage, Roles, assign, training_image
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run
 from utils.errors import ReIDError
 from utils.text_files import nfc
+from utils.words import number_of
 
 IDENTITY_PARTS = ("person", "side", "finger")
 """Groups that make an identity where neither a group ``identity`` nor ``DATASETS.IDENTITY`` does."""

@@ -6,13 +6,14 @@ import filecmp
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.parsing.draws import Draws, draw
 from datasets.parsing.folders import images_below, note_lost, note_others, scan
 from datasets.parsing.splits import SplitDataset, SplitRow, inside
 from datasets.parsing.tables import read_table
 from utils.errors import ReIDError
 from utils.text_files import nfc
+from utils.words import number_of
 
 TREE = (
     "Expected: train/<identity>/*.jpg, test/query/<identity>/*.jpg and test/gallery/<identity>/*.jpg "

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.bases import number_of, require_folder, some
+from datasets.bases import require_folder, some
 from datasets.parsing.folders import note_others, scan
 from datasets.parsing.splits import SplitDataset, SplitRow
 from utils.errors import ReIDError
+from utils.words import number_of
 
 TREE = (
     "Expected: <person>_<left|right>_<index|middle>/<number>ROI.jpg, for example 001_left_index/01ROI.jpg. "

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.bases import number_of, require_choice, require_folder, some
+from datasets.bases import require_choice, require_folder, some
 from datasets.parsing.folders import find_root, note_others, scan
 from datasets.parsing.published import Size
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run, take_one_each
 from utils.errors import ReIDError
+from utils.words import number_of
 
 TREE = (
     "Expected: 'Original Images/1-501/<id>_<number>.jpg' and 'Original Images/502-712/<id>_<number>.jpg'. "

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from datasets.alignment import downwards
-from datasets.bases import ReIDDataset, number_of, some
+from datasets.bases import ReIDDataset, some
 from datasets.parsing.keypoints import HAND, KeyPointFile, KeyPoints
 from utils.plots.sheets import WRONG, Shown, contact_sheet
+from utils.words import number_of
 
 UPSIDE_DOWN = 135
 """Degrees from upright from which on a hand is called upside down."""

@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from configs import load_config
 from datasets import make_dataset
-from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, number_of, some
+from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, some
 from datasets.images import Facts
 from datasets.inspect.changes import copies_to_drop, with_validation_people
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
@@ -33,6 +33,7 @@ from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet
 from utils.terminal import show, show_results
+from utils.words import number_of
 
 EXAMPLE = "python -m datasets.inspect --root data/hands"
 SHEET_ROWS, SHEET_COLUMNS = 12, 8

@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.bases import WARNING, number_of, some
+from datasets.bases import WARNING, some
 from utils.errors import ReIDError, unreadable_folder
 from utils.images import IMAGE_SUFFIXES
 from utils.text_files import nfc
+from utils.words import number_of
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 """Files and folders, in lower case, that operating systems leave among photographs."""

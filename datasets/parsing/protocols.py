@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from datasets.bases import number_of, some
+from datasets.bases import some
 from datasets.parsing.conditions import Condition, matcher, read_conditions
 from datasets.parsing.splits import SplitRow, take_one_each
 from utils.errors import ReIDError
+from utils.words import number_of
 
 HALF = "{person: 50%}"
 NONE = "none"

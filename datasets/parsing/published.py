@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Photo, QueryGallerySplit, ReIDDataset, number_of, some
+from datasets.bases import Photo, QueryGallerySplit, ReIDDataset, some
 from datasets.parsing.folders import find_root, note_others, scan
 from utils.errors import ReIDError
 from utils.text_files import read_text
+from utils.words import number_of
 
 
 class Size(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
-from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, number_of, some
+from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, some
 from datasets.parsing.attributes import named_attributes
 from datasets.parsing.tables import Row, csv_text, is_text, label_numbers, read_table
 from utils.checkpoint import write_text
@@ -22,6 +22,7 @@ from utils.errors import ReIDError
 from utils.images import Box
 from utils.logger import LOGGER
 from utils.text_files import nfc
+from utils.words import number_of
 
 SPLITS = ("train", "val", "query", "gallery")
 """``val`` holds images of training people that are kept out of training."""

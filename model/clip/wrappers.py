@@ -10,6 +10,7 @@ from torch import Tensor
 
 from utils.errors import ReIDError
 from utils.logger import LOGGER
+from utils.words import number_of
 
 GROUPS = ("state_dict", "model_state_dict", "model")
 """Keys under which most training scripts put the state dict; the first that is there is read."""
@@ -80,7 +81,7 @@ def _several(groups: Mapping[str, dict], content: Mapping[Any, Any]) -> str:
 
 
 def _listed(groups: Mapping[str, dict]) -> str:
-    return ", ".join(f"{name} ({_count(group)} tensors)" for name, group in groups.items())
+    return ", ".join(f"{name} ({number_of(_count(group), 'tensor')})" for name, group in groups.items())
 
 
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import check_data, make_dataloader, make_dataset
-from datasets.bases import number_of
 from datasets.make_dataloader_clipreid import make_sampler, num_workers
 from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
 from utils.command_line import run_script
 from utils.errors import EXIT_STATUS, ReIDError
+from utils.words import number_of
 
 
 @pytest.fixture
