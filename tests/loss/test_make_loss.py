@@ -54,6 +54,7 @@ def config(**changes):
                 "IF_WITH_CENTER": "no",
                 "NO_MARGIN": False,
                 "IF_LABELSMOOTH": "on",
+                "TRIPLET_NORM": False,
             },
             "DATALOADER": {"SAMPLER": "softmax_triplet"},
             "SOLVER": {
