@@ -49,7 +49,7 @@ DETAILS = {
     "accessories": ("accessories",),
     "irregularities": ("irregularities",),
 }
-"""What may follow "with"; of the last two only the value "with" is told."""
+"""What may follow "with"; the last two are named only where their value is "with"."""
 FINGERS = {"closed": "fingers held together", "spread": "fingers spread"}
 
 
@@ -103,28 +103,28 @@ def draw_sentence(attributes: Attributes, rng: np.random.Generator) -> str:
 
 
 def known_attributes(attributes: Attributes) -> dict[str, str]:
-    """Those that sentences can tell, in the order of the templates."""
+    """Those that sentences can describe, in the order of the templates."""
     return {name: attributes[name] for name in TEMPLATES if name in attributes}
 
 
-def _detailed(told: Mapping[str, str], rng: np.random.Generator) -> str:
+def _detailed(known: Mapping[str, str], rng: np.random.Generator) -> str:
     """Such as "A photo of the back of a slender left hand of a young person with fair skin, on a grey table."."""
-    words = [told.get("build", ""), told.get("hand", ""), "hand"]
+    words = [known.get("build", ""), known.get("hand", ""), "hand"]
     noun = " ".join(word for word in words if word)
-    side = f"{_one(SIDES.get(told['side'], (told['side'],)), rng)} of a " if "side" in told else ""
+    side = f"{_one(SIDES.get(known['side'], (known['side'],)), rng)} of a " if "side" in known else ""
     opening = OPENINGS[int(rng.integers(len(OPENINGS)))]
     if not side:
         opening = opening.replace("The ", "A ").replace(" the ", " a ")
-    owner = " ".join(told[name] for name in ("age", "gender") if name in told)
+    owner = " ".join(known[name] for name in ("age", "gender") if name in known)
     details = [
-        _one(DETAILS[name], rng).format(told[name]) for name in DETAILS if told.get(name, "without") != "without"
+        _one(DETAILS[name], rng).format(known[name]) for name in DETAILS if known.get(name, "without") != "without"
     ]
-    details += [FINGERS.get(told["pose"], f"{told['pose']} fingers")] if "pose" in told else []
+    details += [FINGERS.get(known["pose"], f"{known['pose']} fingers")] if "pose" in known else []
     rng.shuffle(details)
     sentence = f"{opening}{side}{noun}"
     sentence += f" of a {owner} person" if owner else ""
     sentence += f" with {_listed(details)}" if details else ""
-    return sentence + (f", on a {told['table']} table" if "table" in told else "") + "."
+    return sentence + (f", on a {known['table']} table" if "table" in known else "") + "."
 
 
 def _one(words: Sequence[str], rng: np.random.Generator) -> str:
@@ -192,7 +192,7 @@ def _check_varied(captions: Captions, dataset: ReIDDataset) -> None:
     if len(drawn) == 1:
         raise ReIDError(
             f"{dataset.name}: all {len(dataset.train)} training images have one sentence, {drawn.pop()!r}. Stage 0 "
-            "tells sentences apart: describe what differs between the images."
+            "compares images with different sentences: describe what differs between the images."
         )
 
 

@@ -35,6 +35,14 @@ def copy_all(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "")
     _copy(own, tensors)
 
 
+def copy_pretrained(module: nn.Module, tensors: Mapping[str, Tensor], classifier: str | tuple[str, ...]) -> LoadReport:
+    """Copy all but the tensors whose names begin with ``classifier``, as :func:`copy_all` does."""
+    skipped = {name: "the classifier of its pre-training" for name in tensors if name.startswith(classifier)}
+    ready = {name: tensor for name, tensor in tensors.items() if name not in skipped}
+    copy_all(module, ready)
+    return LoadReport(loaded=list(ready), skipped=skipped)
+
+
 def load_checkpoint(method: Method, state: Mapping[str, Tensor], known: KnownGrid | None = None) -> LoadReport:
     """Copy a checkpoint of re-identification, published or ours, into ``method`` for a test.
 

@@ -29,7 +29,7 @@ from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
 
 RECIPE = "configs/hand/hands_clip.yml"
-TOLD = ("MODEL.", "INPUT.", "DATASETS.SYNTHETIC.", "DATALOADER.", "SOLVER.")
+CARD_KEYS = ("MODEL.", "INPUT.", "DATASETS.SYNTHETIC.", "DATALOADER.", "SOLVER.")
 """How keys begin whose changes the card names; paths are left out."""
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,7 +77,9 @@ def _card(
 ) -> dict[str, Any]:
     """What a reader of the file wants to know."""
     drawn = cfg.DATASETS.SYNTHETIC
-    changes = {key: value for key, value in zip(overrides[::2], overrides[1::2], strict=True) if key.startswith(TOLD)}
+    changes = {
+        key: value for key, value in zip(overrides[::2], overrides[1::2], strict=True) if key.startswith(CARD_KEYS)
+    }
     train, test = drawn.TRAIN_IDS * drawn.IMAGES_PER_ID, drawn.TEST_IDS * drawn.IMAGES_PER_ID
     text = tested["results"]["text: attributes"]
     last = trained["results"]

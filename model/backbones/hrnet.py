@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from model.backbones.resnet import make_stage
 from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
 from model.base import Backbone, LoadReport, Outputs
-from model.loading import copy_all
+from model.loading import copy_pretrained
 from utils.errors import ReIDError
 
 HEAD = ("downsamp_modules.", "final_layer.", "classifier.")
@@ -105,16 +105,7 @@ class HRNet(Backbone):
 
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Weights under the authors' or timm's names; what stands behind the four maps is left out."""
-        report = LoadReport()
-        ready = {}
-        for name, tensor in tensors.items():
-            if name.startswith(HEAD):
-                report.skipped[name] = "the classifier of its pre-training"
-            else:
-                ready[name] = tensor
-        copy_all(self, ready)
-        report.loaded = list(ready)
-        return report
+        return copy_pretrained(self, tensors, HEAD)
 
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """Contributions to the mean of the joined map, see :func:`model.backbones.saliency.contributions`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
 from model.base import Backbone, LoadReport, Outputs
 from model.layers.light import ConvNorm, Gate, LightConv
-from model.loading import copy_all
+from model.loading import copy_pretrained
 from utils.errors import ReIDError
 
 PLAIN, BEHIND, INSIDE = "plain", "behind", "inside"
@@ -99,16 +99,7 @@ class OSNet(Backbone):
 
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Weights under torchreid's names (``osnet_x1_0_imagenet.pth`` and kin) or own ones."""
-        report = LoadReport()
-        ready = {}
-        for name, tensor in own_names(tensors).items():
-            if name.startswith("classifier."):
-                report.skipped[name] = "the classifier of its pre-training"
-            else:
-                ready[name] = tensor
-        copy_all(self, ready)
-        report.loaded = list(ready)
-        return report
+        return copy_pretrained(self, own_names(tensors), "classifier.")
 
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """Contributions to the feature, see :func:`model.backbones.saliency.contributions`."""

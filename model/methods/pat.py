@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
-from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
+from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 from utils.precision import full_precision
@@ -137,10 +137,7 @@ class PAT(Method):
             neck=own.NECK,
             joined=own.PART_LOSS == "joined",
             tested=own.FEATURE,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
             part_weight=own.PART_WEIGHT,
             diversity_weight=own.DIVERSITY_WEIGHT,
         )

@@ -323,7 +323,7 @@ def start_weights(cfg: CfgNode) -> str:
 
 
 def _read_earlier(path: Path) -> dict[str, Any]:
-    """What runs before left in ``metrics.json``, nothing if there is none; what no run wrote is set aside."""
+    """What runs before left in ``metrics.json``, nothing if there is none; a file that no run wrote is backed up."""
     if not path.exists():
         return {}
     try:

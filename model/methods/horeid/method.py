@@ -16,7 +16,7 @@ from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Ra
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.horeid.graphs import DirectedGraph, Matching, Verifier, permutation_loss
 from model.methods.horeid.skeletons import SKELETONS
-from model.methods.requirements import identity_pairs, label_smoothing, linear_classifiers, triplet_margin
+from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.errors import ReIDError
 from utils.precision import full_precision
 
@@ -120,10 +120,7 @@ class HOReID(Method):
             points=own.POINTS,
             matching=own.MATCHING and training,
             matching_epoch=own.MATCHING_EPOCH,
-            smoothing=label_smoothing(cfg),
-            margin=triplet_margin(cfg),
-            id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
-            triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,
+            **loss_options(cfg),
             permutation_weight=own.PERMUTATION_WEIGHT,
             verification_weight=own.VERIFICATION_WEIGHT,
             graph_lr=own.GRAPH_LR_FACTOR,
