@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from configs import load_config
+from configs.main_keys import TRAINING_KEYS
 from datasets import add_fields, captions_of, check_data, make_dataloader, make_dataset, write_drawn_splits
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
 from model import (
@@ -38,7 +39,8 @@ from processor import (
 )
 from processor.html_report import write_report
 from solver import make_optimizers, make_scheduler
-from utils.command_line import parse_arguments, run_script
+from utils.arguments import parse_arguments
+from utils.command_line import run_script
 from utils.distributed import is_main, main_process_first, on_main_process
 
 if TYPE_CHECKING:
@@ -46,7 +48,11 @@ if TYPE_CHECKING:
 
     from datasets.bases import ReIDDataset
 
-EXAMPLE = "python train_clipreid.py --config_file configs/hand/demo.yml OUTPUT_DIR output/demo"
+EXAMPLES = (
+    "python train_clipreid.py --config_file configs/hand/demo.yml",
+    "python train_clipreid.py --config_file configs/hand/vit_clipreid.yml DATASETS.ROOT_DIR data/hands "
+    "OUTPUT_DIR output/hand/mine",
+)
 
 
 def train(config_file: str, overrides: Sequence[str]) -> None:
@@ -118,7 +124,7 @@ def facts_of(cfg: CfgNode, dataset: ReIDDataset) -> DataFacts:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments(__doc__, EXAMPLE, argv)
+    arguments = parse_arguments("python train_clipreid.py", __doc__, EXAMPLES, TRAINING_KEYS, argv)
     return run_script(partial(train, arguments.config_file, arguments.opts))
 
 

@@ -1,15 +1,16 @@
-"""The table of all keys in ``docs/config.md``, made from ``configs/defaults.py``: ``python -m configs.table``."""
+"""Print docs/config.md, the table of all keys, made from configs/defaults.py."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from configs.defaults import _C
+from utils.arguments import make_parser
 
 _LINE = re.compile(r"\s*(?:_C\.([\w.]+)|stage\.(\w+)) = .+?  # (.+)")
 
@@ -52,8 +53,12 @@ def _cell(text: str) -> str:
     return text.replace("(ours)", "*(ours)*").replace("|", "\\|")
 
 
-if __name__ == "__main__":
-    argparse.ArgumentParser(
-        prog="python -m configs.table", description=__doc__, epilog="example: python -m configs.table > docs/config.md"
-    ).parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    make_parser("python -m configs.table", __doc__, ("python -m configs.table > docs/config.md",)).parse_args(argv)
     sys.stdout.write(make_table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Find the hand in each photograph: 21 key points, which hand it is, and how large.
+"""Find the hand in each photograph: its 21 key points, whether it is left or right, and its size.
 
 OUTPUT receives a row for each image (docs/datasets.md, Key points), without points where no hand was found.
 Rows that are there already stay, unless the image is newer: an interrupted search resumes when the command is repeated.
@@ -37,6 +37,7 @@ from datasets.parsing.keypoints import (
     relative_name,
     write_keypoints,
 )
+from utils.arguments import make_parser
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -47,7 +48,10 @@ from utils.plots.sheets import QUERY, RIGHT, WRONG, Shown, contact_sheet
 from utils.progress import image_bar
 from utils.words import number_of
 
-EXAMPLE = "python -m datasets.keypoints --root data/hands --output data/hands/keypoints.csv"
+EXAMPLES = (
+    "python -m datasets.keypoints --root data/hands --output data/hands/keypoints.csv",
+    "python -m datasets.keypoints --config_file configs/hand/hand_11k.yml",
+)
 SAVE_SECONDS = 30
 """Between two states of OUTPUT."""
 SHEET_ROWS, SHEET_COLUMNS = 6, 8
@@ -245,12 +249,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.keypoints",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m datasets.keypoints", __doc__, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
     source.add_argument("--root", metavar="DIR", help="folder of images, searched to its depths")

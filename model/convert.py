@@ -1,4 +1,4 @@
-"""Give the weights of a network other names: those of timm's own network of the same design.
+"""Rename the weights of a network to the names of timm's own network of the same design.
 
 Some published files hold a network that timm knows under the names of another library. Where both list their tensors
 in the same order (that of the layers), the n-th is the n-th: each pair must agree in shape and in the last part of its
@@ -8,7 +8,6 @@ name (``weight``, ``running_mean``), or nothing is written. EfficientNet-Lite0 o
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,15 +18,16 @@ from torch import Tensor
 
 from model.backbones.timm_backbone import PREFIX, backbone_name
 from model.clip.weights import read_state_dict
+from utils.arguments import make_parser
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_console
 from utils.optional import MissingPackageError, import_optional
 
-EXAMPLE = (
+EXAMPLES = (
     "python -m model.convert --name timm/tf_efficientnet_lite0 --weights efficientnet-lite0-57934424.pth "
-    "--output tf_efficientnet_lite0.safetensors"
+    "--output tf_efficientnet_lite0.safetensors",
 )
 
 
@@ -76,12 +76,7 @@ def convert(name: str, weights: Path, output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.convert",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m model.convert", __doc__, EXAMPLES)
     parser.add_argument("--name", required=True, help="MODEL.NAME of the network, timm/...")
     parser.add_argument("--weights", metavar="FILE", type=Path, required=True, help="under another library's names")
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="a .safetensors file")

@@ -10,7 +10,6 @@ and logs how far features move.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import warnings
@@ -30,6 +29,7 @@ from model.base import Batch, DataFacts, Method
 from model.clip.model import ModifiedResNet, VisionTransformer
 from model.make_model_clipreid import check_weights, make_test_model
 from model.onnx_file import write_onnx
+from utils.arguments import make_parser
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -40,10 +40,8 @@ from utils.retrieval.distances import check_metric
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-EXAMPLE = (
-    "python -m model.export --config_file configs/hand/vit_clipreid.yml TEST.WEIGHT output/hand/ViT-B-16_60.pth "
-    "--output hand.onnx"
-)
+_TRAINED = "python -m model.export --config_file configs/hand/vit_clipreid.yml TEST.WEIGHT output/hand/ViT-B-16_60.pth"
+EXAMPLES = (f"{_TRAINED} --output hand.onnx", f"{_TRAINED} --output hand.safetensors --half")
 ONNX_PACKAGES = ("onnx", "onnxscript")
 LABELS = {"cameras": "camids", "views": "viewids"}
 """Fields of a batch and the inputs of an ONNX file."""
@@ -254,12 +252,7 @@ def _test_facts(cfg: CfgNode) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.export",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m model.export", __doc__, EXAMPLES)
     parser.add_argument("--config_file", metavar="FILE", required=True, help="YAML file of the training")
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="a .safetensors or .onnx file")
     parser.add_argument(

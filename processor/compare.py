@@ -7,7 +7,6 @@ so far lies in OUTPUT as comparison.md, comparison.csv and comparison.json.
 
 from __future__ import annotations
 
-import argparse
 import re
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from model import check_method
 from processor.reports.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
 from processor.runs.folder import RunFolder, flatten, kind, read_run
 from processor.runs.run import differing_keys, free_to_change
+from utils.arguments import make_parser
 from utils.checkpoint import save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -34,9 +34,10 @@ from utils.paths import ShortPaths
 from utils.terminal import show
 from utils.text_files import refuse_pipes
 
-EXAMPLE = (
-    "python -m processor.compare --configs configs/hand/compare/clipreid.yml configs/hand/compare/baseline.yml "
-    "--seeds 1 2 3 --output output/compare"
+_CONFIGS = "--configs configs/hand/compare/clipreid.yml configs/hand/compare/baseline.yml"
+EXAMPLES = (
+    f"python -m processor.compare {_CONFIGS} --seeds 1 2 3 --output output/compare",
+    f"python -m processor.compare {_CONFIGS} --output output/mine DATASETS.NAMES hand DATASETS.ROOT_DIR data/hands",
 )
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 SCRIPT = Path(__file__).resolve().parents[1] / "train_clipreid.py"
@@ -232,12 +233,7 @@ def _write(output: Path, job: Job, results: Mapping[str, Mapping[int, RunFolder]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 if something has to be mended or a run failed, 3 after a signal."""
-    parser = argparse.ArgumentParser(
-        prog="python -m processor.compare",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m processor.compare", __doc__, EXAMPLES)
     add = parser.add_argument
     add(
         "--configs",

@@ -1,4 +1,4 @@
-"""Write the features of a folder of images, to be used by other programs.
+"""Write the features of a folder of images to files for other programs.
 
 OUTPUT receives features.npy, [N, D] float32, which numpy can map from disk (np.load(..., mmap_mode="r")), and
 listing.csv, whose n-th row names the image of row n. Both appear when all images are done. An interrupted extraction
@@ -7,7 +7,6 @@ resumes when the same command is repeated.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -23,6 +22,7 @@ from datasets.bases import WARNING
 from datasets.parsing.folders import images_below, note_lost, note_others
 from datasets.parsing.tables import csv_text
 from processor.embedder import Embedder, load_embedder
+from utils.arguments import make_parser
 from utils.checkpoint import new_array, save_json, write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -31,9 +31,9 @@ from utils.images import IMAGE_SUFFIXES, Windows
 from utils.logger import LOGGER, setup_console
 from utils.text_files import nfc, read_text
 
-EXAMPLE = (
+EXAMPLES = (
     "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
-    "--images data/hands/test/gallery --output output/features"
+    "--images data/hands/test/gallery --output output/features",
 )
 SAVE_EVERY = 20
 """Batches between two saved states."""
@@ -240,12 +240,7 @@ def run(config_file: str, overrides: Sequence[str], images: Path, output: Path) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m processor.extract",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m processor.extract", __doc__, EXAMPLES)
     parser.add_argument("--config_file", metavar="FILE", required=True, help="YAML file of the training")
     parser.add_argument(
         "--images", metavar="DIR", type=Path, required=True, help="folder of images, searched to its depths"

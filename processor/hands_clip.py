@@ -6,7 +6,6 @@ same command resumes what was interrupted.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import subprocess
@@ -23,6 +22,7 @@ from configs import load_config
 from model.clip.hands_clip import CARD, COMMAND, FILE, packed, start_tensors
 from model.clip.weights import read_state_dict
 from processor.runs.folder import read_metrics
+from utils.arguments import make_parser
 from utils.checkpoint import save_json, write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -111,12 +111,7 @@ def _card(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m processor.hands_clip",
-        description=__doc__,
-        epilog=f"example: {COMMAND}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m processor.hands_clip", __doc__, (COMMAND,))
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the two runs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the recipe")
     arguments = parser.parse_intermixed_args(argv)

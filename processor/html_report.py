@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, or about several runs side by side.
+"""Write one self-contained HTML page about a run, or about several runs side by side.
 
 A run's page (``report.html`` in its folder) holds the results, what its configuration changes, the data, the pictures,
 the environment and the seed. With several folders the page compares them: a table with mean and standard deviation,
@@ -7,7 +7,6 @@ and the paired bootstrap of the difference in mAP between the first run and each
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from processor.reports.comparison import paired_difference, same_queries, seeds_
 from processor.reports.error_rates import COLUMNS, error_rates
 from processor.reports.sentences import sentences_section
 from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, below_start, flatten, kind, read_run
+from utils.arguments import make_parser
 from utils.checkpoint import write_text
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -30,7 +30,10 @@ from utils.plots.biometric import CHARTS
 from utils.plots.html import escape, folded, page, picture, table
 from utils.terminal import show
 
-EXAMPLE = "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html"
+EXAMPLES = (
+    "python -m processor.html_report output/hand/demo",
+    "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html",
+)
 
 PICTURES = {
     "curves": ("Training", "Losses, learning rate and accuracy by epoch; mAP and Rank-1 where the model was tested."),
@@ -300,12 +303,7 @@ def report(folders: Sequence[Path], output: Path | None, recipe: Path | None, te
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m processor.html_report",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m processor.html_report", __doc__, EXAMPLES)
     parser.add_argument(
         "runs",
         metavar="RUN",

@@ -1,4 +1,4 @@
-"""Which places of the skin do two photographs have in common? A chart that can be checked point by point.
+"""Chart the places of the skin that agree between two photographs, point by point.
 
 Both images stand side by side. Equal numbers mark what is taken for the same place; at most twelve points are numbered,
 well spread, and the title has the count of all. The points agree under one turn, scale and shift; no network and no
@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from processor.extract import Listed, list_folder
+from utils.arguments import make_parser
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -38,9 +39,9 @@ from utils.retrieval.points import Agreement, Points, agreeing_points, find_poin
 from utils.terminal import show
 from utils.text_files import printable
 
-EXAMPLE = (
+EXAMPLES = (
     "python -m processor.points data/hands/test/query/ann/1.jpg data/hands/test/gallery/ann/2.jpg "
-    "--gallery data/hands/test/gallery --output chart.png"
+    "--gallery data/hands/test/gallery --output chart.png",
 )
 PAIRS = 100
 """Pairs of different people among which the contrast is chosen."""
@@ -139,12 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m processor.points",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m processor.points", __doc__, EXAMPLES)
     add = parser.add_argument
     add("a", metavar="A", type=Path, help="an image")
     add("b", metavar="B", type=Path, help="another")

@@ -1,4 +1,4 @@
-"""Whose hand is this? Enrol a folder of known hands and answer query images with a ranked table of people.
+"""Identify query images among enrolled hands: a table of the most similar people for each image.
 
 Identities are the names of the folders in GALLERY (or, without folders, file names up to the first underscore). Each
 has one answer, its most similar image. The similarity is the cosine of the features.
@@ -32,6 +32,7 @@ from datasets.parsing.tables import csv_text
 from model.sentences import sentence_encoder
 from processor.extract import Listed, extract, list_folder, open_embedder
 from processor.point_search import Detail
+from utils.arguments import make_parser
 from utils.biometric.calibration import Calibration
 from utils.biometric.confidence import rule_of_3
 from utils.biometric.error_rates import FEWEST_FALSE_MATCHES
@@ -48,9 +49,14 @@ from utils.retrieval.search import SEARCHES, require_faiss
 from utils.terminal import show_results
 from utils.text_files import printable
 
-EXAMPLE = (
+_ENROLLED = (
     "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
-    "--gallery data/hands/test/gallery --queries who_is_this.jpg --far 0.01"
+    "--gallery data/hands/test/gallery"
+)
+EXAMPLES = (
+    f"{_ENROLLED} --queries unknown.jpg --far 0.01",
+    f"{_ENROLLED} --queries data/hands/test/query --format html --output answers.html",
+    f"{_ENROLLED} --text 'A photo of a palmar right hand.'",
 )
 THUMBNAIL = 112
 NOBODY = "nobody enrolled"
@@ -390,18 +396,16 @@ def _queries(places: Sequence[Path]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m processor.search",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+    parser = make_parser("python -m processor.search", __doc__, EXAMPLES)
+    add = parser.add_argument_group("model").add_argument
     add("--config_file", metavar="FILE", required=True, help="YAML file of the training")
+    add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
+    images = parser.add_argument_group("images")
+    add = images.add_argument
     add("--gallery", metavar="DIR", type=Path, required=True, help="folder of known hands, one folder a person")
-    ask = parser.add_mutually_exclusive_group(required=True).add_argument
-    ask("--text", metavar="SENTENCE", help="search by a sentence in place of images")
-    ask(
+    query = images.add_mutually_exclusive_group(required=True).add_argument
+    query("--text", metavar="SENTENCE", help="search by a sentence in place of images")
+    query(
         "--queries",
         metavar="PATH",
         type=Path,
@@ -415,16 +419,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=Path("output/enrolled"),
         help="where the gallery's features are kept and found again (default: %(default)s)",
     )
-    add("--top", metavar="N", type=int, default=10, help="people to a query (default: %(default)s)")
-    accept = parser.add_mutually_exclusive_group().add_argument
+    acceptance = parser.add_argument_group("acceptance")
+    accept = acceptance.add_mutually_exclusive_group().add_argument
     accept("--far", metavar="RATE", type=float, help="accept answers at this false accept rate of one comparison")
     accept("--threshold", metavar="COSINE", type=float, help="accept answers from this similarity on")
-    add("--lr", action="store_true", help="give each answer a likelihood ratio, by the calibration beside TEST.WEIGHT")
+    acceptance.add_argument(
+        "--lr", action="store_true", help="give each answer a likelihood ratio, by the calibration beside TEST.WEIGHT"
+    )
+    add = parser.add_argument_group("search").add_argument
     add("--points", metavar="N", type=int, help="order the N most similar images by agreeing skin points (OpenCV)")
     add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and logs its recall; for millions")
+    add = parser.add_argument_group("answers").add_argument
+    add("--top", metavar="N", type=int, default=10, help="people to a query (default: %(default)s)")
     add("--format", choices=(*FORMATS, "html"), default="text", help="of the answers (default: %(default)s)")
     add("--output", metavar="FILE", type=Path, help="where to write them; by default standard output")
-    add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
     return run_script(partial(run, parser.parse_intermixed_args(argv)))
 
 

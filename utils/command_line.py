@@ -1,10 +1,9 @@
-"""What both scripts share: arguments, and an end without a traceback when the user can mend the cause."""
+"""How every command ends: without a traceback when the user can mend the cause."""
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from utils.distributed import joined_processes, leave_at_once, lost_process, may_report, note_stop, stop_noted
 from utils.errors import EXIT_STATUS, ReIDError
@@ -20,26 +19,9 @@ WORKER_LOST = (
 )
 
 PROCESS_LOST = (
-    "another process of this run is gone ({}) What it said stands above or in the log of its machine; a process that "
-    "said nothing was most often killed for its memory. The same command resumes from the last saved state."
+    "another process of this run is gone ({}) Its message is above or in the log of its machine; without "
+    "a message, the system most often killed it for its memory. The same command resumes from the last saved state."
 )
-
-
-def parse_arguments(description: str, example: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments ``--config_file FILE [KEY VALUE ...]`` as ``config_file`` and ``opts``."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config_file", metavar="FILE", required=True, help="YAML file, for example configs/hand/demo.yml"
-    )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="pairs that override the file, for example OUTPUT_DIR output/mine SOLVER.SEED 1",
-    )
-    return parser.parse_args(argv)
 
 
 def run_script(script: Callable[[], None]) -> int:

@@ -1,6 +1,6 @@
-"""Look a data set over before hours are spent on it: counts, leaks, unreadable files, a sheet of its pictures.
+"""Check a data set before training: counts, leaks between training and test, unreadable files, a contact sheet.
 
-The exit status is 0, 1 where training or testing would be meaningless, 2 where the question itself is wrong.
+The exit status is 0; 1 if training or testing would be meaningless; 2 for a mistake in the command or configuration.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from datasets.levels import file_notes, level_notes, unknown_white
 from datasets.make_dataloader_clipreid import num_workers
 from datasets.parsing.keypoints import DEFAULT_FILE, keypoints_of
 from datasets.parsing.splits import split_of, write_split
+from utils.arguments import make_parser
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
 from utils.errors import ReIDError
@@ -35,7 +36,11 @@ from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet
 from utils.terminal import show, show_results
 from utils.words import number_of
 
-EXAMPLE = "python -m datasets.inspect --root data/hands"
+EXAMPLES = (
+    "python -m datasets.inspect --root data/hands",
+    "python -m datasets.inspect --root data/unsplit --write-config configs/hand/mine.yml --person-separator _",
+    "python -m datasets.inspect --config_file configs/hand/hand_11k.yml DATASETS.ROOT_DIR data/11k_hands",
+)
 SHEET_ROWS, SHEET_COLUMNS = 12, 8
 NAMED = 5
 """Pairs of near-identical pictures that are named."""
@@ -393,34 +398,30 @@ def _spread(items: Sequence, count: int) -> list:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.inspect",
-        description=__doc__,
-        epilog=f"example: {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser = make_parser("python -m datasets.inspect", __doc__, EXAMPLES)
+    data, unsplit, written = map(parser.add_argument_group, ("data set", "an unsplit folder", "what is written"))
+    source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
     source.add_argument("--root", metavar="DIR", help="with train/ and test/, listing.csv or HandInfo.csv, or unsplit")
-    parser.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")
-    parser.add_argument("--write-config", metavar="FILE", help="write what is proposed for an unsplit folder as YAML")
-    parser.add_argument("--sheet", metavar="FILE", help="contact sheet; default: contact_sheet.png in OUTPUT_DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of the proposed split")
-    parser.add_argument(
+    data.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
+    written.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")
+    written.add_argument("--write-config", metavar="FILE", help="write what is proposed for an unsplit folder as YAML")
+    written.add_argument("--sheet", metavar="FILE", help="contact sheet; default: contact_sheet.png in OUTPUT_DIR")
+    unsplit.add_argument("--seed", type=int, default=0, help="of the proposed split")
+    unsplit.add_argument(
         "--person-separator", metavar="TEXT", default="", help="007_left and 007_right are one person with '_'"
     )
-    parser.add_argument(
+    unsplit.add_argument(
         "--identity-pattern",
         metavar="REGEX",
         help="identities of an unsplit folder by the beginning of its file names: '(?P<identity>\\d+_[LR])'; a group "
         "person keeps a person's hands together",
     )
-    parser.add_argument("--drop-duplicates", action="store_true", help="leave equal files out, but one, and name them")
-    parser.add_argument(
+    written.add_argument("--drop-duplicates", action="store_true", help="leave equal files out, but one, and name them")
+    written.add_argument(
         "--val-people", metavar="SHARE", type=float, default=0.0, help="give this share of the training people to val"
     )
-    parser.add_argument("--hold-out", action="store_true", help="propose validation images as well")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
+    unsplit.add_argument("--hold-out", action="store_true", help="propose validation images as well")
     arguments = parser.parse_args(argv)
     statuses: list[int] = []
     failure = run_script(lambda: statuses.append(_inspect_or_refuse(arguments)))

@@ -1,4 +1,4 @@
-"""What upright hands are worth: queries turned by random angles, and left hands against right ones, by INPUT.ALIGN.
+"""Measure what INPUT.ALIGN is worth: queries turned by random angles, and left hands against right ones.
 
     python -m datasets.keypoints --root data/11k_hands --output output/alignment/photos.csv
     python -m tests.benchmarks.alignment --weights data/tf_efficientnet_lite0.safetensors --root data/11k_hands
@@ -12,7 +12,6 @@ file of points is missing. Features, pictures and points stay in OUTPUT: the sam
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -35,6 +34,7 @@ from datasets.parsing.draws import shuffled
 from datasets.parsing.keypoints import KeyPoints, read_keypoints, write_keypoints
 from processor import load_embedder
 from processor.embedder import Embedder
+from utils.arguments import make_parser
 from utils.images import Reading, read_image
 from utils.metrics import Features, evaluate
 from utils.plots.sheets import Shown, contact_sheet
@@ -317,7 +317,7 @@ def drawings(bench: Bench) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("python -m tests.benchmarks.alignment", __doc__)
     parser.add_argument("--weights", required=True, help="ImageNet's weights of EfficientNet-Lite0, docs/methods.md")
     parser.add_argument("--root", help="11k Hands")
     parser.add_argument("--points", type=Path, help="its key points; default: photos.csv in OUTPUT")

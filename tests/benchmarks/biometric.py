@@ -1,4 +1,4 @@
-"""Time and memory of biometric performance on 10^8 comparisons.
+"""Measure time and memory of biometric performance on 10^8 comparisons.
 
     python -m tests.benchmarks.biometric
     python -m tests.benchmarks.biometric --images 2000 --width 128 --json results.json
@@ -10,7 +10,6 @@ calibration are timed by themselves.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from tests.benchmarks.machine import Peak, describe
+from utils.arguments import make_parser
 from utils.biometric.bootstrap import Subjects, draw_people
 from utils.biometric.calibration import calibrate
 from utils.biometric.comparisons import Crossing
@@ -90,7 +90,7 @@ def tasks(query: Features, gallery: Features, people: int) -> dict[str, Callable
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("python -m tests.benchmarks.biometric", __doc__)
     parser.add_argument("--images", type=int, default=10_000, help="queries, and gallery images")
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--width", type=int, default=512)

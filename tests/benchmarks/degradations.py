@@ -1,8 +1,8 @@
-"""What breaks which matcher: query images turned, scaled, blurred, covered and so on, against the gallery as it is.
+"""Measure how each matcher loses accuracy when query images are turned, scaled, blurred, covered and so on.
 
-    python -m tests.benchmarks.degradations --config_file configs/hand/fkp_efficientnet.yml --people 10 \
+    python -m tests.benchmarks.degradations --config_file configs/hand/fkp_efficientnet.yml --people 10 \\
         TEST.WEIGHT output/hand/fkp_efficientnet/timm-tf_efficientnet_lite0_12.pth
-    python -m tests.benchmarks.degradations --config_file RUN/config.yml --matchers global points \
+    python -m tests.benchmarks.degradations --matchers global points --config_file RUN/config.yml \\
         TEST.WEIGHT RUN/MODEL.pth
 
 Rows are degradations, columns mAP / Rank-1 in percent of the features alone (global), of the --nearest ordered by
@@ -13,7 +13,6 @@ many query images of each identity, which saves time; the numbers are then of th
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import sys
@@ -36,6 +35,7 @@ from datasets.point_cache import PointReader, find_all
 from model import DataFacts, make_test_model
 from processor.evaluation import _images, _rank, _rank_locally
 from processor.local_matching import LocalMatching
+from utils.arguments import make_parser
 from utils.device import choose_device
 from utils.images import read_image
 from utils.retrieval.points import Points
@@ -228,7 +228,7 @@ def table(rows: Sequence[Row], header: bool = True) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("python -m tests.benchmarks.degradations", __doc__)
     parser.add_argument("--config_file", required=True)
     parser.add_argument("--people", type=int, default=0, help="so many test people; 0: all")
     parser.add_argument("--queries", type=int, default=0, help="so many queries of an identity; 0: all")

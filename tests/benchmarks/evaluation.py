@@ -1,4 +1,4 @@
-"""How evaluation and re-ranking compare with the bare matrix product, in time and memory, in one run.
+"""Measure time and memory of evaluation and re-ranking, beside the bare matrix product in the same run.
 
     python -m tests.benchmarks.evaluation --size market
     python -m tests.benchmarks.evaluation --size market msmt17 million --json results.json
@@ -12,7 +12,6 @@ the machine too, look at the ratio of the processor times with --threads 1 ("cpu
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from tests.benchmarks.machine import Peak, describe, finish
+from utils.arguments import make_parser
 from utils.metrics import Features, evaluate, evaluate_distances
 from utils.reranking import k_reciprocal
 
@@ -206,7 +206,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("python -m tests.benchmarks.evaluation", __doc__)
     parser.add_argument("--size", nargs="+", choices=[*SIZES, "million"], default=["market"])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=["evaluate", "rerank"])
     parser.add_argument("--repeats", type=int, default=2, help="the best time counts")

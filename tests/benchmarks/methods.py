@@ -1,16 +1,15 @@
-"""Processor seconds of a training image and a test image of each method, and its parameters, beside `baseline`.
+"""Measure processor seconds of a training and a test image of each method, and count its parameters.
 
     python -m tests.benchmarks.methods --output methods.json
     python -m tests.benchmarks.methods --output methods.json --methods horeid pat --size 256x128
 
 Each method has its recipe for persons, random weights, float32 and one thread. A step on the baseline is measured in
-turn with each step of a method, so that a busy machine slows both. What stands in the output file is not measured
-again: the same command goes on where it was stopped, and prints the table.
+turn with each step of a method, so that a busy machine slows both. Rows of the output file are not measured
+again: the same command resumes, and prints the table. Ratios are to `baseline`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from model.base import Batch, Method, Progress
 from processor.train_step import Encoder, TrainStep
 from solver import make_optimizers
 from tests.benchmarks.machine import describe
+from utils.arguments import make_parser
 from utils.device import Precision
 
 BASELINE = "baseline"
@@ -138,11 +138,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.methods",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m tests.benchmarks.methods", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="file of the rows; finished ones are kept")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=(BASELINE, *CONVOLUTIONAL))
     parser.add_argument("--size", default="256x128", help="height and width")

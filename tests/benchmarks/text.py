@@ -1,4 +1,4 @@
-"""What sentences are worth, from a good start: CLIP-ReID against its controls, with few and many images.
+"""Measure what the learned sentences add: CLIP-ReID against its controls, with few and many images.
 
     python -m tests.benchmarks.text --output output/text
     python -m tests.benchmarks.text --output output/text --images 2 --arms none clipreid --seeds 1 2 --minutes 30
@@ -20,7 +20,6 @@ Keys behind the options hold for all rows: with CLIP's weights and photographs t
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 import time
@@ -35,6 +34,7 @@ from configs import load_config
 from model import check_method
 from processor.compare import Job, finished, split_overrides
 from processor.runs.folder import RunFolder, flatten
+from utils.arguments import make_parser
 from utils.biometric.bootstrap import Difference, difference, resample_means
 from utils.checkpoint import write_text
 from utils.terminal import show
@@ -207,11 +207,7 @@ def run_rows(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or that of the row that failed or was stopped."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.text",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m tests.benchmarks.text", __doc__)
     add = parser.add_argument
     add("--output", metavar="FOLDER", type=Path, default=Path("output/text"), help="of all runs (default: %(default)s)")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="recipes (default: all)")

@@ -1,15 +1,15 @@
-"""How fast both stages train, on the plain path and on the fast one, side by side in one run.
+"""Measure how fast both stages train, on the plain path and on the fast one, side by side in one run.
 
     python -m tests.benchmarks.training --config_file configs/hand/vit_clipreid.yml
     python -m tests.benchmarks.training --config_file configs/hand/cnn_clipreid.yml --task stage2 --batch 128 --compile
-    python -m tests.benchmarks.training --config_file configs/hand/demo.yml --own-data --task loader SOLVER.SEED 1
+    python -m tests.benchmarks.training --config_file configs/hand/demo.yml --task loader --own-data SOLVER.SEED 1
 
 The fast path is what the configuration says. The plain path is float32 without cache, with all 77 tokens of a sentence
 for each image of a batch and an optimizer without fused kernels, and else the same. Each runs in a process of its own
 through the project's own stages, one epoch in turn, so that a busy machine slows both; the first epoch warms up.
 Numbers are medians over the epochs. Weights are random; photographs are drawn unless --own-data.
 
-waiting: share of the time in which the loader is waited for. GB: peak of the whole process (CPU) or of the GPU's
+waiting: share of the time that is spent waiting for the loader. GB: peak of the whole process (CPU) or of the GPU's
 tensors, model and optimizer included. TFLOP: operations of a step's products, as executed. product: GFLOP/s of a bare
 matrix product of the same precision, measured in the same turns; share: how much of that the step reaches.
 """
@@ -51,6 +51,7 @@ from tests.benchmarks.machine import Peak, describe, product_flops
 from tests.benchmarks.photos import drawn_photos
 from tests.model.whole_prompts import encode_whole
 from train_clipreid import facts_of
+from utils.arguments import make_parser
 from utils.device import choose_device, choose_precision
 from utils.seed import seed_everything
 
@@ -390,11 +391,7 @@ def _shown(value: float | None, form: str = "{:.0f}") -> str:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m tests.benchmarks.training", __doc__)
     parser.add_argument("--config_file", required=True)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=["stage1", "stage2"])
     parser.add_argument("--path", nargs="+", choices=PATHS, default=PATHS)

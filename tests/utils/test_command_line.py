@@ -3,9 +3,12 @@
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from utils.command_line import parse_arguments, run_script
+from utils.arguments import parse_arguments
+from utils.command_line import run_script
 from utils.errors import ReIDError
 from utils.logger import LOGGER, setup_logger
+
+KEYS = {"model": {"MODEL.NAME": "the backbone"}}
 
 
 class Broken(Dataset):
@@ -17,23 +20,26 @@ class Broken(Dataset):
 
 
 def test_arguments():
-    arguments = parse_arguments("what", "how", ["--config_file", "a.yml", "SOLVER.SEED", "-1", "TEST.WEIGHT", "x y"])
+    arguments = parse_arguments(
+        "python x.py", "what", ("how",), KEYS, ["--config_file", "a.yml", "SOLVER.SEED", "-1", "TEST.WEIGHT", "x y"]
+    )
     assert (arguments.config_file, arguments.opts) == ("a.yml", ["SOLVER.SEED", "-1", "TEST.WEIGHT", "x y"])
-    assert parse_arguments("what", "how", ["--config_file=a.yml"]).opts == []
+    assert parse_arguments("python x.py", "what", ("how",), KEYS, ["--config_file=a.yml"]).opts == []
 
 
 @pytest.mark.parametrize("argv", [[], ["a.yml"], ["--config_file"]])
 def test_missing_file(argv, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse_arguments("what", "how", argv)
+        parse_arguments("python x.py", "what", ("how",), KEYS, argv)
     assert caught.value.code == 2 and "--config_file" in capsys.readouterr().err
 
 
 def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse_arguments("what it does", "how to call it", ["-h"])
+        parse_arguments("python x.py", "what it does", ("how to call it",), KEYS, ["-h"])
     text = capsys.readouterr().out
     assert caught.value.code == 0 and "what it does" in text and "how to call it" in text
+    assert "MODEL.NAME" in text and "the backbone" in text
 
 
 def test_success():
