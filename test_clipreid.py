@@ -4,22 +4,15 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
+import configs.early_answers  # noqa: F401 -- first: --help, a wrong configuration and Ctrl-C before torch is loaded
 from configs import load_config
-from configs.main_keys import TEST_KEYS
+from configs.command_lines import test_arguments
 from datasets import add_fields, check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import METHODS, DataFacts, check_method, check_weights, make_test_model, set_execution, use_start
 from processor import check_performance, do_inference, finish_run, start_run
 from processor.html_report import write_report
-from utils.arguments import parse_arguments
 from utils.command_line import run_script
 from utils.distributed import is_main, main_process_first, on_main_process
-
-EXAMPLES = (
-    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth",
-    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
-    "TEST.RE_RANKING True",
-)
 
 
 def test(config_file: str, overrides: Sequence[str]) -> None:
@@ -47,7 +40,7 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments("python test_clipreid.py", __doc__, EXAMPLES, TEST_KEYS, argv)
+    arguments = test_arguments(argv)
     return run_script(partial(test, arguments.config_file, arguments.opts))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
+import configs.early_answers  # noqa: F401 -- first: --help, a wrong configuration and Ctrl-C before torch is loaded
 from configs import load_config
-from configs.main_keys import TRAINING_KEYS
+from configs.command_lines import training_arguments
 from datasets import add_fields, captions_of, check_data, make_dataloader, make_dataset, write_drawn_splits
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
 from model import (
@@ -39,7 +39,6 @@ from processor import (
 )
 from processor.html_report import write_report
 from solver import make_optimizers, make_scheduler
-from utils.arguments import parse_arguments
 from utils.command_line import run_script
 from utils.distributed import is_main, main_process_first, on_main_process
 
@@ -47,12 +46,6 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import ReIDDataset
-
-EXAMPLES = (
-    "python train_clipreid.py --config_file configs/hand/demo.yml",
-    "python train_clipreid.py --config_file configs/hand/vit_clipreid.yml DATASETS.ROOT_DIR data/hands "
-    "OUTPUT_DIR output/hand/mine",
-)
 
 
 def train(config_file: str, overrides: Sequence[str]) -> None:
@@ -124,7 +117,7 @@ def facts_of(cfg: CfgNode, dataset: ReIDDataset) -> DataFacts:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments("python train_clipreid.py", __doc__, EXAMPLES, TRAINING_KEYS, argv)
+    arguments = training_arguments(argv)
     return run_script(partial(train, arguments.config_file, arguments.opts))
 
 

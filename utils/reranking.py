@@ -24,11 +24,11 @@ from utils.retrieval.distances import (
     squared_distances,
     wide_device,
 )
+from utils.retrieval.overlap import Sparse, shared_weight
 from utils.retrieval.search import smallest
 
 _SEARCH_ELEMENTS = 2**26
 _SCRATCH_ELEMENTS = 2**23
-_OVERLAP_ELEMENTS = {"cpu": 2**17, "other": 2**24}
 
 
 class _Items:
@@ -90,14 +90,6 @@ class _Neighbours(NamedTuple):
     """[N, K], divided by the item's largest distance"""
     largest: Tensor
     """[N]"""
-
-
-class _Sparse(NamedTuple):
-    """Rows of non-negative numbers: those of row i are ``start[i]`` to ``start[i + 1]`` of the other two."""
-
-    start: Tensor
-    column: Tensor
-    value: Tensor
 
 
 def k_reciprocal(
@@ -164,7 +156,7 @@ def _blocks(items: _Items, num_query: int, k1: int, k2: int, weight: float, step
     gallery = slice(num_query, None)
     for start in range(0, num_query, step):
         stop = min(start + step, num_query)
-        shared = _shared_weight(encoding, inverted, start, stop, len(items.norms) - num_query)
+        shared = shared_weight(encoding, inverted, start, stop, len(items.norms) - num_query)
         jaccard = 1 - shared / (2 - shared)
         original = items.distances(slice(start, stop), gallery) / near.largest[start:stop, None]
         yield jaccard.clamp_(min=0).mul_(1 - weight).add_(original, alpha=weight)
@@ -213,7 +205,7 @@ def _nearest_in_float64(items: _Items, doubtful: Tensor, index: Tensor, distance
         distance[part] = value[:, :width].to(distance)
 
 
-def _encode(items: _Items, near: _Neighbours, k1: int, half: int) -> _Sparse:
+def _encode(items: _Items, near: _Neighbours, k1: int, half: int) -> Sparse:
     """V: for each item the weights exp(-d), summing to one, of its expanded set of k-reciprocal neighbours."""
     total = len(items.norms)
     mutual = _mutual(near.index[:, : k1 + 1])
@@ -242,7 +234,7 @@ def _encode(items: _Items, near: _Neighbours, k1: int, half: int) -> _Sparse:
         columns.append(column.int())
         values.append(weight / sums[row])
         counts.append(torch.bincount(row, minlength=len(mine)))
-    return _sparse(torch.cat(counts), torch.cat(columns), torch.cat(values))
+    return Sparse.of(torch.cat(counts), torch.cat(columns), torch.cat(values))
 
 
 def _mutual(index: Tensor) -> Tensor:
@@ -267,60 +259,29 @@ def _known_distances(items: _Items, near: _Neighbours, start: int, mine: Tensor,
     return distance
 
 
-def _sparse(counts: Tensor, column: Tensor, value: Tensor) -> _Sparse:
-    return _Sparse(torch.nn.functional.pad(counts.cumsum(0), (1, 0)), column, value)
-
-
-def _take(matrix: _Sparse, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of the given rows, one row after another: position in ``row``, column and value."""
-    count = matrix.start[row + 1] - matrix.start[row]
-    owner = torch.repeat_interleave(count)
-    shift = matrix.start[row] - count.cumsum(0) + count
-    place = torch.index_select(shift, 0, owner).add_(torch.arange(len(owner), device=row.device))
-    return owner, torch.index_select(matrix.column, 0, place), torch.index_select(matrix.value, 0, place)
-
-
-def _average(encoding: _Sparse, nearest: Tensor) -> _Sparse:
+def _average(encoding: Sparse, nearest: Tensor) -> Sparse:
     """Local query expansion: the mean of the encodings of the nearest items [N, k2], itself included."""
     total, k2 = nearest.shape
     columns, values, counts = [], [], []
     step = max(1, _SCRATCH_ELEMENTS // total)
     for start in range(0, total, step):
         mine = nearest[start : start + step]
-        owner, column, value = _take(encoding, mine.flatten())
+        owner, column, value = encoding.take(mine.flatten())
         mean = torch.zeros(len(mine) * total, device=mine.device)
         mean.index_add_(0, owner.div_(k2, rounding_mode="floor").mul_(total).add_(column), value, alpha=1 / k2)
         row, column = mean.view(len(mine), total).nonzero(as_tuple=True)
         columns.append(column.int())
         values.append(mean[mean != 0])
         counts.append(torch.bincount(row, minlength=len(mine)))
-    return _sparse(torch.cat(counts), torch.cat(columns), torch.cat(values))
+    return Sparse.of(torch.cat(counts), torch.cat(columns), torch.cat(values))
 
 
-def _invert(encoding: _Sparse, num_query: int) -> _Sparse:
+def _invert(encoding: Sparse, num_query: int) -> Sparse:
     """For each item the gallery items in whose encoding it appears, numbered from 0, and its weight there."""
     first = encoding.start[num_query]
     count = encoding.start[num_query + 1 :] - encoding.start[num_query:-1]
     row = torch.repeat_interleave(torch.arange(len(count), dtype=torch.int32, device=count.device), count)
     column, order = torch.sort(encoding.column[first:], stable=True)
-    return _sparse(torch.bincount(column, minlength=len(encoding.start) - 1), row[order], encoding.value[first:][order])
-
-
-def _shared_weight(encoding: _Sparse, inverted: _Sparse, start: int, stop: int, num_gallery: int) -> Tensor:
-    """Sum over all items of min(V_q, V_g), for the queries ``start`` to ``stop`` and all gallery items: [q, G]."""
-    entries = slice(int(encoding.start[start]), int(encoding.start[stop]))
-    column, value = encoding.column[entries].long(), encoding.value[entries]
-    count = encoding.start[start + 1 : stop + 1] - encoding.start[start:stop]
-    target = torch.repeat_interleave(torch.arange(stop - start, device=count.device) * num_gallery, count)
-    shared = torch.zeros((stop - start) * num_gallery, device=count.device)
-    work = (inverted.start[column + 1] - inverted.start[column]).cumsum(0)
-    piece = _OVERLAP_ELEMENTS["cpu" if work.device.type == "cpu" else "other"]
-    limits = torch.arange(piece, int(work[-1]) + piece, piece, device=work.device)
-    begin = 0
-    for end in torch.searchsorted(work, limits).add_(1).clamp_(max=len(work)).tolist():
-        owner, item, weight = _take(inverted, column[begin:end])
-        place = torch.index_select(target[begin:end], 0, owner).add_(item)
-        weight = torch.minimum(torch.index_select(value[begin:end], 0, owner), weight)
-        shared.index_add_(0, place, weight)
-        begin = end
-    return shared.view(stop - start, num_gallery)
+    return Sparse.of(
+        torch.bincount(column, minlength=len(encoding.start) - 1), row[order], encoding.value[first:][order]
+    )

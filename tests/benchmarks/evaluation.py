@@ -2,12 +2,16 @@
 
     python -m tests.benchmarks.evaluation --size market
     python -m tests.benchmarks.evaluation --size market msmt17 million --json results.json
+    python -m tests.benchmarks.evaluation --size market --task rerank --spread 1 3 4 --features raw unit
+    python -m tests.benchmarks.evaluation --size half --task dense --repeats 1
     python -m tests.benchmarks.evaluation --size eighth quarter half market --device cuda
 
-Features are random clusters (one per identity) with noise; a small --spread makes an easy data set. Ratios are to the
-product of the same shapes, made 1,024 rows at a time and thrown away; those of the task "cosine" are to the evaluation
-of the same unit features by Euclidean distances, in float32. Memory is the peak above the features. Where others use
-the machine too, look at the ratio of the processor times with --threads 1 ("cpu").
+Features are random clusters (one per identity) with noise, of length 1 ("unit") or as they are ("raw"); a small
+--spread makes an easy data set. Ratios are to the product of the same shapes, made 1,024 rows at a time and thrown
+away. Those of the task "cosine" are to the evaluation of the same unit features by Euclidean distances, in float32;
+those of "dense", to re-ranking with full matrices. The work and what it is compared with take turns; ratios are given
+of the least times, and as the median over the repeats. Memory is the peak above the features. Where others use the
+machine too, look at the ratio of the processor times with --threads 1 ("cpu").
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -41,30 +46,36 @@ class Size:
     rerank_bar: tuple[float, float] | None = None
 
 
-MARKET = Size(3368, 15913, 751, bar=(2.5, 0.5), rerank_bar=(4, 1.5))
+DENSE_BAR = (0.1, 1.5)
+"""Of re-ranking, as a share of the time that full matrices take; GB as above."""
+
+MARKET = Size(3368, 15913, 751, bar=(1.25, 0.5), rerank_bar=(2.5, 1.5))
 SIZES = {
     "eighth": Size(3368 // 8, 15913 // 8, 751 // 8),
     "quarter": Size(3368 // 4, 15913 // 4, 751 // 4),
     "half": Size(3368 // 2, 15913 // 2, 751 // 2),
     "market": MARKET,
-    "msmt17": Size(11659, 82161, 3060, bar=(3, 1.5), rerank_bar=(6, 6)),
+    "msmt17": Size(11659, 82161, 3060, bar=(1.25, 1.5), rerank_bar=(4, 6)),
 }
 
 
-TASKS = ("evaluate", "cosine", "rerank")
+TASKS = ("evaluate", "cosine", "rerank", "dense")
 
 
 @dataclass
 class Row:
-    """One line of the table. Seconds are the best of the repeats."""
+    """One line of the table. Seconds, and the ratios made of them, are the best of the repeats."""
 
     size: str
     task: str
+    features: str
+    spread: float
     queries: int
     gallery: int
     seconds: float
     product_seconds: float | None
     ratio: float | None
+    median_ratio: float | None
     cpu_ratio: float | None
     peak_gb: float | None
     bar: tuple[float | None, float] | None
@@ -91,8 +102,45 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> None:
         part @ b.T
 
 
-def clusters(size: Size, spread: float, device: torch.device, seed: int = 0) -> tuple[Features, Features]:
-    """Unit features around one centre per identity, six cameras."""
+def dense_reranking(
+    query: torch.Tensor, gallery: torch.Tensor, k1: int = 50, k2: int = 15, weight: float = 0.3
+) -> object:
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017, section 3) as described: full matrices, image by image."""
+    x = torch.cat([query, gallery]).numpy()
+    norms = (x**2).sum(1)
+    distances = norms[:, None] + norms - 2 * x @ x.T
+    distances /= distances.max(1, keepdims=True)
+    order = np.argsort(distances, axis=1)
+
+    def mutual(item: int, k: int) -> np.ndarray:
+        near = order[item, : k + 1]
+        return near[(order[near, : k + 1] == item).any(1)]
+
+    encoding = np.zeros_like(distances)
+    for item in range(len(x)):
+        members = own = mutual(item, k1)
+        for friend in own:
+            half = mutual(int(friend), round(k1 / 2))
+            if len(np.intersect1d(half, own)) > 2 / 3 * len(half):
+                members = np.append(members, half)
+        members = np.unique(members)
+        weights = np.exp(-distances[item, members])
+        encoding[item, members] = weights / weights.sum()
+    encoding = np.stack([encoding[near[:k2]].mean(0) for near in order])
+    having = [encoding[:, item].nonzero()[0] for item in range(len(x))]
+    result = (weight * distances[: len(query)]).astype(np.float32)
+    for item in range(len(query)):
+        shared = np.zeros(len(x), np.float32)
+        for column in encoding[item].nonzero()[0]:
+            shared[having[column]] += np.minimum(encoding[item, column], encoding[having[column], column])
+        result[item] += (1 - weight) * (1 - shared / (2 - shared))
+    return result[:, len(query) :]
+
+
+def clusters(
+    size: Size, spread: float, device: torch.device, seed: int = 0, unit: bool = True
+) -> tuple[Features, Features]:
+    """Features around one centre per identity, of length 1 if ``unit``; six cameras."""
     random = torch.Generator().manual_seed(seed)
     centres = torch.randn(size.identities, size.width, generator=random)
     splits = []
@@ -100,69 +148,64 @@ def clusters(size: Size, spread: float, device: torch.device, seed: int = 0) -> 
         pids = torch.randint(size.identities, (count,), generator=random)
         features = torch.randn(count, size.width, generator=random).mul_(spread)
         for part, ids in zip(features.split(4096), pids.split(4096), strict=True):
-            torch.nn.functional.normalize(part.add_(centres[ids]), out=part)
+            part.add_(centres[ids])
+            if unit:
+                torch.nn.functional.normalize(part, out=part)
         cameras = torch.randint(6, (count,), generator=random)
         splits.append(Features(features.to(device), pids, cameras))
     return splits[0], splits[1]
 
 
-def measure(name: str, spread: float, repeats: int, tasks: list[str], device: torch.device) -> list[Row]:
-    """Evaluation and re-ranking of one size, each next to its product."""
+def measure(name: str, kind: str, spread: float, repeats: int, tasks: list[str], device: torch.device) -> list[Row]:
+    """Evaluation and re-ranking of one size and kind of features, each next to its product."""
     size = SIZES[name]
-    query, gallery = clusters(size, spread, device)
+    query, gallery = clusters(size, spread, device, unit=kind == "unit")
+
+    def reranked() -> object:
+        distances = k_reciprocal(query.features, gallery.features)
+        return evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids)
+
+    both = torch.cat([query.features, gallery.features])
+    works: dict[str, tuple[Callable[[], object], Callable[[], object], tuple[float, float] | None]] = {
+        "evaluate": (
+            lambda: evaluate(query, gallery),
+            lambda: _product(query.features, gallery.features),
+            size.bar,
+        ),
+        "cosine": (lambda: evaluate(query, gallery, metric="cosine"), lambda: evaluate(query, gallery), None),
+        "rerank": (reranked, lambda: _product(both, both), size.rerank_bar),
+        "dense": (
+            reranked,
+            lambda: dense_reranking(query.features.cpu(), gallery.features.cpu()),
+            size.rerank_bar and DENSE_BAR,
+        ),
+    }
     rows = []
-    if "evaluate" in tasks:
-        work = lambda: evaluate(query, gallery)  # noqa: E731
-        product = lambda: _product(query.features, gallery.features)  # noqa: E731
-        rows.append(_compare(name, "evaluate", size, work, product, size.bar, repeats, device))
-    if "cosine" in tasks:
-        work = lambda: evaluate(query, gallery, metric="cosine")  # noqa: E731
-        in_float32 = lambda: evaluate(query, gallery)  # noqa: E731
-        rows.append(_compare(name, "cosine", size, work, in_float32, None, repeats, device))
-    if "rerank" in tasks:
-        both = torch.cat([query.features, gallery.features])
-
-        def work() -> object:
-            distances = k_reciprocal(query.features, gallery.features)
-            return evaluate_distances(distances, query.pids, gallery.pids, query.camids, gallery.camids)
-
-        product = lambda: _product(both, both)  # noqa: E731
-        rows.append(_compare(name, "rerank", size, work, product, size.rerank_bar, repeats, device))
+    for task in tasks:
+        work, other, bar = works[task]
+        (seconds, other_seconds, ratio, median, cpu), peak, found = _compare(work, other, repeats, device)
+        figures = seconds, other_seconds, ratio, median, cpu, peak, bar, found.mAP
+        rows.append(Row(name, task, kind, spread, size.queries, size.gallery, *figures))
     return rows
 
 
 def _compare(
-    name: str,
-    task: str,
-    size: Size,
-    work: Callable[[], object],
-    product: Callable[[], object],
-    bar: tuple[float, float] | None,
-    repeats: int,
-    device: torch.device,
-) -> Row:
-    """Product and work in turn, so that a busy machine slows both."""
+    work: Callable[[], object], other: Callable[[], object], repeats: int, device: torch.device
+) -> tuple[list[float], float | None, object]:
+    """Both in turns, so that a busy machine slows both: seconds of each, ratio, median ratio and ratio of processor
+    times; GB at the peak; the result.
+    """
     times, peaks = [], []
     for _ in range(repeats):
-        *product_times, _ = _seconds(product, device)
+        *other_times, _ = _seconds(other, device)
         with Peak(device) as peak:
             *work_times, found = _seconds(work, device)
-        times.append(product_times + work_times)
+        times.append(other_times + work_times)
         peaks.append(peak.above)
-    product_seconds, product_cpu, seconds, cpu = np.min(times, axis=0).tolist()
-    return Row(
-        name,
-        task,
-        size.queries,
-        size.gallery,
-        seconds,
-        product_seconds,
-        seconds / product_seconds,
-        cpu / product_cpu,
-        None if peaks[0] is None else max(peaks),
-        bar,
-        found.mAP,
-    )
+    other_seconds, other_cpu, seconds, cpu = np.min(times, axis=0).tolist()
+    median = float(np.median([t[2] / t[0] for t in times]))
+    numbers = [seconds, other_seconds, seconds / other_seconds, median, cpu / other_cpu]
+    return numbers, None if peaks[0] is None else max(peaks), found
 
 
 def million(spread: float, device: torch.device) -> Row:
@@ -189,19 +232,51 @@ def million(spread: float, device: torch.device) -> Row:
         with Peak(device) as peak:
             seconds, _, found = _seconds(lambda: evaluate(queries, gallery), device)
     shape = size.queries, size.gallery
-    return Row("million", "evaluate", *shape, seconds, None, None, None, peak.total, (None, 2.0), found.mAP)
+    return Row(
+        "million",
+        "evaluate",
+        "raw",
+        spread,
+        *shape,
+        seconds,
+        None,
+        None,
+        None,
+        None,
+        peak.total,
+        (None, 2.0),
+        found.mAP,
+    )
 
 
 def table(rows: list[Row]) -> str:
     """The rows for reading."""
-    head = ["size", "task", "shape", "s", "product s", "ratio", "cpu", "bar", "GB", "bar", "mAP", ""]
+    head = [
+        "size",
+        "task",
+        "features",
+        "spread",
+        "shape",
+        "s",
+        "other s",
+        "ratio",
+        "median",
+        "cpu",
+        "bar",
+        "GB",
+        "bar",
+        "mAP",
+        "",
+    ]
     lines = [head]
     for row in rows:
         bar = row.bar or (None, None)
-        numbers = [row.seconds, row.product_seconds, row.ratio, row.cpu_ratio, bar[0], row.peak_gb, bar[1], row.mAP]
+        ratios = [row.ratio, row.median_ratio, row.cpu_ratio]
+        numbers = [row.seconds, row.product_seconds, *ratios, bar[0], row.peak_gb, bar[1], row.mAP]
         text = ["" if n is None else f"{n:.2f}" for n in numbers]
-        lines.append([row.size, row.task, f"{row.queries} x {row.gallery}", *text, row.verdict])
-    widths = [8, 9, 16, 8, 10, 6, 6, 5, 6, 5, 5, 6]
+        shape = f"{row.queries} x {row.gallery}"
+        lines.append([row.size, row.task, row.features, f"{row.spread:g}", shape, *text, row.verdict])
+    widths = [8, 9, 9, 6, 16, 8, 8, 6, 6, 6, 5, 6, 5, 5, 6]
     return "\n".join(" ".join(f"{c:>{w}}" for c, w in zip(line, widths, strict=True)) for line in lines)
 
 
@@ -209,8 +284,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser("python -m tests.benchmarks.evaluation", __doc__)
     parser.add_argument("--size", nargs="+", choices=[*SIZES, "million"], default=["market"])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=["evaluate", "rerank"])
-    parser.add_argument("--repeats", type=int, default=2, help="the best time counts")
-    parser.add_argument("--spread", type=float, default=3.0, help="noise around the centre of an identity")
+    parser.add_argument("--repeats", type=int, default=3, help="the best time counts")
+    parser.add_argument("--spread", type=float, nargs="+", default=[3.0], help="noise around the centre of an identity")
+    parser.add_argument("--features", nargs="+", choices=["unit", "raw"], default=["unit"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -220,9 +296,10 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[Row] = []
     for name in options.size:
         if name == "million":
-            rows.append(million(options.spread, device))
-        else:
-            rows += measure(name, options.spread, options.repeats, options.task, device)
+            rows += [million(spread, device) for spread in options.spread]
+            continue
+        for kind, spread in product(options.features, options.spread):
+            rows += measure(name, kind, spread, options.repeats, options.task, device)
     sys.stdout.write(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads\n{table(rows)}\n")
     if options.json:
         found = {"machine": describe(device), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}

@@ -8,6 +8,7 @@ import torch
 
 from tests.benchmarks import evaluation
 from utils.metrics import evaluate
+from utils.reranking import k_reciprocal
 
 SMALL = evaluation.Size(40, 300, 20, width=32, bar=(1e9, 1e9), rerank_bar=(0.0, 1e9))
 
@@ -18,6 +19,7 @@ def test_rows_and_verdicts(tmp_path, monkeypatch, capsys):
     evaluation.main(["--size", "market", "--repeats", "1", "--threads", "1", "--spread", "1", "--json", str(file)])
     found = json.loads(file.read_text())
     fast, slow = found["rows"]
+    assert all(row["features"] == "unit" and row["spread"] == 1 and row["median_ratio"] > 0 for row in found["rows"])
     assert (fast["task"], slow["task"]) == ("evaluate", "rerank")
     assert (fast["verdict"], slow["verdict"]) == ("ok", "MISSED")  # by the bars above
     for row in (fast, slow):
@@ -34,3 +36,10 @@ def test_clusters_are_unit_features_of_their_identities():
     same = query.pids[:, None] == gallery.pids
     similarity = query.features @ gallery.features.T
     assert similarity[same].min() > similarity[~same].max()
+
+
+def test_re_ranking_with_full_matrices_is_the_same():
+    query, gallery = evaluation.clusters(SMALL, 1.0, torch.device("cpu"), unit=False)
+    found = torch.cat(list(k_reciprocal(query.features, gallery.features, 20, 6)))
+    expected = evaluation.dense_reranking(query.features, gallery.features, 20, 6)
+    np.testing.assert_allclose(found, expected, atol=1e-4)

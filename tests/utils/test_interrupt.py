@@ -77,7 +77,13 @@ def test_nohup_stays_in_force():
 
 @pytest.mark.parametrize(
     "command",
-    ["train_clipreid.py", "test_clipreid.py", "-m processor.compare", "-m datasets.inspect", "-m model.export", "-c"],
+    [
+        *(f"{name}_clipreid.py --config_file configs/hand/demo.yml" for name in ("train", "test")),
+        "-m processor.compare",
+        "-m datasets.inspect",
+        "-m model.export",
+        "-c",
+    ],
 )
 def test_ctrl_c_while_torch_is_loaded(tmp_path, command):
     """A program that only uses the project gets Python's exception."""

@@ -1,0 +1,95 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from utils.logger import LOGGER
+from utils.optional import MissingPackageError
+from utils.reranking import k_reciprocal
+from utils.retrieval import overlap
+from utils.retrieval.overlap import Sparse, compiled_kernel, shared_weight
+
+
+@pytest.fixture
+def no_numba(monkeypatch):
+    """Take numba away when called."""
+
+    def missing(name):
+        raise MissingPackageError("numba is not installed")
+
+    def remove():
+        compiled_kernel.cache_clear()
+        monkeypatch.setattr(overlap, "import_optional", missing)
+
+    yield remove
+    compiled_kernel.cache_clear()
+
+
+def _rows(dense):
+    """The entries of a matrix [N, C] that are not zero."""
+    row, column = dense.nonzero(as_tuple=True)
+    return Sparse.of(torch.bincount(row, minlength=len(dense)), column.int(), dense[row, column])
+
+
+def _weights(name):
+    """[40, 30] float32 >= 0; the first ten rows are queries."""
+    dense = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
+    dense[dense < 0.7] = 0
+    if name == "hubs":  # two columns that all rows have
+        dense[:, [3, 17]] = torch.rand(40, 2) + 0.01
+    if name == "empty rows":
+        dense[[0, 5, 12]] = 0
+    if name == "all equal":
+        dense.fill_(1 / 30)
+    return dense
+
+
+@pytest.mark.parametrize("name", ["random", "hubs", "empty rows", "all equal"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_paths_sum_the_smaller_weights(name, threads, no_numba):
+    dense = _weights(name)
+    encoding, inverted = _rows(dense), _rows(dense[10:].T.contiguous())
+    expected = np.array([[sum(min(a, b) for a, b in zip(q, g, strict=True)) for g in dense[10:].double().tolist()]
+                         for q in dense[2:9].double().tolist()])  # fmt: skip
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert compiled_kernel() is not None
+        compiled = shared_weight(encoding, inverted, 2, 9, 30)
+        no_numba()
+        assert compiled_kernel() is None
+        plain = shared_weight(encoding, inverted, 2, 9, 30)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(compiled, expected, atol=1e-5)
+    assert torch.equal(compiled, plain)
+
+
+@pytest.mark.parametrize("kind", ["clusters", "hub", "all equal"])
+def test_re_ranking_has_the_same_bits_without_numba(kind, no_numba):
+    random = np.random.default_rng(3)
+    x = (random.normal(size=(20, 16))[random.integers(0, 20, 200)] + random.normal(size=(200, 16))).astype(np.float32)
+    if kind == "hub":  # everybody's neighbour
+        x[50:53] = x.mean(0)
+    if kind == "all equal":
+        x[:] = 1
+    compiled = torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6)))
+    no_numba()
+    assert torch.equal(compiled, torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6))))
+
+
+def test_the_log_names_the_path_once(no_numba, monkeypatch):
+    lines = []
+    monkeypatch.setattr(LOGGER, "handlers", [logging.Handler()])
+    monkeypatch.setattr(LOGGER.handlers[0], "emit", lambda record: lines.append(record.getMessage()))
+    monkeypatch.setattr(LOGGER, "level", logging.INFO)
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    compiled_kernel.cache_clear()
+    for _ in range(2):
+        list(k_reciprocal(x[:5], x[5:], 5, 2))
+    no_numba()
+    for _ in range(2):
+        list(k_reciprocal(x[:5], x[5:], 5, 2))
+    assert len(lines) == 2 and "numba compiled" in lines[0]
+    assert "by torch (numba is not installed)" in lines[1] and "pip install numba" in lines[1]
