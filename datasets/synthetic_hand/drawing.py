@@ -6,7 +6,9 @@ which IEEE 754 fixes to the last bit: the same seed gives the same picture on an
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,10 @@ from datasets.synthetic_hand.anatomy import LITTLE, MIDDLE, THUMB, Curve, Floats
 from datasets.synthetic_hand.scene import Pixels, expose, light_scene, make_light, make_table
 
 _SUPERSAMPLING = 2
+_STEPS = np.linspace(0, 1, 9)[:, None]
+_BEZIER = ((1 - _STEPS) ** 2, 2 * _STEPS * (1 - _STEPS), _STEPS**2)
+_TAPER = np.array([0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35])
+"""Width of a line along its length."""
 
 
 def draw_hand(hand: Hand, aspect: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
@@ -60,10 +66,13 @@ class _Canvas:
 
     def _box(self, points: Floats, margin: float) -> tuple[slice, slice]:
         """Rows and columns of the pixels within ``margin`` of the box around ``points`` [..., 2]."""
-        flat = points.reshape(-1, 2)
-        low = np.clip(np.floor(flat.min(0) - margin), 0, self.size).astype(int)
-        high = np.clip(np.ceil(flat.max(0) + margin), 0, self.size).astype(int)
-        return slice(low[1], high[1]), slice(low[0], high[0])
+
+        def span(places: Sequence[float]) -> slice:
+            first, last = math.floor(min(places) - margin), math.ceil(max(places) + margin)
+            return slice(min(max(first, 0), self.size), min(max(last, 0), self.size))
+
+        x, y = zip(*points.reshape(-1, 2).tolist(), strict=True)
+        return span(y), span(x)
 
     def _model(self) -> None:
         """Outline and height: palm and forearm first, then fingers, melted into the palm, not together."""
@@ -73,11 +82,9 @@ class _Canvas:
         for finger in range(THUMB, LITTLE + 1):
             chain = self.joints[finger]
             box = self._box(chain, float(radii[finger].max()) + 0.1 * unit)
-            bones = [
-                _cone(self.x[:, box[1]], self.y[box[0]], a, b, float(ra), float(rb))
-                for (a, b), (ra, rb) in zip(pairwise(chain), pairwise(radii[finger]), strict=True)
-            ]
-            shape = _melt(_melt(bones[0], bones[1], 0.03 * unit), bones[2], 0.03 * unit)
+            ends = np.stack([radii[finger, :-1], radii[finger, 1:]], 1)
+            first, second, third = _cones(self.x[:, box[1]], self.y[box[0]], chain[:-1], chain[1:], ends)
+            shape = _melt(_melt(first, second, 0.03 * unit), third, 0.03 * unit)
             dome = _dome(shape, float(radii[finger, 1:].mean()))
             self.height[box] = -_melt(-self.height[box], -dome, 0.05 * unit)
             self.distance[box] = np.minimum(self.distance[box], _melt(shape, palm[box], 0.07 * unit))
@@ -88,16 +95,19 @@ class _Canvas:
         wrist = np.array([[-0.45, -0.62], [-0.1, -0.60], [0.2, -0.60], [0.6, -0.58]]) * [hand.wrist, 1.0]
         roots = self.pose.to_picture(hand.roots, self.size)
         base = self.pose.to_picture(wrist, self.size)
-        palm = None
-        for finger in range(1, LITTLE + 1):
-            radius = float(hand.radii[finger, 0]) * unit
-            bone = _cone(self.x, self.y, base[finger - 1], roots[finger], 0.62 * hand.wrist * unit, 1.12 * radius)
-            palm = bone if palm is None else _melt(palm, bone, 0.12 * unit)
-        thumb = self.joints[THUMB]
-        ball = _cone(self.x, self.y, roots[THUMB], thumb[1], *(1.05 * hand.radii[THUMB, :2] * unit).tolist())
-        web = _cone(self.x, self.y, roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit)
-        ends = self.pose.to_picture([[0.0, -0.62], [0.0, -3.0]], self.size)
-        forearm = _cone(self.x, self.y, ends[0], ends[1], hand.wrist * unit, hand.wrist * 1.35 * unit)
+        thumb, ends = self.joints[THUMB], self.pose.to_picture([[0.0, -0.62], [0.0, -3.0]], self.size)
+        bones = [
+            *(
+                (base[i], roots[i + 1], 0.62 * hand.wrist * unit, 1.12 * (hand.radii[i + 1, 0] * unit))
+                for i in range(4)
+            ),
+            (roots[THUMB], thumb[1], *(1.05 * hand.radii[THUMB, :2] * unit)),
+            (roots[MIDDLE] * 0.5 + roots[THUMB] * 0.5, thumb[1], 0.16 * unit, 0.09 * unit),
+            (*ends, hand.wrist * unit, hand.wrist * 1.35 * unit),
+        ]
+        start, end, first, last = (np.array(part) for part in zip(*bones, strict=True))
+        *metacarpals, ball, web, forearm = _cones(self.x, self.y, start, end, np.stack([first, last], 1))
+        palm = reduce(lambda a, b: _melt(a, b, 0.12 * unit), metacarpals)
         palm = _melt(_melt(palm, ball, 0.16 * unit), web, 0.14 * unit)
         return _melt(palm, forearm, 0.2 * unit)
 
@@ -237,26 +247,27 @@ class _Canvas:
 
     def _curve(self, points: Floats, width: float) -> tuple[tuple[slice, slice], Pixels]:
         """1 on a Bezier curve (hand's frame), fading to 0 at ``width`` from it and towards its ends."""
-        steps = np.linspace(0, 1, 9)[:, None]
-        path = (1 - steps) ** 2 * points[0] + 2 * steps * (1 - steps) * points[1] + steps**2 * points[2]
-        path = self.pose.to_picture(path, self.size)
+        first, middle, last = _BEZIER
+        path = self.pose.to_picture(first * points[0] + middle * points[1] + last * points[2], self.size)
         width = max(width * self.unit, 1.2)
         box = self._box(path, width + 1)
         x, y = self.x[:, box[1]], self.y[box[0]]
-        widths = [width * f for f in (0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35)]
-        best = _cone(x, y, path[0], path[1], widths[0], widths[1])
-        for (a, b), (wa, wb) in zip(pairwise(path[1:]), pairwise(widths[1:]), strict=True):
-            np.minimum(best, _cone(x, y, a, b, wa, wb), out=best)
+        widths = width * _TAPER
+        best = _cones(x, y, path[:-1], path[1:], np.stack([widths[:-1], widths[1:]], 1)).min(0)
         inside = np.clip(best * np.float32(-1 / width), 0, 1)
         return box, inside * inside * (3 - 2 * inside)
 
 
-def _cone(x: Pixels, y: Pixels, a: Floats, b: Floats, ra: float, rb: float) -> Pixels:
-    """Signed distance of pixels to a bone from ``a`` with radius ``ra`` to ``b`` with radius ``rb``."""
-    (ax, ay), (bx, by) = a.tolist(), b.tolist()
-    ux, uy = np.float32(bx - ax), np.float32(by - ay)
-    dx, dy = x - np.float32(ax), y - np.float32(ay)
-    inverse = np.float32(1 / max((bx - ax) ** 2 + (by - ay) ** 2, 1e-6))
+def _cones(x: Pixels, y: Pixels, start: Floats, end: Floats, radii: Floats) -> Pixels:
+    """Signed distances [B, N, N] of pixels to bones from ``start`` [B, 2] to ``end`` [B, 2], radii [B, 2] there.
+
+    On the few pixels of a fold, many bones take as long as one.
+    """
+    step = end - start
+    inverse = 1 / np.maximum(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1], 1e-6)
+    numbers = np.column_stack([start, step, inverse, radii[:, 0], radii[:, 1] - radii[:, 0]])
+    ax, ay, ux, uy, inverse, radius, growth = numbers.astype(np.float32).T[:, :, None, None]
+    dx, dy = x - ax, y - ay
     t = dx * (ux * inverse) + dy * (uy * inverse)
     np.clip(t, 0, 1, out=t)
     qx, qy = dx - t * ux, dy - t * uy
@@ -264,9 +275,9 @@ def _cone(x: Pixels, y: Pixels, a: Floats, b: Floats, ra: float, rb: float) -> P
     qy *= qy
     qx += qy
     np.sqrt(qx, out=qx)
-    t *= np.float32(rb - ra)
+    t *= growth
     qx -= t
-    qx -= np.float32(ra)
+    qx -= radius
     return qx
 
 
