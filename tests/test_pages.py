@@ -98,6 +98,7 @@ RUN_BY = {
     "python -m processor.points": "processor/test_points.py",
     "python -m processor.search": "processor/test_embedder.py",
     "python -m mine.run": "test_pages.py",
+    "python -c": "test_pages.py",
     "python -m venv": "../.ci/run",
     "python -m pytest": "../.ci/run",
     "pip install -r": "../.ci/run",
@@ -121,6 +122,9 @@ def check_line(line, monkeypatch):
     words = split_line(line)
     if words[:1] == ["torchrun"]:
         words = ["python", *words[next(n for n, word in enumerate(words) if word.endswith(".py")) :]]
+    if words[:2] == ["python", "-c"]:
+        compile(words[2], line, "exec")
+        return "python -c"
     command, rest = command_of(words)
     if command is None:
         return " ".join(words[:3])
