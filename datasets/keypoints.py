@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from datasets.parsing.keypoints import (
 from utils.arguments import make_parser
 from utils.checkpoint import write_atomically
 from utils.command_line import run_script
+from utils.cores import usable_cores
 from utils.errors import ReIDError
 from utils.images import Reading, read_image
 from utils.interrupt import InterruptedRunError, ignore_signals, interrupt_requested
@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--output", metavar="FILE", type=Path, help=f"CSV file; default: {DEFAULT_FILE} in the data set's folder")
     add("--sheet", metavar="FILE", type=Path, help="contact sheet; default: keypoints_sheet.png in OUTPUT_DIR")
-    add("--processes", metavar="N", type=int, default=os.cpu_count() or 1, help="that look at images: %(default)s")
+    add("--processes", metavar="N", type=int, default=usable_cores(), help="that look at images: %(default)s")
     add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
     return run_script(partial(run, parser.parse_intermixed_args(argv)))
 

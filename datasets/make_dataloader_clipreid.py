@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +15,7 @@ from datasets.image_cache import Read, Readers, make_readers, resized_size
 from datasets.images import ImageDataset
 from datasets.preprocessing import ENLARGED, test_transform, train_transform
 from datasets.sampler import EpochBatches, PairBatches, PKBatchSampler, ShuffledBatches
+from utils.cores import usable_cores
 from utils.distributed import local_world_size, shard_of, world_size
 from utils.images import read_image
 from utils.interrupt import ignore_signals
@@ -148,5 +148,5 @@ def _sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int, kind: str) -> 
 
 
 def num_workers(cfg: CfgNode) -> int:
-    """``DATALOADER.NUM_WORKERS``, at most one for each core; processes on one machine divide its cores."""
-    return min(cfg.DATALOADER.NUM_WORKERS, max((os.cpu_count() or 1) // local_world_size(), 1))
+    """``DATALOADER.NUM_WORKERS``, at most one for each usable core; processes on one machine divide them."""
+    return min(cfg.DATALOADER.NUM_WORKERS, max(usable_cores() // local_world_size(), 1))

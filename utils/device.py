@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.cores import usable_cores
 from utils.distributed import local_rank, world_size
 from utils.errors import ReIDError
 
@@ -53,10 +54,18 @@ def _gpu_of_process() -> torch.device:
 
 
 def busy_note(device: torch.device) -> str:
-    """What to know before computing on a busy CPU; empty where there is nothing to say."""
-    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    """What to know before computing on a CPU that is busy or shared; empty where there is nothing to say."""
+    threads, usable = torch.get_num_threads(), usable_cores()
+    if device.type != "cpu" or threads == 1:
+        return ""
+    if threads > usable:
+        return (
+            f"{threads} threads compute on the {usable} cores that this process may use (affinity, container) and wait "
+            f"for each other: OMP_NUM_THREADS={usable} is faster"
+        )
+    cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if device.type != "cpu" or threads == 1 or load <= cores:
+    if load <= cores:
         return ""
     return (
         f"this machine is busy (load {load:.1f} on {cores} cores): {threads} threads that wait for each other may be "

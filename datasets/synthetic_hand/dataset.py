@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import ctypes
-import os
 import shutil
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from datasets.parsing.keypoints import DEFAULT_FILE, KeyPoints, write_keypoints
 from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand, make_pose
 from datasets.synthetic_hand.captions import drawn_attributes
 from datasets.synthetic_hand.drawing import draw_hand
+from utils.cores import usable_cores
 from utils.errors import ReIDError
 from utils.interrupt import ignore_signals
 
@@ -36,6 +36,7 @@ FIRST_TEST_IDENTITY = 10_000
 
 _QUERY_SHARE = 0.4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+_MOST_PROCESSES = 61  # of a pool on Windows
 _FEWEST_FOR_PROCESSES = 100  # pictures; fewer are drawn sooner than processes start
 
 
@@ -191,7 +192,7 @@ def _run(draw: partial[list[tuple[str, int]]], jobs: list[_Job]) -> Iterable[lis
         if images < _FEWEST_FOR_PROCESSES:
             yield from _counted(map(draw, jobs), progress)
             return
-        with ProcessPoolExecutor(_cores(), initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(min(usable_cores(), _MOST_PROCESSES), initializer=_start_worker) as pool:
             try:
                 yield from _counted(pool.map(draw, jobs), progress)
             except BaseException:
@@ -216,12 +217,6 @@ def _counted(results: Iterable[list[tuple[str, int]]], progress: tqdm) -> Iterab
     for rows in results:
         progress.update(len(rows))
         yield rows
-
-
-def _cores() -> int:
-    """Cores this process may use; Windows allows a pool no more than 61 processes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 61)
 
 
 def _rng(seed: int, identity: int, part: int) -> np.random.Generator:

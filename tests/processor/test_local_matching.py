@@ -112,7 +112,7 @@ def evaluation(root, *pairs):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_points_find_drawn_hands_whatever_the_features(hands, workers, monkeypatch):
     pytest.importorskip("cv2")
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("datasets.make_dataloader_clipreid.usable_cores", lambda: 2)
     monkeypatch.setattr("datasets.each._FEW", 0)
     found = evaluation(hands, "TEST.POINTS", "all", "DATALOADER.NUM_WORKERS", workers)
     assert found.metrics.mAP == found.metrics.rank(1) == 1 and found.verification.eer == 0

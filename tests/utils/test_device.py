@@ -77,6 +77,15 @@ def test_auto_precision_is_reduced_only_where_that_is_fast(machine, monkeypatch)
 )
 def test_a_busy_machine_is_noted(monkeypatch, load, threads, kind, noted):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("utils.device.usable_cores", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert ("load 9.0 on 2 cores" in busy_note(torch.device(kind))) == noted
+
+
+@pytest.mark.parametrize(("threads", "usable", "noted"), [(8, 2, True), (2, 2, False), (1, 1, False)])
+def test_more_threads_than_usable_cores_are_noted(monkeypatch, threads, usable, noted):
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("utils.device.usable_cores", lambda: usable)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert ("8 threads compute on the 2 cores" in busy_note(torch.device("cpu"))) == noted

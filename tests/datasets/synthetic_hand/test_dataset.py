@@ -60,7 +60,7 @@ def test_default_split_is_four_queries_to_six():
 def test_same_seed_same_bytes_whatever_the_number_of_processes(small, tmp_path, monkeypatch):
     root, _ = small
     monkeypatch.setattr(synthetic_hand, "_FEWEST_FOR_PROCESSES", 0)
-    monkeypatch.setattr(synthetic_hand, "_cores", lambda: 2)
+    monkeypatch.setattr(synthetic_hand, "usable_cores", lambda: 2)
     SyntheticHand(tmp_path, **SMALL)
     assert digest(tmp_path) == digest(root)
 
