@@ -180,7 +180,7 @@ def write_ranking_sheets(folder: Path, evaluation: Evaluation, dataset: ReIDData
 def write_cmc(path: Path, evaluation: Evaluation) -> None:
     """Write the CMC curve up to the size of the gallery."""
     cmc = evaluation.metrics.cmc[: len(evaluation.gallery)]
-    save_figure(cmc_chart(cmc, evaluation.metrics.mAP), path)
+    save_figure(cmc_chart(cmc, evaluation.metrics.mAP, evaluation.metrics.num_queries), path)
 
 
 def write_verification(folder: Path, evaluation: Evaluation) -> None:

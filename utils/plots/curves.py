@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from utils.biometric.verification import VerificationMetrics, percent
 from utils.checkpoint import write_atomically
 from utils.text_files import printable
+from utils.words import number_of
 
 GENUINE, IMPOSTOR, MARK = "#1b7f5c", "#b5442e", "#333333"
 """Colours that stay apart for colour-blind readers; line styles and labels say the same again."""
@@ -78,12 +79,14 @@ def curve_panels(
     for stage in sorted({entry["stage"] for entry in history}):
         entries = [entry for entry in history if entry["stage"] == stage]
         numbers = {name for entry in entries for name, value in entry.items() if isinstance(value, int | float)}
-        losses = numbers - NOT_LOSSES - {*TESTED, *SENTENCES}
+        rates = sorted(name for name in numbers if name == "lr" or name.startswith("lr of "))
+        shares = sorted(name for name in numbers if name == "accuracy" or name.endswith(" accuracy"))
+        losses = numbers - NOT_LOSSES - {*TESTED, *SENTENCES, *rates, *shares}
         terms = sorted(losses, key=lambda name: (name != "loss", name))
         panels.append(Panel(f"stage {stage}: losses", "mean over the epoch", _lines(entries, terms)))
-        panels.append(Panel(f"stage {stage}: learning rate", "learning rate", _lines(entries, ["lr"])))
-        if "accuracy" in numbers:
-            lines = _lines(entries, ["accuracy"], 100)
+        panels.append(Panel(f"stage {stage}: learning rate", "learning rate", _lines(entries, rates)))
+        if shares:
+            lines = _lines(entries, shares, 100)
             panels.append(Panel(f"stage {stage}: training accuracy", "% of the images", lines))
         measured = [{**(alignment or {}).get(str(stage), {}), "epoch": 0}, *entries]
         for name, (title, unit, factor) in SENTENCES.items():
@@ -126,17 +129,17 @@ def training_curves(
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
         if panel.unit.startswith("%"):
             axis.set_ylim(0, 102)
-        if list(panel.lines) == ["lr"]:
+        if "lr" in panel.lines:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-        else:
+        if list(panel.lines) != ["lr"]:
             axis.legend(fontsize=8)
     for axis in axes[len(panels) :]:
         axis.remove()
     return figure
 
 
-def cmc_chart(cmc: np.ndarray, mean_ap: float) -> Figure:
-    """Cumulative match characteristic, ``cmc`` [K] in [0, 1], with the ranks that are quoted marked."""
+def cmc_chart(cmc: np.ndarray, mean_ap: float, queries: int) -> Figure:
+    """Cumulative match characteristic of ``queries``, ``cmc`` [K] in [0, 1], with the ranks that are quoted marked."""
     figure, (axis,) = new_figure(5.6, 4)
     ranks = np.arange(1, len(cmc) + 1)
     axis.plot(ranks, cmc, color=GENUINE, marker="." if len(cmc) <= 50 else None, clip_on=False)
@@ -145,8 +148,9 @@ def cmc_chart(cmc: np.ndarray, mean_ap: float) -> Figure:
             label = f"Rank-{rank}: {cmc[rank - 1]:.1%}"
             axis.plot([rank], [cmc[rank - 1]], marker, color=MARK, label=label, clip_on=False, zorder=3)
     low = max(0.0, float(cmc[0]) - 0.35 * max(1 - float(cmc[0]), 0.2))
-    axis.set(xlim=(0.5, len(cmc) + 0.5), ylim=(low, 1), title=f"Cumulative match characteristic (mAP {mean_ap:.1%})")
-    axis.set(xlabel="rank: images looked at, nearest first", ylabel="queries answered rightly by then")
+    title = f"Cumulative match characteristic, {number_of(queries, 'query', 'queries')} (mAP {mean_ap:.1%})"
+    axis.set(xlim=(0.5, len(cmc) + 0.5), ylim=(low, 1), title=title)
+    axis.set(xlabel="rank k: the k nearest gallery images", ylabel="queries with a right image among them")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.legend(loc="lower right")
@@ -164,18 +168,18 @@ def error_chart(metrics: VerificationMetrics) -> Figure:
     frr = np.insert(metrics.curve.frr, place, eer)
     figure, (roc, det) = new_figure(10, 4.2, columns=2)
     roc.plot(far, 1 - frr, color=GENUINE)
-    roc.plot([max(eer, least)], [1 - eer], "o", color=MARK, label=f"EER {percent(eer)}")
+    roc.plot([max(eer, least)], [1 - eer], "o", color=MARK, label=_eer(metrics))
     roc.set(xscale="log", title="ROC", ylabel="true accept rate (genuine pairs accepted)", ylim=(None, 1.02))
     least_rejected = 0.5 / max(metrics.num_genuine, 1)
     some = frr > 0
     det.plot(far[some], frr[some], color=IMPOSTOR)
     if not some.all():
-        none = f"no genuine pair refused from {_percent(float(f'{far[~some][0]:.2g}'), None)} on"
+        none = f"no genuine pair refused from FAR {_percent(float(f'{far[~some][0]:.2g}'), None)} on"
         det.plot([], [], " ", label=none)
     if eer:
-        det.plot([eer], [eer], "o", color=MARK, label=f"EER {percent(eer)}")
+        det.plot([eer], [eer], "o", color=MARK, label=_eer(metrics))
     else:
-        det.plot([], [], " ", label=f"EER {percent(eer)}: not on a logarithmic axis")
+        det.plot([], [], " ", label=_eer(metrics))
     diagonal = [max(least, least_rejected), 1]
     det.plot(diagonal, diagonal, ":", color=MARK, linewidth=1, label="both errors equal")
     det.set(xscale="log", yscale="log", title="DET", ylabel="false reject rate (genuine pairs refused)")
@@ -188,6 +192,13 @@ def error_chart(metrics: VerificationMetrics) -> Figure:
     det.yaxis.set_major_formatter(FuncFormatter(_percent))
     figure.suptitle(f"Verification: {metrics.num_genuine:,} genuine and {metrics.num_impostor:,} impostor pairs")
     return figure
+
+
+def _eer(metrics: VerificationMetrics) -> str:
+    """The rate, or where no error was seen, one error among the genuine pairs as its bound."""
+    if metrics.eer:
+        return f"EER {percent(metrics.eer)}"
+    return f"EER below {percent(1 / metrics.num_genuine)} (1 of {metrics.num_genuine:,} genuine pairs)"
 
 
 def _percent(value: float, _: object) -> str:
@@ -204,7 +215,7 @@ def score_chart(metrics: VerificationMetrics, score: str) -> Figure:
         density = counts / counts.sum() / np.diff(scores.edges)
         style = {"facecolor": colour, "edgecolor": colour, "hatch": hatch, "alpha": 0.45}
         axis.stairs(density, scores.edges, fill=True, label=f"{name}, {counts.sum():,} pairs", **style)
-    label = f"EER {percent(metrics.eer)} at {metrics.threshold_text}"
+    label = f"{_eer(metrics)} at {metrics.threshold_text}" if metrics.eer else _eer(metrics)
     axis.axvline(metrics.eer_threshold, color=MARK, linestyle="--", label=label)
     axis.set(title="Scores of genuine and impostor pairs", xlabel=score, ylabel="density")
     axis.ticklabel_format(axis="x", useOffset=False)
@@ -231,7 +242,11 @@ def similarity_chart(similarity: np.ndarray, names: Sequence[str]) -> Figure:
     shown = [_label(name) for name in names]
     axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), shown, fontsize=8)
-    axis.set(title="The identities most confused", xlabel="identity in the gallery", ylabel="identity of the query")
+    axis.set(
+        title=f"The {len(names)} identities that are confused most",
+        xlabel="identity in the gallery",
+        ylabel="identity of the query",
+    )
     figure.colorbar(image, ax=axis, label="mean cosine similarity", shrink=0.8, format=f"%.{digits}f")
     middle = highest - spread / 2
     if len(names) <= 20:

@@ -123,7 +123,7 @@ def test_one_image_of_one_identity(world, tmp_path, monkeypatch, caplog):
     one = {part: getattr(evaluation, part) for part in ("query", "gallery")}
     one = {part: Features(f.features[:1], f.pids[:1], f.camids[:1]) for part, f in one.items()}
     drawn = {}
-    monkeypatch.setattr("processor.reports.pictures.cmc_chart", lambda cmc, mean_ap: drawn.update(cmc=cmc))
+    monkeypatch.setattr("processor.reports.pictures.cmc_chart", lambda cmc, *_: drawn.update(cmc=cmc))
     monkeypatch.setattr("processor.reports.pictures.save_figure", lambda figure, path: None)
     evaluation = replace(evaluation, metrics=evaluate(**one, camera_rule="none"), **one)
     write_pictures(tmp_path, evaluation, dataset, Looker(), loader, 0)

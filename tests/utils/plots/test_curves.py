@@ -50,6 +50,16 @@ def test_training_curves_show_the_history():
     assert not curve_panels([], {})
 
 
+def test_rates_and_accuracies_are_no_losses():
+    entry = {"stage": 2, "epoch": 1, "loss": 1.0, "lr": 0.1, "lr of biases": 0.2, "accuracy": 0.5, "text accuracy": 0.1}
+    lines = {panel.title: set(panel.lines) for panel in curve_panels([entry], {})}
+    assert lines == {
+        "stage 2: losses": {"loss"},
+        "stage 2: learning rate": {"lr", "lr of biases"},
+        "stage 2: training accuracy": {"accuracy", "text accuracy"},
+    }
+
+
 def test_curves_of_sentences_begin_at_the_start():
     history = [
         {**HISTORY[0], "sentence_accuracy": 0.5, "sentence_cosine": 0.4, "logit_span": 9.0, "length_product": 13}
@@ -92,20 +102,22 @@ def test_the_det_curve_shows_no_error_that_was_not_made(metrics):
     det = error_chart(metrics).axes[1]
     rates = next(iter(drawn(det).values()))[1]
     assert min(rates) == metrics.curve.frr[metrics.curve.frr > 0].min() >= 1 / metrics.num_genuine
-    assert any(label.startswith("no genuine pair refused from ") for label in drawn(det))
+    assert any(label.startswith("no genuine pair refused from FAR ") for label in drawn(det))
     pids = torch.arange(4).repeat(2)
     features = Features(torch.nn.functional.one_hot(pids, 4).float(), pids, pids)
     lines = drawn(error_chart(verify(features, features)).axes[1])
     assert lines.pop("both errors equal") and not any(x or y for x, y in lines.values())
-    assert "EER 0.00%: not on a logarithmic axis" in lines
+    assert "EER below 6.25% (1 of 16 genuine pairs)" in lines
 
 
 def test_cmc_similarity_and_embedding_charts():
     cmc = np.array([0.5, 0.75, 0.75, 0.75, 1, 1])
-    (axis,) = cmc_chart(cmc, 0.6).axes
+    (axis,) = cmc_chart(cmc, 0.6, 20).axes
     lines = drawn(axis)
     assert lines.pop("Rank-1: 50.0%") == ([1], [0.5]) and lines.pop("Rank-5: 100.0%") == ([5], [1])
-    assert list(lines.values()) == [([1, 2, 3, 4, 5, 6], cmc.tolist())] and "60.0%" in axis.get_title()
+    assert list(lines.values()) == [([1, 2, 3, 4, 5, 6], cmc.tolist())] and axis.get_title().endswith(
+        ", 20 queries (mAP 60.0%)"
+    )
     assert axis.get_ylim()[1] == 1 and not axis.texts
     similarity = np.array([[0.9, 0.1], [0.4, 0.8]])
     axis = similarity_chart(similarity, ["a", "b"]).axes[0]
@@ -125,13 +137,13 @@ def ticks(axis):
 
 
 def test_ticks_say_their_values():
-    axis = cmc_chart(np.array([0.895, 0.95, 1.0]), 0.9).axes[0]
+    axis = cmc_chart(np.array([0.895, 0.95, 1.0]), 0.9, 200).axes[0]
     labels, _ = ticks(axis.yaxis)
     steps = np.diff([float(label.removesuffix("%")) for label in labels])
     assert np.allclose(steps, steps[0]) and labels[-1] == "100.0%"
     one_epoch = [{"stage": 2, "epoch": 1, "loss": 1.0, "lr": 0.1, "accuracy": 0.5}]
     assert all(ticks(axis.xaxis)[0] == ["1"] for axis in training_curves(one_epoch, {}).axes)
-    assert ticks(cmc_chart(np.array([1.0]), 1.0).axes[0].xaxis)[0] == ["1"]
+    assert ticks(cmc_chart(np.array([1.0]), 1.0, 1).axes[0].xaxis)[0] == ["1"]
 
 
 def test_charts_of_features_that_lie_close_together():
