@@ -9,7 +9,7 @@ from configs import load_config
 from configs.command_lines import test_arguments
 from datasets import add_fields, check_data, make_dataloader, make_dataset, write_drawn_splits
 from model import METHODS, DataFacts, check_method, check_weights, make_test_model, set_execution, use_start
-from processor import check_performance, do_inference, finish_run, start_run
+from processor import check_performance, do_inference, evaluate_targets, finish_run, make_targets, start_run
 from processor.html_report import write_report
 from utils.command_line import run_script
 from utils.distributed import is_main, main_process_first, on_main_process
@@ -28,12 +28,14 @@ def test(config_file: str, overrides: Sequence[str]) -> None:
     check_data(cfg, dataset)
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
+    targets = make_targets(cfg, run)
     loaders = make_dataloader(cfg, dataset)
     seen = DataFacts(identities=0, cameras=dataset.num_cameras, views=dataset.num_views)
     model = make_test_model(cfg, seen).to(run.device)
     set_execution(cfg, model)
     evaluation = do_inference(cfg, model, loaders.test, dataset, run)
-    finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test)
+    on_targets = evaluate_targets(targets, model, run)
+    finish_run(cfg, run, dataset, "test", evaluation, model, loaders.test, on_targets)
     if is_main():
         write_report(run.output_dir, test=True, recipe=config_file)
 

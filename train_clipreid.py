@@ -30,8 +30,10 @@ from processor import (
     do_train_stage1,
     do_train_stage2,
     do_validation,
+    evaluate_targets,
     finish_run,
     load_best,
+    make_targets,
     note_prompt_words,
     note_result,
     note_text_results,
@@ -62,6 +64,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     check_performance(cfg, dataset)
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train, dataset.reading.windows)
+    targets = make_targets(cfg, run)
     captions = captions_of(cfg, dataset) if "caption" in METHODS[cfg.MODEL.METHOD].needs(cfg, training=True) else None
     loaders = make_dataloader(cfg, dataset, CaptionReader(captions.draw, captions.sentences) if captions else None)
     model = make_model(cfg, facts_of(cfg, dataset)).to(run.device)
@@ -97,7 +100,7 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
         note_text_results(cfg, run, dataset, outcome, model, hand_sentence, TEMPLATES)
     name = ("best" if run.best else "trained") if cfg.SOLVER.STAGES else "zero-shot"
     note_prompt_words(run, dataset, model, TEMPLATES)
-    finish_run(cfg, run, dataset, name, outcome, model, loaders.test)
+    finish_run(cfg, run, dataset, name, outcome, model, loaders.test, evaluate_targets(targets, model, run))
     if is_main():
         write_report(run.output_dir, recipe=config_file)
     run.finish()
@@ -112,6 +115,7 @@ def facts_of(cfg: CfgNode, dataset: ReIDDataset) -> DataFacts:
         images=len(dataset.train),
         names=tuple(class_names(cfg, dataset)),
         sentence=dataset.prompt,
+        sources=dataset.num_train_sources,
     )
 
 

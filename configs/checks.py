@@ -420,6 +420,11 @@ def _check_test(cfg: CfgNode) -> None:
             "(the same order as cosine once TEST.FEAT_NORM is yes). Set TEST.METRIC to euclidean."
         )
     _check_local(cfg.TEST)
+    if cfg.TEST.TARGETS and (cfg.MODEL.SIE_CAMERA or cfg.MODEL.SIE_VIEW):
+        raise ReIDError(
+            "TEST.TARGETS with MODEL.SIE_CAMERA or MODEL.SIE_VIEW: the cameras and views of another data set are not "
+            "those that the model has learned. Set both to False, or TEST.TARGETS to []."
+        )
     if cfg.TEST.DIST_MAT and not cfg.TEST.DIST_MAT.endswith(".npy"):
         raise ReIDError(f"TEST.DIST_MAT = {cfg.TEST.DIST_MAT!r}: the name must end in .npy, which is what is written.")
 

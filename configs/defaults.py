@@ -342,6 +342,7 @@ _C.TEST.FUSE_LOCAL = "none"  # (ours) with POINTS: none | fit (joint score of tr
 _C.TEST.FUSE_LOCAL_OTHER = False  # (ours) take a joint score that was fitted on another data set or other weights
 _C.TEST.DIST_MAT = ""  # .npy file of the query x gallery distances (euclidean: squared); a .csv names rows and columns
 _C.TEST.SEARCH = "exact"  # (ours) exact | faiss (approximate, with its recall): finds the images of ranking pictures
+_C.TEST.TARGETS = []  # (ours) YAML files whose DATASETS are tested on as well, in a table with their mean
 _C.TEST.BEFORE_TRAINING = False  # (ours) train_clipreid.py also evaluates the model it starts from
 _C.TEST.PICTURES = True  # (ours) draw pictures that show people; False also removes those of an earlier evaluation
 

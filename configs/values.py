@@ -18,7 +18,12 @@ from utils.errors import ReIDError
 WRONG_SHOWN = 5
 """Wrong keys that one message names."""
 LARGEST = 2**63
-ITEMS: dict[str, Any] = {"TEST.THRESHOLDS": 0.5, "TEST.GROUPS": "gender", "SOLVER.STAGE0.LOCK": "image_encoder."}
+ITEMS: dict[str, Any] = {
+    "TEST.THRESHOLDS": 0.5,
+    "TEST.GROUPS": "gender",
+    "TEST.TARGETS": "configs/hand/hand_11k.yml",
+    "SOLVER.STAGE0.LOCK": "image_encoder.",
+}
 """An example item of the lists that are empty by default."""
 
 

@@ -29,6 +29,7 @@ from datasets.parsing.draws import Draws, keep_fraction
 from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import write_drawn_splits
 from datasets.pattern import PatternDataset
+from datasets.sources import source_reader
 from datasets.synthetic_hand.dataset import SyntheticHand
 from datasets.textures import texture_reader
 from datasets.vehicleid import VehicleID
@@ -122,6 +123,10 @@ def add_fields(cfg: CfgNode, dataset: ReIDDataset, needs: Container[str]) -> Non
     """
     if "keypoints" in needs:
         dataset.fields = {"keypoints": point_reader(cfg, dataset, cfg.MODEL.HOREID.POINTS)}
+    sources = source_reader(dataset) if "source" in needs else None
+    if sources is not None:
+        dataset.fields = {**dataset.fields, "source": sources}
+        dataset.num_train_sources = sources.training
     own = {name: read for name, read in AUGMENTATION.items() if name in needs}
     if "texture" in needs:
         own["texture"] = texture_reader(cfg, dataset)

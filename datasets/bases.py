@@ -129,6 +129,9 @@ class ReIDDataset:
     train_fields: Mapping[str, Field] = MappingProxyType({})
     """What it needs of augmented training images alone."""
 
+    num_train_sources: int = 0
+    """Sources of the training images, where a method reads them; 0 where the data set names none."""
+
     boxes: Mapping[str, Box] = MappingProxyType({})
     """By path, the part of a picture that is used, where not all of it is."""
 

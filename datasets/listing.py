@@ -34,6 +34,7 @@ class Listing(SplitDataset):
       Gallery identities without a query are distractors.
     - ``x``, ``y``, ``w`` and ``h`` are left, top, width and height in pixels of the part of the picture that is used,
       empty for all of it.
+    - ``source`` names the data set that an image is from, of every image or of none; it is an attribute too.
     - Other columns, such as ``person``, ``hand``, ``finger`` or ``gender``, are attributes.
 
     A file without a header is a list ``path label``; train.txt and test.txt lie beside each other

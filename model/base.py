@@ -45,6 +45,7 @@ class DataFacts:
         images: N, training images; 0 in a test.
         names: of the identities, in label order.
         sentence: of the data set, ``{}`` for the learnable tokens: "A photo of a {} hand."
+        sources: data sets that the training set is made of; 0 where it does not say.
     """
 
     identities: int
@@ -53,6 +54,7 @@ class DataFacts:
     images: int = 0
     names: tuple[str, ...] = ()
     sentence: str = ""
+    sources: int = 0
 
 
 @dataclass
@@ -65,7 +67,8 @@ class Batch:
         cameras, views: [B]; None unless :meth:`Method.needs` names them.
         index: [B] rows of the training set, for tensors kept for each image.
         extra: what else :meth:`Method.needs` names, ``keypoints`` [B, J, 3], x and y in pixels of the image as
-            augmented and the score of each.
+            augmented and the score of each; ``source`` [B], the data set that each image is from, where the training
+            set names any.
     """
 
     images: Tensor

@@ -9,6 +9,7 @@ from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, d
 from processor.prompt_words import note_prompt_words
 from processor.reports.tables import finish_run, note_result, note_text_results
 from processor.runs.run import Run, start_run
+from processor.targets import evaluate_targets, make_targets
 
 __all__ = [
     "Embedder",
@@ -20,9 +21,11 @@ __all__ = [
     "do_train_stage1",
     "do_train_stage2",
     "do_validation",
+    "evaluate_targets",
     "finish_run",
     "load_best",
     "load_embedder",
+    "make_targets",
     "note_prompt_words",
     "note_result",
     "note_text_results",

@@ -22,6 +22,7 @@ from model import check_method
 from processor.reports.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
 from processor.runs.folder import RunFolder, flatten, kind, read_run
 from processor.runs.run import differing_keys, free_to_change
+from processor.runs.targets import target_configs
 from utils.arguments import make_parser
 from utils.checkpoint import save_json, write_text
 from utils.command_line import run_script
@@ -80,6 +81,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: S
             cfg, _ = load_config(file, own)
             try:
                 check_method(cfg)
+                target_configs(cfg)
             except ReIDError as error:
                 raise ReIDError(f"{file}: {error}") from None
             jobs.append(Job(name, file, seed, folder, flatten(cfg)))

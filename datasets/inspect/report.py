@@ -18,10 +18,11 @@ from yacs.config import CfgNode
 from configs import load_config
 from datasets import make_dataset
 from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, some
-from datasets.images import Facts
+from datasets.images import Facts, reading_of
 from datasets.inspect.changes import copies_to_drop, with_validation_people
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
 from datasets.inspect.hands import report_lines, suspect_sheet, suspects
+from datasets.inspect.merging import merged, named_sources
 from datasets.inspect.mixtures import mixed_identities
 from datasets.inspect.proposal import Proposed, propose_dataset, write_config
 from datasets.levels import file_notes, level_notes, unknown_white
@@ -40,6 +41,7 @@ EXAMPLES = (
     "python -m datasets.inspect --root data/hands",
     "python -m datasets.inspect --root data/unsplit --write-config configs/hand/mine.yml --person-separator _",
     "python -m datasets.inspect --config_file configs/hand/hand_11k.yml DATASETS.ROOT_DIR data/11k_hands",
+    "python -m datasets.inspect --merge a=data/hands b=configs/hand/hand_11k.yml --write-listing data/both.csv",
 )
 SHEET_ROWS, SHEET_COLUMNS = 12, 8
 NAMED = 5
@@ -120,6 +122,8 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset, Proposed | None]:
     """The configuration, the data set that it or ``--root`` names, and what is proposed for a tree without a split."""
+    if arguments.merge:
+        return *_merged(arguments), None
     if arguments.config_file:
         cfg, _ = load_config(arguments.config_file, arguments.opts)
         return cfg, make_dataset(cfg, require_train=False), None
@@ -141,6 +145,22 @@ def _open(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset, Proposed
     return proposed.cfg, proposed.dataset, proposed
 
 
+def _merged(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset]:
+    """The configuration and the data set of several sets together."""
+    sets = {}
+    for name, place in named_sources(arguments.merge).items():
+        is_file = Path(place).suffix.lower() in (".yml", ".yaml")
+        where = {"config_file": place, "root": None} if is_file else {"config_file": None, "root": place}
+        try:
+            _, sets[name], _ = _open(argparse.Namespace(**{**vars(arguments), **where, "merge": None}))
+        except ReIDError as error:
+            raise ReIDError(f"--merge {name}={place}: {error}") from None
+    dataset = merged(sets)
+    cfg, _ = load_config(None, [*arguments.opts, "DATASETS.NAMES", "listing", "DATASETS.ROOT_DIR", str(dataset.root)])
+    dataset.reading = reading_of(cfg, dataset.boxes)
+    return cfg, dataset
+
+
 def _write_files(
     report: Report, arguments: argparse.Namespace, dataset: ReIDDataset, proposed: Proposed | None
 ) -> None:
@@ -148,6 +168,7 @@ def _write_files(
     if arguments.write_listing:
         write_split(arguments.write_listing, split_of(dataset, dataset.root))
         protocol = f", DATASETS.PROTOCOL {dataset.protocol}" if dataset.protocol else ""
+        protocol += f", DATASETS.CAMERA_RULE {dataset.camera_rule}" if dataset.camera_rule != "none" else ""
         report.fact(
             f"listing: {arguments.write_listing}; train on it with DATASETS.NAMES listing, DATASETS.LISTING "
             f"{arguments.write_listing}, DATASETS.ROOT_DIR {dataset.root}{protocol}"
@@ -402,6 +423,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     data, unsplit, written = map(parser.add_argument_group, ("data set", "an unsplit folder", "what is written"))
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
+    source.add_argument(
+        "--merge",
+        metavar="NAME=PLACE",
+        nargs="+",
+        help="several sets as one, each a folder as for --root or a YAML file; --write-listing keeps it",
+    )
     source.add_argument("--root", metavar="DIR", help="with train/ and test/, listing.csv or HandInfo.csv, or unsplit")
     data.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
     written.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")

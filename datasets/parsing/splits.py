@@ -301,7 +301,7 @@ def read_split(path: str | Path) -> list[SplitRow]:
             image cannot have, a path that is absolute or leaves the folder, a path that comes twice.
     """
     table = read_table(path, ("path", "identity", "split"))
-    filled = [c for c in ("camera", "view") if any(row.cells.get(c) for row in table.rows)]
+    filled = [c for c in ("camera", "view", "source") if any(row.cells.get(c) for row in table.rows)]
     others = [c for c in table.columns if c not in NO_ATTRIBUTES]
     rows: list[SplitRow] = []
     place_of: dict[str, str] = {}

@@ -39,8 +39,8 @@ class CILPFGDI(CLIPReID):
     the identity's tokens being fixed. Stage 2 trains on with :math:`(1 - b) L_{i2tce} + b L_{apn}`: each image comes
     nearer to its identity's text and farther from the domain's (:func:`push_from_domain`).
 
-    The domains are the data set's views; each identity belongs to the one of most of its images. With a single domain,
-    or with ``domain_epochs`` 0, the method is CLIP-ReID with stage 0.
+    The domains are the data set's sources, or where it names none its views; each identity belongs to the one of most
+    of its images. With a single domain, or with ``domain_epochs`` 0, the method is CLIP-ReID with stage 0.
 
     Args:
         backbone, num_classes: as of :class:`CLIPReID`.
@@ -86,14 +86,14 @@ class CILPFGDI(CLIPReID):
 
     @classmethod
     def needs(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
-        own = {"views"} if training and cfg.MODEL.CILP_FGDI.DOMAIN_EPOCHS else set()
+        own = {"views", "source"} if training and cfg.MODEL.CILP_FGDI.DOMAIN_EPOCHS else set()
         return super().needs(cfg, training) | own
 
     @classmethod
     def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         keys = cfg.MODEL.CILP_FGDI
         return super().options(cfg, backbone, facts, training) | {
-            "domains": facts.views,
+            "domains": facts.sources or facts.views,
             "domain_epochs": keys.DOMAIN_EPOCHS,
             "identity_epochs": cfg.SOLVER.STAGE1.MAX_EPOCHS - keys.DOMAIN_EPOCHS,
             "domain_lr": keys.DOMAIN_LR,
@@ -132,7 +132,8 @@ class CILPFGDI(CLIPReID):
 
     def forward(self, batch: Batch, at: Progress | None = None) -> Outputs:
         outputs = super().forward(self._normalised(batch), at)
-        return outputs if batch.views is None else outputs | {"domain": batch.views}
+        domains = batch.extra.get("source", batch.views)
+        return outputs if domains is None else outputs | {"domain": domains}
 
     def saliency(self, batch: Batch) -> Tensor:
         return super().saliency(self._normalised(batch))
@@ -296,8 +297,8 @@ def domains_of(domains: Tensor, labels: Tensor, identities: int) -> Tensor:
     mixed = int((domains != found[labels]).sum())
     if mixed:
         LOGGER.warning(
-            "cilp_fgdi: %d of %d training images are of another domain (view) than most of their identity's, whose "
-            "text has one domain. Give each source its own identities, or set MODEL.CILP_FGDI.DOMAIN_EPOCHS to 0",
+            "cilp_fgdi: %d of %d training images are of another domain (source or view) than most of their identity's, "
+            "whose text has one domain. Give each source its own identities, or set MODEL.CILP_FGDI.DOMAIN_EPOCHS to 0",
             mixed,
             len(domains),
         )

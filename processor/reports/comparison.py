@@ -111,9 +111,26 @@ def summarise(runs: Mapping[str, Mapping[int, RunFolder]]) -> list[dict[str, Any
         row["seconds"] = float(np.mean([run.metrics["seconds"] for run in seeds.values()]))
         row["parameters trained"] = trained.pop() if len(trained) == 1 else None
         row |= _error_rates(list(seeds.values()), row)
+        row["targets"] = _targets(results)
         row["difference"] = None if seeds is first else difference(first, seeds)
         rows.append(row)
     return rows
+
+
+def _targets(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """mAP and Rank-1 on each of ``TEST.TARGETS`` and their mean over the targets; nothing where there are none."""
+    found = [result.get("targets") for result in results]
+    if not all(found):
+        return {}
+    rows = [one["sets"] | {"mean": one["mean"]} for one in found]
+    return {
+        name: {
+            key: value
+            for measure in RANKS
+            for key, value in _mean_and_deviation(measure, [row[name][measure] for row in rows]).items()
+        }
+        for name in rows[0]
+    }
 
 
 def _mean_and_deviation(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
@@ -221,8 +238,26 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], failed: Sequence[str], title:
         "mAP, Rank-1 and EER in percent, mean ± sample standard deviation over the seeds; seconds of a run, mean.",
     ]
     lines += ["In brackets the 95 % interval of a paired bootstrap over seeds and test people.", ""]
+    lines += _targets_table(rows)
     lines += _rates_table(rows)
     return "\n".join([*lines, *(f"Failed: {line}" for line in failed), *([""] if failed else [])])
+
+
+def _targets_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """mAP / Rank-1 on each target; nothing where none was tested on."""
+    names = list(dict.fromkeys(name for row in rows for name in row["targets"] if name != "mean"))
+    if not names:
+        return []
+    columns = [*names, "mean"]
+    lines = [
+        f"| configuration | {' | '.join(f'-> {name}' for name in names)} | mean |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row in rows:
+        found = [row["targets"].get(name) for name in columns]
+        cells = [MISSING if one is None else " / ".join(_spread(one, measure) for measure in RANKS) for one in found]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return [*lines, "", "mAP / Rank-1 in percent of the same models on the data sets of TEST.TARGETS.", ""]
 
 
 def _rates_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -251,10 +286,15 @@ def _ends(row: Mapping[str, Any], name: str) -> str:
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as comma-separated values with a header; empty where there is no number."""
     text = io.StringIO()
-    flat = [{**row, "seeds": " ".join(map(str, row["seeds"])), **_flat_difference(row["difference"])} for row in rows]
-    for row in flat:
-        del row["difference"]
-    writer = csv.DictWriter(text, list(flat[0]) if flat else ["name"], lineterminator="\n")
+    flat = []
+    for row in rows:
+        on_targets = {
+            f"{key} -> {name}": value for name, found in row["targets"].items() for key, value in found.items()
+        }
+        own = {**row, "seeds": " ".join(map(str, row["seeds"])), **_flat_difference(row["difference"]), **on_targets}
+        flat.append({key: value for key, value in own.items() if key not in ("difference", "targets")})
+    columns = list(dict.fromkeys(key for row in flat for key in row)) or ["name"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()

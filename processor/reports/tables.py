@@ -51,6 +51,7 @@ def finish_run(
     evaluation: Evaluation | None,
     model: Method,
     loader: DataLoader,
+    targets: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``metrics.json``, ``queries.npz`` and the pictures, and end the log with the table of results.
 
@@ -64,10 +65,13 @@ def finish_run(
             the same folder as it is. In ``metrics.json`` a number may follow it, see :func:`merge_results`.
         evaluation: it.
         model, loader: what was evaluated and on which images, for pictures of where it looks.
+        targets: see :func:`processor.targets.evaluate_targets`; kept in the row of the last evaluation.
     """
     if evaluation is None:
         return
     sections = note_result(cfg, run, dataset, name, evaluation, model, loader)
+    if targets:
+        run.results[name]["targets"] = dict(targets)
     root = Path(cfg.DATASETS.ROOT_DIR)
     if cfg.TEST.DIST_MAT:
         write_distance_names(run.output_dir / cfg.TEST.DIST_MAT, dataset, evaluation.distance_name, root)
@@ -100,6 +104,8 @@ def finish_run(
     LOGGER.info("measured with TEST.%s", ", ".join(f"{key} {value}" for key, value in measured.items()))
     label = f"weights: {run.results[name]['weights']}"
     closing = f"{run.seconds:.0f} s on {run.describe_device()}; {label}; results in {run.output_dir}"
+    if targets:
+        log_targets(dataset.name, targets)
     log_table(rows, closing)
     note = below_start(run.results, name)
     if note:
@@ -358,3 +364,18 @@ def log_table(rows: dict[str, dict], closing: str) -> None:
         lines.append(f"mean ± sample standard deviation over {max(counts)} random splits of query and gallery")
     for line in [*lines, closing]:
         LOGGER.info("%s", line)
+
+
+def log_targets(source: str, found: Mapping[str, Any]) -> None:
+    """The table of :func:`processor.targets.evaluate_targets`, a row for each target.
+
+    Args:
+        source: name of the data set of the configuration, on which the model was trained.
+        found: numbers of each target and their mean.
+    """
+    columns = list(found["mean"])
+    names = [f"{source} -> {name}" for name in found["sets"]]
+    width = max(map(len, [*names, "mean"]))
+    LOGGER.info("%s%s", " " * width, "".join(f"{column:>9}" for column in columns))
+    for name, row in zip([*names, "mean"], [*found["sets"].values(), found["mean"]], strict=True):
+        LOGGER.info("%-*s%s", width, name, "".join(f"{row[column]:>9.1f}" for column in columns))

@@ -22,6 +22,7 @@ from configs.checks import schedule_notes
 from configs.renamed import RENAMED
 from processor.runs.folder import back_up, flatten, holds_training
 from processor.runs.states import TrainingStates
+from processor.runs.targets import target_configs
 from utils.checkpoint import model_file, remove_unfinished, write_atomically
 from utils.device import Precision, busy_note, choose_device, choose_precision
 from utils.distributed import from_main, is_main, on_main_process, world_size
@@ -323,7 +324,8 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
         require_opencv("TEST.POINTS")
     precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
-    run.shorten = ShortPaths(value for value in run.settings.values() if isinstance(value, str))
+    everything = [run.settings, *(flatten(target) for target in target_configs(cfg).values())]
+    run.shorten = ShortPaths(value for keys in everything for value in keys.values() if isinstance(value, str))
     run.suffix = "_test" if test and (run.states.folder.is_dir() or holds_training(run.output_dir)) else ""
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ EXTRA = {
     "caption": lambda size: tokenize(CAPTIONS * 2),
     "cameras": lambda size: torch.arange(len(LABELS)) % 2,
     "views": lambda size: torch.arange(len(LABELS)) % 2,
+    "source": lambda size: torch.arange(len(LABELS)) // INSTANCES % 2,
     "keypoints": lambda size: torch.rand(len(LABELS), 21, 3) * torch.tensor([size[1], size[0], 1]),
     "geometry": lambda size: torch.eye(2, 3).expand(len(LABELS), 2, 3),
     "erased": lambda size: torch.zeros(len(LABELS), 4),
