@@ -124,7 +124,6 @@ _POSITIVE = [
     "DOMAIN_LR",
     "BASE_LR",
     "MAX_SCALE",
-    "TEXT_LR_FACTOR",
     "EPS",
     "POWER",
     "TEMPERATURE",

@@ -293,8 +293,6 @@ def _stage() -> CfgNode:
 
 _C.SOLVER.STAGE0 = _stage()
 _C.SOLVER.STAGE0.MAX_SCALE = 100.0  # (ours) clipreid: largest factor on cosines in the contrast with sentences
-_C.SOLVER.STAGE0.TEXT_LR_FACTOR = 1.0  # (ours) clipreid: learning rate of the text side, in units of BASE_LR
-_C.SOLVER.STAGE0.NORMALISE = False  # (ours) clipreid: BatchNorm on both features in the contrast, for random weights
 _C.SOLVER.STAGE0.LOCK = []  # (ours) clipreid: beginnings of names that do not train, such as image_encoder. (LiT)
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()

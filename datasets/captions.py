@@ -29,9 +29,9 @@ FILE = "captions.csv"
 """In ``DATASETS.ROOT_DIR``, unless ``DATASETS.CAPTIONS`` names another file."""
 COLUMN = "caption"
 """Of a listing."""
-PLAIN, SINGLE = 0.6, 0.15
+PLAIN, SINGLE = 0.7, 0.12
 """Shares of plain sentences and of those with one attribute; the rest is detailed."""
-SHORTEST = 0.75
+SHORTEST = 0.85
 """Share of the plain sentences that are the first of their kind, so that many images of a batch share one."""
 KEPT = 0.6
 """Probability that a detailed sentence names an attribute."""

@@ -50,9 +50,6 @@ class Alignment(nn.Module):
     Args:
         text: CLIP's text tower, whose encoder the method registers itself.
         largest_scale: that the logit scale may have; CLIP's is 100.
-        normalised: ``image`` and ``text`` features that pass a BatchNorm in the contrast. Features of random weights
-            have a common direction, which hides what differs between them; without it they soon all are that direction.
-            A linear layer takes the BatchNorm up at the end (:meth:`CLIPReID.finish_alignment`).
 
     Attributes:
         token_embedding: [vocabulary, D].
@@ -62,7 +59,7 @@ class Alignment(nn.Module):
         ReIDError: the start has no token embeddings.
     """
 
-    def __init__(self, text: TextTower, largest_scale: float = 100.0, normalised: tuple[str, ...] = ()) -> None:
+    def __init__(self, text: TextTower, largest_scale: float = 100.0) -> None:
         super().__init__()
         if not text.reads_words:
             raise ReIDError(
@@ -72,7 +69,6 @@ class Alignment(nn.Module):
         self.token_embedding = nn.Parameter(text.embedding.float().clone())
         self.logit_scale = nn.Parameter(text.logit_scale.float().clone())
         self.largest_scale = largest_scale
-        self.normalised = normalised
         self.context = text.context
 
     def terms(self, encoder: nn.Module, images: Tensor, captions: Tensor) -> tuple[Terms, Terms]:
@@ -88,10 +84,6 @@ class Alignment(nn.Module):
             sharded(lambda rows: encode_tokens(encoder, self.token_embedding, sentences[rows]), _rows(sentences))
         )
         own = texts[position]
-        if "image" in self.normalised:
-            images = F.batch_norm(images, None, None, training=True)
-        if "text" in self.normalised:
-            own = F.batch_norm(own, None, None, training=True)
         loss = info_nce(images, own, self.logit_scale, groups=position)
         with torch.no_grad():
             nearest = (F.normalize(images) @ F.normalize(own).T).argmax(1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +31,6 @@ FILE, CARD = FOLDER / f"{NAME}.safetensors", FOLDER / f"{NAME}.json"
 DRAWING_SEED = 4_000_000_000
 """DATASETS.SYNTHETIC.SEED of its hands."""
 SIZE = (64, 64)
-START = 5.0
-"""Logit scale that training starts from: with random features CLIP's 14 only punishes differences between them."""
-
 _WIDTH = 1024
 _SEEDED = {
     "token_embedding.weight": 0.02,
@@ -51,7 +47,7 @@ def start_tensors(seed: int) -> dict[str, Tensor]:
         encoder = make_image_encoder(ARCHITECTURES[NAME], SIZE)
     tensors = {f"visual.{name}": tensor for name, tensor in encoder.state_dict().items()}
     tensors |= encoder.text.encoder.state_dict()
-    tensors |= {"token_embedding.weight": encoder.text.embedding, "logit_scale": torch.tensor(math.log(START))}
+    tensors |= {"token_embedding.weight": encoder.text.embedding, "logit_scale": encoder.text.logit_scale}
     for name, deviation in _SEEDED.items():
         tensors[name] = start_values(name, tuple(tensors[name].shape), deviation, seed)
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -131,8 +131,8 @@ class CLIPImageEncoder(Backbone):
     family = "clip"
 
     @abstractmethod
-    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
-        """Replace ``projected`` by itself times ``factor`` [E] plus ``shift`` [E], in place, in the last layers."""
+    def scale_projection(self, factor: float) -> None:
+        """Multiply ``projected`` by ``factor``, in place, in the last layer."""
 
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Copy CLIP's tensors under OpenAI's names into this tower and :attr:`text`; see :meth:`Backbone.load`."""
@@ -209,9 +209,8 @@ class VisionTransformer(CLIPImageEncoder):
         return {"penultimate": x[:, 0], "feature": feature, "projected": feature @ self.proj}
 
     @torch.no_grad()
-    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
+    def scale_projection(self, factor: float) -> None:
         self.proj.mul_(factor)
-        shift_before(self.ln_post.bias, self.proj, shift)
 
     def forward_tokens(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """As :meth:`forward`, with all tokens in each of the three: [B, L, D], [B, L, D], [B, L, E]."""
@@ -333,9 +332,9 @@ class ModifiedResNet(CLIPImageEncoder):
         return {"penultimate": third.mean(dim=(2, 3)), "feature": fourth.mean(dim=(2, 3)), "projected": projected}
 
     @torch.no_grad()
-    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
-        self.attnpool.c_proj.weight.mul_(factor[:, None])
-        self.attnpool.c_proj.bias.mul_(factor).add_(shift)
+    def scale_projection(self, factor: float) -> None:
+        self.attnpool.c_proj.weight.mul_(factor)
+        self.attnpool.c_proj.bias.mul_(factor)
 
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """Contributions to both features of stage 4, see :func:`model.backbones.saliency.contributions`."""
@@ -372,16 +371,9 @@ class TextEncoder(nn.Module):
         return self.ln_final(last) @ self.text_projection
 
     @torch.no_grad()
-    def change_projection(self, factor: Tensor, shift: Tensor) -> None:
-        """Replace the features by themselves times ``factor`` [E] plus ``shift`` [E], in place, in the last layers."""
+    def scale_projection(self, factor: float) -> None:
+        """Multiply the features by ``factor``, in place, in the last layer."""
         self.text_projection.mul_(factor)
-        shift_before(self.ln_final.bias, self.text_projection, shift)
-
-
-@torch.no_grad()
-def shift_before(bias: Tensor, projection: Tensor, shift: Tensor) -> None:
-    """Change ``bias`` [D] in place so that (x + bias) @ ``projection`` [D, E] moves by ``shift`` [E], or nearly so."""
-    bias.add_(torch.linalg.lstsq(projection.T.cpu(), shift[:, None].cpu()).solution[:, 0].to(bias.device))
 
 
 def make_image_encoder(

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 ONE_STAGE_LOSSES = ("i2t", "i2t+t2i")
 """Values of ``MODEL.TEXT_LOSS`` that need no texts of identities outside the batch."""
 
-BN_EPS = 1e-5
 """Of the BatchNorm in stage 0."""
 
 IDENTITIES_AT_ONCE = 64
@@ -53,8 +52,6 @@ class CLIPReID(ImageReID):
         one_stage: the prompts change during stage 2.
         shuffle: control: in stage 2 each identity has the sentence of another one, drawn from this seed; None: its own.
         scale: largest logit scale of stage 0; None without that stage.
-        normalised: stage 0 contrasts features behind a BatchNorm.
-        text_rate: of the text side in stage 0, in units of BASE_LR.
         locked: prefixes of parameters that stage 0 does not train.
         other arguments: see :class:`ImageReID`.
 
@@ -112,8 +109,6 @@ class CLIPReID(ImageReID):
     def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         return {
             "scale": cfg.SOLVER.STAGE0.MAX_SCALE if training and cls.reads_captions(cfg) else None,
-            "normalised": cfg.SOLVER.STAGE0.NORMALISE,
-            "text_rate": cfg.SOLVER.STAGE0.TEXT_LR_FACTOR,
             "locked": tuple(cfg.SOLVER.STAGE0.LOCK),
             "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
             "sentence": cfg.MODEL.PROMPT or facts.sentence.format("X X X X"),
@@ -137,8 +132,6 @@ class CLIPReID(ImageReID):
         one_stage: bool = False,
         shuffle: int | None = None,
         scale: float | None = None,
-        normalised: bool = False,
-        text_rate: float = 1.0,
         locked: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
@@ -149,10 +142,9 @@ class CLIPReID(ImageReID):
         self.label_smoothing = label_smoothing
         self.one_stage = one_stage
         self.shuffle = shuffle
-        self.locked, self.text_rate = locked, text_rate
+        self.locked = locked
         if text is not None and scale is not None:
-            towers = [tower for tower in ("image", "text") if f"{tower}_encoder." not in locked]
-            self.alignment = Alignment(text, scale, tuple(towers) if normalised else ())
+            self.alignment = Alignment(text, scale)
         if text is not None:
             self.sentence = sentence
             self.prompt_learner = PromptLearner(sentence, num_classes, text.embedding, text.context)
@@ -181,31 +173,19 @@ class CLIPReID(ImageReID):
     def finish_alignment(self, images: Tensor, texts: Tensor) -> None:
         """End of stage 0: change both projections so that |image| |text| is the logit scale, exp(``logit_scale``).
 
-        The later losses take inner products of features that are neither normalised nor scaled. Where the contrast had
-        a BatchNorm, the projection takes it up. An encoder that is locked stays as it is. The fixed words of the
-        prompts are read from the trained table.
+        The later losses take inner products of features that are neither normalised nor scaled. An encoder that is
+        locked stays as it is. The fixed words of the prompts are read from the trained table.
 
         Args:
             images, texts: features [N, E] of the training images and of one sentence about each.
         """
-        features = {"image": images.float(), "text": texts.float()}
-        free = [tower for tower in features if f"{tower}_encoder." not in self.locked]
-        product, changes = float(self.alignment.logit_scale.exp()), {}
+        lengths = {"image": float(images.float().norm(dim=1).mean()), "text": float(texts.float().norm(dim=1).mean())}
+        free = [tower for tower in lengths if f"{tower}_encoder." not in self.locked]
+        product = float(self.alignment.logit_scale.exp())
+        for tower in lengths.keys() - free:
+            product /= lengths[tower]
         for tower in free:
-            mean, factor = features[tower].new_zeros(features[tower].shape[1]), torch.ones(features[tower].shape[1])
-            factor = factor.to(mean)
-            if tower in self.alignment.normalised:
-                mean, factor = features[tower].mean(0), features[tower].var(0).add(BN_EPS).rsqrt()
-            features[tower] = (features[tower] - mean) * factor
-            changes[tower] = (factor, -mean * factor)
-        lengths = {tower: float(rows.norm(dim=1).mean()) for tower, rows in features.items()}
-        if len(free) == 1:
-            (locked,) = features.keys() - free
-            product /= lengths[locked]
-        for tower in free:
-            wanted = product if len(free) == 1 else product**0.5
-            factor, shift = (change * wanted / lengths[tower] for change in changes[tower])
-            self.get_submodule(f"{tower}_encoder").change_projection(factor, shift)
+            self.get_submodule(f"{tower}_encoder").scale_projection(product ** (1 / len(free)) / lengths[tower])
         self.prompt_learner.read_words(self.alignment.token_embedding)
 
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
@@ -261,14 +241,10 @@ class CLIPReID(ImageReID):
         """Both encoders train; words that do not occur keep their start, so their table does not decay."""
         if name.startswith(self.locked or ("\0",)):
             return None
-        if name == "alignment.logit_scale":
+        if name.startswith("alignment."):
             return Rate(solver.BASE_LR, 0.0)
-        if name == "alignment.token_embedding":
-            return Rate(solver.BASE_LR * self.text_rate, 0.0)
-        if name.startswith("text_encoder."):
-            rate = super().rate(name, 0, solver)
-            return rate and rate._replace(lr=rate.lr * self.text_rate)
-        return super().rate(name, 0, solver) if name.startswith("image_encoder.") else None
+        encoders = ("image_encoder.", "text_encoder.")
+        return super().rate(name, 0, solver) if name.startswith(encoders) else None
 
     def check_start(self, state: Mapping[str, Tensor]) -> None:
         check_sentence(state, self.state_dict(), "prompt_learner.", self.sentence)

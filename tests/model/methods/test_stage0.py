@@ -116,10 +116,8 @@ def test_a_locked_tower_stays_as_it_is(locked, tower, tmp_path):
 
 
 @pytest.mark.parametrize("network", ["ViT-Tiny-16", "RN-Tiny"])
-@pytest.mark.parametrize("normalise", [False, True])
-def test_lengths_multiply_to_the_logit_scale(network, normalise):
-    """And the projections take up the BatchNorm of the contrast: the new features are the normalised ones, scaled."""
-    cfg = config("clipreid", *ALL, "SOLVER.STAGE0.NORMALISE", str(normalise), "MODEL.NAME", network)
+def test_lengths_multiply_to_the_logit_scale(network):
+    cfg = config("clipreid", *ALL, "MODEL.NAME", network)
     method, batch = build(cfg).eval(), toy_batch(cfg)
     sentences = [f"a {word} hand" for word in ("left", "right", "large", "small", "young", "old", "fair", "dark")]
     with torch.no_grad():
@@ -130,17 +128,7 @@ def test_lengths_multiply_to_the_logit_scale(network, normalise):
     product = after["image"].norm(dim=1).mean() * after["text"].norm(dim=1).mean()
     assert float(product) == pytest.approx(float(torch.tensor(2.5).exp()), rel=1e-3)
     for tower, rows in before.items():
-        wanted = (rows - rows.mean(0)) / (rows.var(0) + 1e-5).sqrt() if normalise else rows
-        assert F.cosine_similarity(after[tower], wanted).min() > 0.999
-
-
-def test_the_contrast_reads_normalised_features():
-    cfg = config("clipreid", *ALL, "SOLVER.STAGE0.NORMALISE", "True")
-    method, batch = build(cfg), toy_batch(cfg)
-    outputs, labels = outputs_of(method, stage_of(cfg), batch)(batch, AT)
-    moved = outputs | {"projected": 3 * outputs["projected"] + 7}
-    found = [float(method.losses(rows, labels, AT)[0]["info_nce"].detach()) for rows in (outputs, moved)]
-    assert found[0] == pytest.approx(found[1], rel=1e-3)
+        assert F.cosine_similarity(after[tower], rows).min() > 0.999
 
 
 def test_the_prompt_reads_the_trained_words():
