@@ -158,7 +158,7 @@ def _apart(rows: Sequence[SplitRow]) -> tuple[list[NamedImage], list[NamedImage]
 def _sort_out(
     rows: Sequence[SplitRow], root: Path, file: Path, require_train: bool
 ) -> tuple[list[SplitRow], list[SplitRow]]:
-    """The rows with and without an image on disk; only training images that nobody needs may be absent."""
+    """The rows with and without an image on disk; only training images may be absent, and only for a test."""
     present: list[SplitRow] = []
     absent: list[SplitRow] = []
     for row in rows:

@@ -57,7 +57,7 @@ def mirroring_notes(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
 
 
 def _hands_of_a_person(dataset: ReIDDataset) -> tuple[str, str] | None:
-    """Identities of a left and a right hand of one person, by their attributes; None where nobody has both."""
+    """Identities of a left and a right hand of one person, by their attributes; None if no person has both."""
     for records, identities in (
         (dataset.train if dataset.require_train else [], dataset.train_identities),
         (dataset.test_images, dataset.test_identities),

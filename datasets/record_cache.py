@@ -26,7 +26,7 @@ CHECKSUM = 4
 
 
 class RecordCache:
-    """Records of one size for the images in ``paths``, each made when first asked for.
+    """Records of one size for the images in ``paths``, each made at its first use.
 
     A record is found again as long as its image's file has the same path, size and time of modification, the same part
     of it is used and the version is the same.

@@ -153,7 +153,7 @@ class _Files:
         if self._done() < self.count or self.unfinished.exists():
             return None
         features = self._map(self.features, "r")
-        return features if self._done() == self.count else None  # nobody has begun to replace them meanwhile
+        return features if self._done() == self.count else None  # unless another process has begun to replace them
 
     def resume(self) -> tuple[int, np.ndarray | None]:
         """How many of these images' features are in the unfinished file, and that; else a clean start."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets.bases import ReIDDataset
 
 CAUTION = (
-    "Learned tokens are no words: nothing in their training asks for a meaning, and the nearest word of a token can be "
+    "Learned tokens are not words. Training gives them no meaning, and the nearest word of a token can be "
     "far away and differ from seed to seed. Read nothing about a person from them."
 )
 """Stands beside every list of such words."""

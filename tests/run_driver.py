@@ -6,7 +6,7 @@ itself: autograd does not survive a fork.
 An order is ``{"script": name, "argv": [...], "at": n, "where": label, "act": name}``. A run counts its events (its
 start, steps, batches of an evaluation, halves of files written, names given to files) and does ``act`` at the n-th
 whose label has ``where`` in it.
-The answer tells the exit status (negative: signal), what the event was, and what the run said.
+The answer holds the exit status (negative: signal), the event, and the output of the run.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ def give_up_privileges():
 
 
 class Events:
-    """Counts what happens and acts at one of them; notes are a file, since a killed process tells nothing."""
+    """Counts what happens and acts at one of them; notes are a file, since a killed process returns nothing."""
 
     def __init__(self, at, where, act, notes):
         self.at, self.where, self.act, self.notes, self.count = at, where, act, notes, 0

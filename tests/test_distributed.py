@@ -268,8 +268,8 @@ def assert_no_traceback_of_ours(said):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_gone_on_with(alone, hands, tmp_path):
-    """Two processes, one of which is killed; two that torchrun is told to stop; one that ends like the undisturbed."""
+def test_killed_stopped_and_resumed(alone, hands, tmp_path):
+    """One of two processes is killed; torchrun stops two; one process resumes and ends as the uninterrupted run."""
     root = run_folders(hands, tmp_path / "runs")
     file, options = overrides(root, "vit")
     argv = ["--config_file", file, *options, "CHECKPOINT_MINUTES", "0.0", "DATALOADER.NUM_WORKERS", "2"]

@@ -73,7 +73,7 @@ def test_it_learns_and_changes_what_it_should(hands, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_killed_run_goes_on_to_the_same_bits(driver, hands, tmp_path, name):
+def test_a_killed_run_resumes_to_the_same_bits(driver, hands, tmp_path, name):
     options = {key.replace(".", "__"): value for key, value in METHODS[name].items()} | {"SOLVER__STAGES": [2]}
     options |= {"MODEL__METRIC_LOSS_TYPE": "triplet", "TEST__BEFORE_TRAINING": False}
     options |= {"SOLVER__STAGE2__EVAL_PERIOD": 3, "SOLVER__STAGE2__MAX_EPOCHS": 2}

@@ -1,4 +1,4 @@
-"""A run tells nobody where its data lies, shows nobody unless asked, and speaks to nobody."""
+"""A run reveals no path of its data, shows people only on request, and opens no connection."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tests.toy_hands import make_toy_hands
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A folder that nobody should read of: data, weights, a training and its tests, listened to for sockets."""
+    """A folder whose name must not appear anywhere: data, weights, a training and its tests, with sockets watched."""
     return tmp_path_factory.mktemp("jane_doe_ward_7")
 
 
@@ -54,7 +54,7 @@ def texts(path):
         return [str(file[name].tolist()).encode() for name in file]
 
 
-def test_no_file_tells_where_the_data_lies_or_who_computed(runs, base):
+def test_no_file_holds_the_path_of_the_data_or_the_user_name(runs, base):
     """The configuration has to run again, and states compare it: they keep the paths as they were given."""
     keep_paths = {"config.yml", "config_test.yml"}
     files = [path for path in runs.folder.rglob("*") if path.is_file() and path.name not in keep_paths]

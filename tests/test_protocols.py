@@ -179,7 +179,7 @@ def test_an_interrupted_run_remembers_its_best_epoch(trained, tmp_path):
     assert after["results"]["best"]["mAP"] == before["results"]["best"]["mAP"]
 
 
-def test_a_run_that_goes_on_elsewhere_takes_its_best_epoch_along(trained, tmp_path):
+def test_a_run_resumed_elsewhere_keeps_its_best_epoch(trained, tmp_path):
     base, file = trained
     shutil.copytree(base / "run", tmp_path / "first")
     options = ["DATASETS.HOLD_OUT", "True", "TEST.RUNS", "3", "SOLVER.STAGE2.EVAL_PERIOD", "1"]

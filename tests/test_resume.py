@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or starved goes on with the same command and ends as if nothing had happened."""
+"""A run that is killed, stopped or out of disk space resumes with the same command and ends as if uninterrupted."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def test_killed_twenty_times_at_random(driver, hands, whole, tmp_path):
 
 @pytest.mark.parametrize("place", ["half a file", "before naming", "after naming", "evaluation", "stage 1", "stage 2"])
 def test_killed_at_each_kind_of_moment(driver, hands, whole, tmp_path, place):
-    """Early and late, the later one in the run that goes on."""
+    """Early and late; the later one in the resumed run."""
     runs = Runs(driver, hands, tmp_path / "run")
     for at in (1, 2):
         done = runs(at, KILL, place)
@@ -160,7 +160,7 @@ def test_a_vanished_image_stops_the_run_and_its_return_lets_it_go_on(driver, han
     assert_same(runs, whole)
 
 
-def test_a_killed_loader_process_stops_the_run_which_goes_on(driver, hands, whole, tmp_path):
+def test_a_killed_loader_process_stops_the_run_which_resumes(driver, hands, whole, tmp_path):
     runs = Runs(driver, hands, tmp_path / "run")
     done = runs(2, "worker", "stage 2 epoch 2", DATALOADER__NUM_WORKERS=1)
     assert done["status"] == 2 and "a process that reads images has died" in done["said"], done["said"]
@@ -171,7 +171,7 @@ def test_a_killed_loader_process_stops_the_run_which_goes_on(driver, hands, whol
 
 
 @pytest.mark.parametrize(("precision", "name", "optimizer"), [("bf16", "bfloat16", "Adam"), ("fp16", "float16", "SGD")])
-def test_reduced_precision_goes_on_within_its_tolerance(driver, hands, tmp_path, precision, name, optimizer):
+def test_reduced_precision_resumes_within_its_tolerance(driver, hands, tmp_path, precision, name, optimizer):
     """float16 too: how far the loss is scaled belongs to the state, else steps would be skipped again."""
     options = {"SOLVER__PRECISION": precision, "SOLVER__STAGE2__OPTIMIZER_NAME": optimizer}
     runs, undisturbed = (Runs(driver, hands, tmp_path / folder, **options) for folder in ("run", "whole"))
@@ -204,7 +204,7 @@ def test_two_trainings_in_one_folder(driver, hands, whole, tmp_path):
     holder.stdout.readline()
     done = runs()
     assert done["status"] == 2 and f"another training is running there (process {holder.pid})" in done["said"], done
-    assert before == {path: path.read_bytes() for path in before}, "what the first one goes on from is as it was"
+    assert before == {path: path.read_bytes() for path in before}, "the saved state of the first one is unchanged"
     assert runs(script="test", TEST__WEIGHT=next(runs.folder.glob("*stage1_2.pth")))["status"] == 0
     holder.kill()
     holder.wait()

@@ -206,15 +206,15 @@ def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path
     evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run)  # nothing new
     assert {name: (run / name).read_bytes() for name in kept} == kept
     rows = results(run)["results"]
-    told = [(name, row["protocol"]["METRIC"], row["weights"]) for name, row in rows.items() if "test" in name]
+    tests = [(name, row["protocol"]["METRIC"], row["weights"]) for name, row in rows.items() if "test" in name]
     first, second = ".../ViT-Tiny-16_2.pth", ".../other.pth"
-    assert told == [("test 2", "cosine", first), ("test 3", "euclidean", second), ("test", "euclidean", first)]
+    assert tests == [("test 2", "cosine", first), ("test 3", "euclidean", second), ("test", "euclidean", first)]
     assert rows["test"] | {"seconds": 0} == after["results"]["test"] | {"seconds": 0}
     assert "<strong>test</strong>" in (run / "report_test.html").read_text()
 
 
 def test_a_finished_training_under_another_protocol_has_a_row_of_its_own(trained, tmp_path, capsys):
-    """And what ``processor.compare`` reads is the row that the configuration asks for."""
+    """And ``processor.compare`` reads the row of the configuration's protocol."""
     base, _, _ = trained
     run = tmp_path / "run"
     shutil.copytree(base / "run", run)

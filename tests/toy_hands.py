@@ -1,4 +1,4 @@
-"""A folder of made-up "hands" for tests of whole runs: what tells identities apart is a colour, all else is chance."""
+"""A folder of made-up "hands" for tests of whole runs: identities differ in colour, all else is random."""
 
 import colorsys
 from pathlib import Path

@@ -99,7 +99,7 @@ def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what a run that was killed while writing left in ``folder``; nobody else may be writing there."""
+    """Delete unfinished files of killed runs in ``folder``; no other process may be writing there."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 

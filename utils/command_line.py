@@ -55,7 +55,7 @@ def _run(script: Callable[[], None]) -> int:
             return STOPPED_STATUS
         if may_report():
             _report(f"error: {message}")
-        kill_workers()  # loader processes whose batches nobody fetches any more take seconds to leave
+        kill_workers()  # loader processes with unread batches take seconds to end
         return EXIT_STATUS
     finally:
         close_logger()

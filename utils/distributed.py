@@ -310,7 +310,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients of ``parameters`` by their means over the processes.
 
     Which parameters get gradients may change from step to step and from process to process: a gradient that only
-    others have counts as 0 here, one that nobody has is left out.
+    others have counts as 0 here, one that no process has is left out.
     """
     if not _groups:
         return

@@ -67,8 +67,7 @@ def setup_logger(file: Path, shorten: ShortPaths | None = None) -> None:
 
     Args:
         file: the log.
-        shorten: how paths are written into it; the terminal, which nobody shares, shows those of the configuration as
-            they are.
+        shorten: how paths are written into it; the terminal, which is private, shows full paths.
 
     Raises:
         ReIDError: ``file`` is a pipe, a device or a folder.

@@ -17,7 +17,7 @@ PATIENCE = 2.0
 
 
 def image_bar(total: int, doing: str, done: int = 0) -> tqdm:
-    """A bar over ``total`` images, of which ``done`` were done before; nothing where nobody is watching."""
+    """A bar over ``total`` images, of which ``done`` were done before; no output without a terminal."""
     return tqdm(
         total=total,
         initial=done,

@@ -72,9 +72,8 @@ class Hand11k(SplitDataset):
 
     **Joint, ``aspect="all"``.** One model for all aspects. The published thresholds would put people 1039,
     1042, 1043, 1046, 1050 and 1051 into train in one aspect and test in another. Here people up to 1037 train
-    and all others
-    test: nobody is in both, and since this is the lowest of the four thresholds every published test image of
-    every aspect is still one of a stranger, so a joint model may also be tested on the single aspects.
+    and all others test. This is the lowest of the four thresholds, so no person is in both parts, and the published
+    test people of every aspect are unseen: a joint model may also be tested on the single aspects.
     Identity is a hand, "<id> left" or "<id> right", because a person's two hands are different biometric
     samples while back and palm are two views of one object, which an examiner would report as one hand. The
     aspect is the view (0 to 3 in the order of :data:`ASPECTS`), so each hand has two views. The gallery has

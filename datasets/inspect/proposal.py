@@ -114,7 +114,7 @@ def _open_protocol(root: Path, found: Proposal, chosen: Mapping[str, str], seed:
     first, *later = found.sessions or [""]
     if later:
         roles = {"ENROL": f"{{session: {first}}}", "PROBE": f"{{session: [{', '.join(later)}]}}"}
-        with suppress(ReIDError):  # nobody came twice: sessions cannot be compared
+        with suppress(ReIDError):  # no person is in two sessions: they cannot be compared
             notes = [f"{split}, session {first} is the gallery", *facts]
             return _load(BASE, dotted | {f"DATASETS.{k}": v for k, v in roles.items()} | chosen, notes, found.doubts)
     return _load(BASE, dotted | chosen, [f"{split}, one gallery image each", *facts], found.doubts)

@@ -116,7 +116,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
     _write_files(report, arguments, dataset, proposed)
     verdict = number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training"
-    show_results(f"{verdict}\n")  # by now everything is written: a report that nobody can read is an error
+    show_results(f"{verdict}\n")  # all files are written; a report that cannot be printed is an error
     return 1 if report.problems else 0
 
 

@@ -122,8 +122,8 @@ def _open(
     if not unseen:
         raise ReIDError(
             f"DATASETS.PROTOCOL {roles.protocol}: DATASETS.TRAIN {roles.train!r} takes images of all "
-            f"{number_of(len(people), 'person', 'people')}, so nobody is left for the test. Name people, for example "
-            f"TRAIN: {HALF}; where the same people train and are tested, set DATASETS.PROTOCOL to closed."
+            f"{number_of(len(people), 'person', 'people')}, so no person is left for the test. Name people, for "
+            f"example TRAIN: {HALF}; where the same people train and are tested, set DATASETS.PROTOCOL to closed."
         )
     matched = {key: _matched(key, conditions[key], images, roles.seed) for key in ("ENROL", "PROBE")}
     for key, part in matched.items():

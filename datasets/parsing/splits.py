@@ -157,7 +157,7 @@ class SplitDataset(ReIDDataset):
         self.notes += self._both_sides()
 
     def _refuse_trained_people(self) -> None:
-        """Open protocol: nobody trains and is tested, neither with the same hand nor with the other one."""
+        """Open protocol: no person is in training and test, neither with the same hand nor with the other one."""
         trained, tested = (
             {self.person(r) or names[r.pid] for r in records}
             for records, names in (

@@ -29,7 +29,7 @@ def check_heads(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Refuse weights whose attention has other heads than :mod:`model.clip.shapes` gives to their width.
 
     OpenAI and open_clip give every head 64 channels but for a few known widths. Hugging Face's networks have any
-    number of heads, so for widths that nobody has published the configuration beside the file must hold it.
+    number of heads, so for unpublished widths it must stand in the configuration beside the file.
 
     Args:
         tensors: of a file, under its own names.

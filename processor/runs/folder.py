@@ -114,7 +114,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def holds_training(folder: Path) -> bool:
-    """Whether ``metrics.json`` there is of a training, whose files a test must leave; also if nobody can read it."""
+    """Whether ``folder`` holds results of a training, whose files a test must keep; True if unreadable."""
     path = folder / "metrics.json"
     try:
         return any(kind(row) in TRAINED for row in read_metrics(path)["results"])

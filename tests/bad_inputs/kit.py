@@ -21,8 +21,8 @@ class Case(NamedTuple):
     Attributes:
         name: of the file; its ending is part of the case.
         make: from a path to the file there, or the bytes of it.
-        expected: what the message of the :class:`ReIDError` must match; or a function that is given what was read and
-            tells whether that is right.
+        expected: what the message of the :class:`ReIDError` must match; or a function that takes what was read and
+            returns whether it is right.
     """
 
     name: str

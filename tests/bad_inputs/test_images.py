@@ -188,7 +188,7 @@ def test_images(tmp_path, case):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("exif", [False, True])
-def test_orientation_counts_where_it_is_asked_for(tmp_path, kind, exif):
+def test_orientation_is_applied_where_configured(tmp_path, kind, exif):
     """Orientation 6: the camera was turned by 90 degrees; upright, the picture's stored left edge is its upper one."""
     path = tmp_path / "photo"
     path.write_bytes(rotated(kind, image=halves((16, 12))))

@@ -290,7 +290,7 @@ FEATURES = cases(
 
 @FEATURES
 @pytest.mark.timeout(60)
-def test_features_that_no_extraction_wrote_are_made_anew(tmp_path, case):
+def test_features_that_no_extraction_wrote_are_computed_again(tmp_path, case):
     judge(case, tmp_path, lambda path: extract(Fixed(), tmp_path / "images", path, "source")[0])
 
 

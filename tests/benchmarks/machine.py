@@ -17,9 +17,9 @@ def describe(device: torch.device) -> dict[str, object]:
     found: dict[str, object] = {"date": date.today().isoformat(), "torch": torch.__version__, "device": device.type}
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        told = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
-        found["cpu"] = told.get("model name", platform.processor())
-        found["instructions"] = [name for name, flag in instructions.items() if flag in told.get("flags", "").split()]
+        fields = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
+        found["cpu"] = fields.get("model name", platform.processor())
+        found["instructions"] = [name for name, flag in instructions.items() if flag in fields.get("flags", "").split()]
     except OSError:
         found["cpu"] = platform.processor() or platform.machine()
     found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
@@ -29,13 +29,13 @@ def describe(device: torch.device) -> dict[str, object]:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for what was asked of an accelerator."""
+    """Wait until an accelerator has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Peak:
-    """Highest memory use inside the block in GB; None where the system does not tell.
+    """Highest memory use inside the block in GB; None where the system does not report it.
 
     Attributes:
         above: above that at the start of the block.

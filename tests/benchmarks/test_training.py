@@ -41,7 +41,7 @@ def test_both_paths_have_the_same_losses(found):
 
 
 @pytest.mark.slow
-def test_the_table_says_what_was_asked_for(found):
+def test_the_table_states_its_settings(found):
     rows = found["rows"]
     assert [(row["task"], row["path"]) for row in rows] == [(t, p) for t in training.TASKS for p in training.PATHS]
     for row in rows:
@@ -97,7 +97,7 @@ def test_peak_sees_what_was_held_and_let_go():
     with Peak(CPU) as peak:
         torch.ones(50_000_000).add_(1)
     if peak.above is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report peak memory")
     assert 0.19 < peak.above < 0.4 and peak.total > peak.above
 
 

@@ -1,4 +1,4 @@
-"""Every key of the defaults is read by the code: a key that nobody reads would promise what does not happen."""
+"""Every key of the defaults is read by the code: an unread key would have no effect."""
 
 import ast
 from pathlib import Path

@@ -161,7 +161,7 @@ def test_a_published_baseline_with_a_flat_solver(tmp_path):
 
 
 @pytest.mark.parametrize("key", sorted(RETIRED))
-def test_retired_keys_change_nothing_and_are_told(tmp_path, key):
+def test_retired_keys_change_nothing_and_are_reported(tmp_path, key):
     *groups, leaf = key.split(".")
     text = "".join("  " * depth + group + ":\n" for depth, group in enumerate(groups))
     cfg, notes = load_config(write(tmp_path, text + "  " * len(groups) + f"{leaf}: 1\n"))
@@ -245,7 +245,7 @@ PUBLISHED = {
     "VehicleID/vit_clipreid": VEHICLE | VIT | TEXT | {"SOLVER.STAGE2.BASE_LR": 5e-5, "DATASETS.NAMES": "vehicleid"},
     "VehicleID/cnn_clipreid": VEHICLE | RN | TEXT | {"DATASETS.NAMES": "vehicleid"},
 }
-"""What the paper and its released recipes tell, by our file's name."""
+"""Values of the paper and its released recipes, by our file's name."""
 
 HAND = {
     "hand/clip_hand_stage1": {
@@ -268,7 +268,7 @@ HAND = {
     "hand/cnn_clipreid": {"SOLVER.STAGES": [1, 2], "MODEL.NAME": "RN50"},
     "hand/vit_clipreid_sie_olp": {"MODEL.SIE_VIEW": True, "MODEL.STRIDE_SIZE": [12, 12], "MODEL.SIE_CAMERA": False},
 }
-"""What the users asked for."""
+"""Values of this project's recipes for hands."""
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *HAND])

@@ -1,4 +1,4 @@
-"""Data nobody should train on, and what is said about it before training starts."""
+"""Unusable training data, and the messages about it before training starts."""
 
 import os
 import shutil
@@ -312,7 +312,7 @@ def test_a_listing_that_climbs_out_of_its_folder(root):
     assert "leaves the data set's folder" in refused(root, "DATASETS.NAMES", "listing")
 
 
-def test_an_unknown_data_set_is_told_its_nearest_name(root):
+def test_the_message_of_an_unknown_data_set_has_the_nearest_name(root):
     text = refused(root, "DATASETS.NAMES", "market_1501")
     assert "DATASETS.NAMES = 'market_1501'" in text and "Did you mean market1501?" in text
 

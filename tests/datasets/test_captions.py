@@ -85,8 +85,8 @@ def test_a_file_beside_the_images(data):
     ("rows", "message"),
     [
         (
-            lambda paths: [("train/nobody/1.png", "a hand"), *((p, p) for p in paths)],
-            "1 image of it.*train/nobody/1.png",
+            lambda paths: [("train/missing/1.png", "a hand"), *((p, p) for p in paths)],
+            "1 image of it.*train/missing/1.png",
         ),
         (lambda paths: [(p, p) for p in paths[1:]], "1 of 6 training images have no sentence"),
         (lambda paths: [(p, "a hand") for p in paths], "all 6 training images have one sentence, 'a hand'"),

@@ -130,7 +130,7 @@ def test_pairs(root):
         (["CAMERA", "phone"], "DATASETS.CAMERA = 'phone': there is no group 'phone'"),
         (["KEEP", "{view: palm}"], "DATASETS.KEEP = '{view: palm}': DATASETS.PATTERN has no group 'view'"),
         (["ENROL", "{session: 3}"], "DATASETS.ENROL: session: 3: none of the 32 images has it; session is one of 1, 2"),
-        (["TRAIN", "{sample: 1}"], "takes images of all 4 people, so nobody is left for the test"),
+        (["TRAIN", "{sample: 1}"], "takes images of all 4 people, so no person is left for the test"),
         (["TRAIN", "{person: 1-3}", "PROBE", "{person: 2-4}"], "2 of 3 training people are in DATASETS.PROBE too"),
         (["TRAIN", "none"], "leaves no image to train on (32 images)"),
         (

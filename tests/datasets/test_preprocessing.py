@@ -81,7 +81,7 @@ def test_nothing_random_is_left_when_all_is_off():
     assert np.array_equal(drawn(train(), 1), drawn(train(), 2))
 
 
-def test_flip_mirrors_left_and_right_as_often_as_asked():
+def test_flip_mirrors_left_and_right_with_its_probability():
     mirrored = normalised(COLOURS[:, ::-1])
     assert np.abs(drawn(train(flip=1.0), 0) - mirrored).max() < 1e-5
     flips = [np.abs(drawn(train(flip=0.25), seed) - mirrored).max() < 1e-5 for seed in range(400)]
@@ -132,7 +132,7 @@ def test_erasing_fills_one_rectangle_of_the_published_sizes_with_noise():
     assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.02  # each value of its own
 
 
-def test_erasing_happens_as_often_as_asked():
+def test_erasing_happens_with_its_probability():
     happened = [erased(seed, erasing=0.3)[2].any() for seed in range(400)]
     assert abs(np.mean(happened) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 400)
 
@@ -167,7 +167,7 @@ def varied(**options):
     return torch.stack([transform(Image.fromarray(COLOURS)) for _ in range(20)]).numpy()
 
 
-def test_rotation_keeps_the_centre_and_turns_by_what_is_asked():
+def test_rotation_keeps_the_centre_and_turns_by_the_angle():
     marked = np.zeros((41, 41, 3), np.uint8)
     marked[18:23, 18:23], marked[18:23, 36:41] = 255, 255
     transform = train_transform([41, 41], [0, 0, 0], [1, 1, 1], rotation=30, flip=0, padding=0, erasing=0)
@@ -183,7 +183,7 @@ def test_rotation_keeps_the_centre_and_turns_by_what_is_asked():
     assert -31 < min(angles) < -25 and 25 < max(angles) < 31 and abs(np.mean(angles)) < 3
 
 
-def test_colours_change_by_no_more_than_the_share_asked_for():
+def test_colours_change_by_no_more_than_the_configured_share():
     """A grey picture has neither contrast nor saturation to change: what is left is a factor from 0.8 to 1.2."""
     transform = train_transform([4, 4], [0, 0, 0], [1, 1, 1], jitter=0.2, flip=0, padding=0, erasing=0)
     torch.manual_seed(0)

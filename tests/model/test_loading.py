@@ -47,7 +47,7 @@ def embedded(model, size=(64, 64), labels=(None, None)):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """(architecture, kind) -> file, written when first asked for."""
+    """(architecture, kind) -> file, written at its first use."""
     folder, written = tmp_path_factory.mktemp("weights"), {}
 
     def file(name, kind):
@@ -236,7 +236,7 @@ def test_side_information_of_other_cameras(side_checkpoint, log):
 
 
 def test_training_with_other_cameras(side_checkpoint, log):
-    """Four cameras in place of six: the table starts anew, everything else is taken over."""
+    """Four cameras in place of six: the camera table is initialised again, everything else is loaded."""
     model = make_model(config(MODEL__PRETRAIN_PATH=side_checkpoint[1], MODEL__SIE_CAMERA=True), facts(7, 4))
     assert model.cv_embed.shape == (4, 64)
     assert "skipped  cv_embed: bound" in log.text and "missing  cv_embed" in log.text

@@ -80,7 +80,7 @@ def hugging_face(tensors):
 
 
 def write(kind, model, path):
-    """``model`` as a file of ``kind``; the suffix never tells which."""
+    """``model`` as a file of ``kind``; the suffix does not show which."""
     tensors = clip_tensors(model)
     if kind == "openai":
         archive(path, tensors, constants=True)

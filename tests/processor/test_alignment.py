@@ -16,7 +16,7 @@ from tests.toy_hands import make_toy_hands, write_config
 from utils.device import Precision
 
 
-class Told(Method):
+class GivenSentences(Method):
     """A method whose sentences are given."""
 
     has_sentences = True
@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_a_slow_computation(monkeypatch):
     sentences = 2 * torch.randn(5, 6)
     labels = torch.tensor([0, 1, 3, 3, 1, 0, 4, 4])
     images = sentences[labels] + 2.5 * torch.randn(8, 6)
-    found = measure(Told(sentences).train(), images, labels, run_of())
+    found = measure(GivenSentences(sentences).train(), images, labels, run_of())
     assert found == pytest.approx(slow(images, labels, sentences), rel=1e-5)
     assert 0 < found["sentence_accuracy"] < 1
 
@@ -93,7 +93,7 @@ def watch(stage, length, history=(), position=(0, 0)):
     """A stage whose four images are their sentences, with features of ``length``."""
     axes = length * torch.eye(4)
     run = run_of(history, position)
-    return StageAlignment(Told(axes), run, stage, SimpleNamespace(loader=[]), (axes, torch.arange(4))), run
+    return StageAlignment(GivenSentences(axes), run, stage, SimpleNamespace(loader=[]), (axes, torch.arange(4))), run
 
 
 @pytest.mark.parametrize(("length", "epoch", "warned"), [(3, 2, ""), (1, 1, ""), (1, 2, "less than 5"), (10, 1, "40")])

@@ -67,7 +67,7 @@ def in_process(job, overrides):
     return ""
 
 
-def test_stopped_goes_on_and_finished_is_only_read(hands, tmp_path, capsys):
+def test_a_stopped_run_resumes_and_a_finished_one_is_only_read(hands, tmp_path, capsys):
     files = configs(hands, tmp_path, baseline="METHOD: baseline", tfmemory="METHOD: tfmemory")
     output, started = tmp_path / "out", []
 

@@ -173,7 +173,7 @@ def test_user_mistakes(model, tmp_path):
 
 
 def counting(seen):
-    """An embedder that notes which images it was asked for; a feature is the image's mean colour."""
+    """An embedder that records which images it computed; a feature is the image's mean colour."""
 
     def compute(images):
         seen.extend(images[:, 0, 0, 0].tolist())
@@ -185,7 +185,7 @@ def counting(seen):
     return Embedder(compute, transform, batch_size=4)
 
 
-def test_an_interrupted_extraction_goes_on(model, tmp_path, monkeypatch):
+def test_an_interrupted_extraction_resumes(model, tmp_path, monkeypatch):
     _, _, hands = model
     monkeypatch.setattr("processor.extract.SAVE_EVERY", 1000)
     whole, listed = extract.extract(counting(every := []), hands / "train", tmp_path / "whole", "a")
@@ -209,7 +209,7 @@ def test_an_interrupted_extraction_goes_on(model, tmp_path, monkeypatch):
 
 
 def stamp(folder, colours):
-    """Photos of one colour each; all files are of one size and, as far as a clock tells, of one time."""
+    """Photos of one colour each; all files have one size and, within the clock's resolution, one time."""
     folder.mkdir(exist_ok=True)
     for number, colour in enumerate(colours):
         Image.new("RGB", (4, 4), (colour, 0, 0)).save(folder / f"{number}.bmp")
@@ -335,7 +335,7 @@ def test_search_against_a_full_sort():
         assert [a.gallery_far for a in own] == pytest.approx([1 - 0.99**12] * 3)
 
 
-def test_nobody_enrolled():
+def test_a_query_of_a_person_who_is_not_enrolled():
     gallery, listed = np.eye(3, dtype=np.float32), [Listed(f"{i}.png", f"p{i}") for i in range(3)]
     query = np.array([[1, 0.1, 0], [-1, -1, -0.5]], np.float32)
     found = search.search(query, ["known", "new"], gallery, listed, 2, threshold=Threshold(0.5, 0.1))
@@ -364,7 +364,7 @@ def test_rate_of_a_given_threshold_against_counting():
             measure_far(gallery, listed, wrong)
 
 
-def test_approximate_search_gives_what_it_finds_and_tells_its_recall(caplog):
+def test_approximate_search_gives_what_it_finds_and_reports_its_recall(caplog):
     caplog.set_level(logging.INFO, LOGGER.name)
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Ranking as the configuration asks for it: a distance file, re-ranked or not, and the same numbers with it."""
+"""Ranking by the configuration: a distance file, re-ranked or not, gives the same numbers."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -217,7 +217,7 @@ def test_means_are_over_seeds_only(tmp_path, capsys):
     assert "Not tested as a1 was: c." in text and "c - a1" not in text and "b2 - a1" in text
 
 
-def test_what_tells_seeds_from_configurations(tmp_path):
+def test_what_distinguishes_seeds_from_configurations(tmp_path):
     """Where the data lies, who computes and which weights are tested may differ; what features are taken may not."""
     runs = [make_run(tmp_path / str(i), np.full(4, 0.1 + 0.2 * i), i, False) for i in range(3)]
     change(runs[1], MODEL__DEVICE="cpu", TEST__WEIGHT="other.pth", DATALOADER__NUM_WORKERS=1, DATASETS__CACHE="none")

@@ -1,4 +1,4 @@
-"""Whole runs that must learn: losses fall, strangers are told apart better, and chance plays no part."""
+"""Whole runs that must learn: losses fall, unseen people are distinguished better, and the seed does not matter."""
 
 import json
 
@@ -44,7 +44,7 @@ def run(file, folder, options):
 
 
 @pytest.mark.parametrize(("name", "rate"), [("ViT-Tiny-16", 0.0005), ("RN-Tiny", 0.002)])
-def test_losses_fall_and_strangers_are_told_apart(tmp_path, name, rate):
+def test_losses_fall_and_unseen_people_are_distinguished(tmp_path, name, rate):
     """Chance level of this gallery is a mAP of about 20; colours decide, and untrained networks see stripes too."""
     hands = make_toy_hands(tmp_path / "hands", train_ids=12, test_ids=8, images=6, clutter=0.2)
     metrics = run(

@@ -93,7 +93,7 @@ def test_new_layers_have_a_rate_of_their_own():
 
 @pytest.mark.parametrize("name", ["Adam", "AMSGrad", "AdamW", "SGD"])
 def test_a_first_step_that_loss_scaling_skips_leaves_no_trace(vit, name, monkeypatch):
-    """float16 begins with gradients that overflow; memory that nobody has filled holds anything."""
+    """float16 begins with gradients that overflow; uninitialised memory holds any values."""
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **kind: torch.full_like(tensor, torch.nan, **kind))
     vit.SOLVER.STAGE2.OPTIMIZER_NAME = name
     model = small_model()

@@ -50,7 +50,7 @@ def released():
     release_folder()
 
 
-def test_a_second_one_is_told_and_a_dead_one_forgotten(tmp_path, other):
+def test_a_second_process_is_refused_and_a_dead_one_ignored(tmp_path, other):
     with pytest.raises(ReIDError, match=rf"OUTPUT_DIR = {tmp_path}: another training .* \(process {other.pid}\)"):
         hold_folder(tmp_path)
     other.kill()
@@ -68,7 +68,7 @@ def test_one_process_may_train_again_and_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["no locks on this file system", "no locks on this system"])
-def test_without_locks_training_goes_on(tmp_path, monkeypatch, caplog, missing):
+def test_without_locks_training_continues(tmp_path, monkeypatch, caplog, missing):
     def refuse(*args):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -92,7 +92,7 @@ def test_a_block_holds_its_folder_and_leaves_that_of_the_training_alone(tmp_path
     assert is_held(tmp_path) and not is_held(tmp_path / "other")
 
 
-def test_a_second_block_is_told(tmp_path, other):
+def test_a_second_block_is_refused(tmp_path, other):
     expected = rf"busy \(process {other.pid}\)\. Wait for its end, do something else\.$"
     with pytest.raises(ReIDError, match=expected), folder_held(tmp_path, "busy", "do something else."):
         pass

@@ -33,7 +33,7 @@ def test_closing(tmp_path):
     setup_logger(tmp_path / "log.txt")
     close_logger()
     assert not LOGGER.handlers
-    LOGGER.info("to nobody")
+    LOGGER.info("after closing")
     assert (tmp_path / "log.txt").read_text() == ""
 
 

@@ -77,7 +77,7 @@ def test_the_export_needs_its_packages_before_the_weights(broken, tmp_path, caps
     assert broken in said.out + said.err and "the export needs the package" in said.out + said.err
 
 
-def test_a_training_goes_on_without_them(broken, tmp_path, caplog):
+def test_a_training_continues_without_them(broken, tmp_path, caplog):
     caplog.set_level("INFO", "clipreid")
     run = Run(choose_precision("fp32", choose_device("cpu")), tmp_path)
     assert Curves(run, 1, 1).board is None and broken in caplog.text

@@ -1,4 +1,4 @@
-"""What stands above a data set or a run is nobody's business."""
+"""Paths above a data set or a run are not written anywhere."""
 
 from pathlib import Path
 

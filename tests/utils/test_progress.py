@@ -1,4 +1,4 @@
-"""Progress bars count images, and say nothing where nobody is watching."""
+"""Progress bars count images, and are silent without a terminal."""
 
 import logging
 import time

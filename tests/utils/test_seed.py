@@ -1,4 +1,4 @@
-"""Same seed, same numbers; and what torch is asked for on a GPU."""
+"""Same seed, same numbers; and torch's settings on a GPU."""
 
 import os
 import random
@@ -50,7 +50,7 @@ def test_the_state_brings_the_numbers_back():
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_the_key_asks_torch(tmp_path, asked):
+def test_the_key_sets_torch(tmp_path, asked):
     """From the configuration to torch's switches; cuBLAS has its own, which it reads from the environment."""
     words = {"OUTPUT_DIR": tmp_path, "MODEL.DEVICE": "cpu", "SOLVER.DETERMINISTIC": asked}
     start_run(load_config(None, [str(word) for pair in words.items() for word in pair])[0])

@@ -1,4 +1,4 @@
-"""Whoever reads along, and however little the stream can show: the run goes on."""
+"""A run continues whatever its terminal can show, and also without one."""
 
 import errno
 import io
@@ -50,7 +50,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_run_goes_on_whatever_becomes_of_its_terminal(tmp_path, monkeypatch, name):
+def test_a_run_continues_whatever_becomes_of_its_terminal(tmp_path, monkeypatch, name):
     done = []
 
     def script():

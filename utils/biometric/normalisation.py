@@ -32,7 +32,7 @@ def cohort_spread(
     Args:
         scores: of each image with each cohort member.
         pids, cohort_pids: identities [N] and [C]; members of the image's own identity are left out first. None where
-            cohort and images share nobody.
+            cohort and images share no person.
         top: only so many of the highest scores of each image count; None for all.
 
     Raises:

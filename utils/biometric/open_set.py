@@ -31,7 +31,7 @@ class Searches:
     Attributes:
         own: [M] score of a mated probe with its own person.
         rank: [M] 1 + number of other people at or above that score.
-        other: [M] best score of a mated probe with another person; -inf where nobody else is enrolled.
+        other: [M] best score of a mated probe with another person; -inf where no other person is enrolled.
         top: [N] best score of a non-mated probe.
         enrolled: number of enrolled people.
     """
@@ -159,7 +159,7 @@ def draw_enrolled(identities: Sequence[int], share: float, seed: int) -> np.ndar
     """Identities that are enrolled, ascending; ``share`` of all is left out, drawn with ``seed``.
 
     Raises:
-        ReIDError: nobody or everybody would be left out.
+        ReIDError: none or all would be left out.
     """
     people = np.unique(np.asarray(identities))
     left_out = round(share * len(people))

@@ -33,7 +33,7 @@ class RankReplicates:
     found: np.ndarray
 
     def measures(self) -> dict[str, np.ndarray]:
-        """mAP, Rank-k and mINP [B] as fractions; NaN where nobody with a match was drawn."""
+        """mAP, Rank-k and mINP [B] as fractions; NaN where no person with a match was drawn."""
         with np.errstate(invalid="ignore"):
             ranks = {f"Rank-{k}": self.found[:, k - 1] / self.weight for k in (1, 5, 10)}
             return {"mAP": self.precision / self.weight, **ranks, "mINP": self.penalty / self.weight}

@@ -17,7 +17,7 @@ SHOWN = 12
 """Points that are numbered at most."""
 
 TOO_FEW = 10
-"""Agreeing points below which a chart says that they are too few to tell."""
+"""Below this number of agreeing points a chart says that they are too few to decide."""
 
 _CELL, _GAP, _TITLE, _CAPTION, _RADIUS = (480, 480), 10, 34, 22, 9
 _INK, _HALO = (255, 214, 10), (20, 20, 20)
@@ -36,7 +36,7 @@ class Compared(NamedTuple):
 
 def in_words(count: int) -> str:
     """A count in words."""
-    few = ": too few points to tell" if count < TOO_FEW else ""
+    few = ": too few to decide" if count < TOO_FEW else ""
     return f"{count} agreeing point{'' if count == 1 else 's'}{few}"
 
 

@@ -79,13 +79,13 @@ def test_litter_is_ignored_and_other_files_are_counted(tmp_path):
     plant(tmp_path, *TRAIN, *TEST)
     plant(tmp_path, "train/zoe/Thumbs.db", "train/zoe/.DS_Store", "train/.cache/x.jpg", "train/zoe/._1.jpg")
     plant(tmp_path, "train/zoe/notes.txt", "train/readme.txt", "train/9/raw.HEIC", "train/9/old/c.jpg")
-    (tmp_path / "train/nobody").mkdir()
+    (tmp_path / "train/empty").mkdir()
     data = HandFolder(tmp_path)
     assert len(data.train) == len(TRAIN) and data.num_train_pids == 3
     assert data.notes == [
         "train: 3 files left out, not images (.heic 1, .txt 2)",
         "train: 1 folders inside identity folders are not read: 9/old",
-        "train: 1 identity folders hold no image: nobody",
+        "train: 1 identity folders hold no image: empty",
     ]
 
 

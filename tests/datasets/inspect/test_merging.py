@@ -1,4 +1,4 @@
-"""Several data sets as one listing: nobody is shared, the source reaches a method that needs it."""
+"""Several data sets as one listing: no person is shared, and a method that needs the source receives it."""
 
 import csv
 
@@ -32,7 +32,7 @@ def both(two):
     return two
 
 
-def test_merged_sets_share_nobody(both):
+def test_merged_sets_share_no_person(both):
     with (both / "both.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     parts = {name: make_dataset(load_config(None, part)[0]) for name, part in sets(both).items()}

@@ -110,5 +110,5 @@ def test_numbers_that_may_be_fingers_or_sessions_are_guesses():
         ["a.jpg", "b c.jpg", "d-e-f.jpg"],
     ],
 )
-def test_nobody_is_named(names):
+def test_no_person_is_named(names):
     assert propose(names) is None

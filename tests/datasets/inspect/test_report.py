@@ -65,7 +65,7 @@ def test_a_gallery_of_one_identity(hands, examine):
         shutil.rmtree(folder)
     status, said = examine("--root", hands)
     assert status == 1 and said.count("PROBLEM: the gallery shows one identity only: every answer would be right") == 1
-    assert said.count("one identity only") == 1, "told once"
+    assert said.count("one identity only") == 1, "reported once"
 
 
 def test_from_a_configuration(hands, examine, tmp_path):

@@ -100,7 +100,7 @@ def test_broken_images_leave_every_run(hands_11k):
     }
 
 
-def test_how_many_runs_the_configuration_asks_for(hands_11k, tmp_path):
+def test_the_number_of_runs_is_that_of_the_configuration(hands_11k, tmp_path):
     keys = ["DATASETS.NAMES", "hand_11k", "DATASETS.ROOT_DIR", str(hands_11k), "TEST.RUNS"]
     assert len(make_dataset(load_config(None, [*keys, "10"])[0]).trials) == 10
     assert len(make_dataset(load_config(None, [*keys, "1"])[0]).trials) == 1
@@ -145,7 +145,7 @@ def test_trials_share_the_numbering_of_people():
     assert [r.pid for r in data.gallery] == [1, 2] and [r.pid for r in data.trials[1].gallery] == [0, 1, 2]
 
 
-def test_a_published_set_is_judged_by_the_rule_that_is_asked_for(tmp_path):
+def test_a_published_set_is_evaluated_by_the_configured_rule(tmp_path):
     """All images under one camera: nothing to find by the set's own rule, which must not stand in the way."""
     root = tmp_path / "Market-1501-v15.09.15"
     plant(root / "bounding_box_train", "0002_c1s1_000451_03.jpg", "0010_c1s1_000001_01.jpg")

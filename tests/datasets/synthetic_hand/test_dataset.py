@@ -1,5 +1,4 @@
-"""Drawn hands: the same every time, different where they should be,
-neither trivial nor impossible to tell apart."""
+"""Drawn hands are reproducible, identities differ, and telling them apart is neither trivial nor impossible."""
 
 import csv
 import hashlib

@@ -244,7 +244,7 @@ def test_what_cannot_work_is_refused(overrides, words):
         assert word in str(error.value), f"{word!r} is not in {error.value}"
 
 
-def test_without_a_network_the_hub_is_asked_once_and_the_message_says_what_to_fetch(monkeypatch):
+def test_without_a_network_the_hub_is_tried_once_and_the_message_says_what_to_fetch(monkeypatch):
     asked = []
 
     def offline(url, **options):

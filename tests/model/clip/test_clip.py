@@ -182,7 +182,7 @@ def test_redirection_within_the_protocol(tmp_path, monkeypatch, server):
     assert find_weights("ViT-B-16", cache_dir=tmp_path).read_bytes() == CONTENT
 
 
-def test_offline_tells_all_that_is_needed(tmp_path, monkeypatch):
+def test_the_offline_message_has_all_that_is_needed(tmp_path, monkeypatch):
     for variable in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     publish(monkeypatch, "https://127.0.0.1:1/ViT-B-16.pt")

@@ -40,7 +40,7 @@ def test_only_changed_rows_are_stored_and_all_come_back(tmp_path):
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("record", [{}, {"seed": 5, "tensors": {"nobody": [[6, 3], 0.5]}}, {"tensors": 3, "seed": 1}])
+@pytest.mark.parametrize("record", [{}, {"seed": 5, "tensors": {"unknown": [[6, 3], 0.5]}}, {"tensors": 3, "seed": 1}])
 def test_a_record_that_does_not_fit(record):
     kept = without_start(example(), {"table": 0.5, "kept": 1.0}, 5)
     with pytest.raises(ReIDError, match="seeded"):

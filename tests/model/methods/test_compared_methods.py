@@ -331,7 +331,7 @@ def test_handid_cannot_start_from_a_checkpoint_without_its_sentence():
 
 
 def test_handid_starts_from_a_checkpoint_with_its_own_sentence_only():
-    """Both sentences fill the text encoder's 77 tokens, so shapes tell nothing."""
+    """Both sentences fill the text encoder's 77 tokens, so shapes cannot distinguish them."""
     longer = "A photo of a X left hand of a man"
     state = make(HandID, sentence="A photo of a X hand").checkpoint()
     with pytest.raises(ReIDError, match=r"5 tokens before the learned ones, 1 learned, 2 after.*1 learned, 6 after"):

@@ -1,4 +1,4 @@
-"""What a method can do and cannot is told before any data is read."""
+"""A method's limits are checked before any data is read."""
 
 from pathlib import Path
 

@@ -225,7 +225,7 @@ def test_few_and_equal_pixels_have_labels_too():
 
 
 def test_parts_from_the_middle_outwards():
-    """Rings around the foreground's middle: rows would not tell them apart."""
+    """Rings around the foreground's middle: rows would not distinguish them."""
     row, column = torch.meshgrid(torch.arange(9.0) - 4, torch.arange(9.0) - 4, indexing="ij")
     ring = (torch.maximum(row.abs(), column.abs()).long() + 1) // 2
     pixels = torch.eye(3)[ring.clamp_max(2)].flatten(0, 1)[None]

@@ -80,7 +80,7 @@ def test_the_penalty_is_that_of_scikit_learn():
     np.testing.assert_allclose([*weights, intercept], [*known.coef_[0], *known.intercept_], rtol=1e-4)
 
 
-def test_refused_for_another_set_or_other_weights_unless_asked_for(tmp_path):
+def test_refused_for_another_set_or_other_weights_unless_allowed(tmp_path):
     given, path = training(), tmp_path / "local_fusion.json"
     fit_joint(given, made_up(given), "drawn", FACTS, 0).save(path)
     with pytest.raises(ReIDError, match=r"fitted for the data set drawn \(here veins\).*does not carry over"):

@@ -131,7 +131,7 @@ def test_one_image_of_one_identity(world, tmp_path, monkeypatch, caplog):
     assert "picture confused left out" in caplog.text and "one identity" in caplog.text
 
 
-def test_an_approximate_search_tells_its_recall(world, tmp_path, monkeypatch):
+def test_an_approximate_search_reports_its_recall(world, tmp_path, monkeypatch):
     evaluation, dataset, _ = world
     seen = {}
     monkeypatch.setattr(

@@ -60,7 +60,7 @@ def test_rows_of_older_files_keep_their_names():
     assert [(name, found["mAP"]) for name, found in rows.items()] == [("test 1", 1), ("test", 2), ("test 2", 3)]
 
 
-def test_a_fingerprint_tells_which_images_ask_and_which_are_searched():
+def test_a_fingerprint_distinguishes_queries_and_gallery():
     a, b, c = (Record(f"somewhere/{name}", 0, 0, 0) for name in "abc")
     assert fingerprint([a, b], [c]) == fingerprint([a._replace(path="elsewhere/a"), b], [c])
     splits = [
@@ -114,7 +114,7 @@ def training(folder, stages):
     return Run(Precision(torch.device("cpu"), torch.float32), folder, {"SOLVER.STAGES": stages})
 
 
-def test_a_training_that_starts_anew_sets_older_numbers_aside(tmp_path):
+def test_a_training_that_starts_over_keeps_older_numbers_in_a_backup(tmp_path):
     for number, name in enumerate(("metrics_before.json", "metrics_before2.json", "metrics_before3.json")):
         (tmp_path / "metrics.json").write_text(str(number))
         training(tmp_path, [2]).resume("auto")
@@ -153,7 +153,7 @@ def queries_of_splits(folder, precisions):
     return RunFolder(folder, {}, {}, "trained", "")
 
 
-def test_a_query_counts_with_its_mean_over_the_splits_in_which_it_asks(tmp_path):
+def test_a_query_counts_with_its_mean_over_the_splits_that_have_it(tmp_path):
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
     first = queries_of_splits(tmp_path / "first", ([0.2, 0.4], [0.8, np.nan]))

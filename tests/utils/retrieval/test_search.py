@@ -75,7 +75,7 @@ def test_a_run_that_needs_faiss_is_refused_before_it_begins(monkeypatch, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_searches_as_asked_and_keeps_its_numbers(tmp_path, caplog):
+def test_an_evaluation_searches_as_configured_and_keeps_its_numbers(tmp_path, caplog):
     caplog.set_level(logging.INFO, LOGGER.name)
     pytest.importorskip("faiss")
     features, items = _features(queries=40, items=3000)
