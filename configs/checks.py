@@ -45,7 +45,8 @@ CHOICES: dict[str, tuple] = {
     "MODEL.IF_LABELSMOOTH": ("on", "off"),
     "INPUT.INTERPOLATION_TRAIN": INTERPOLATIONS,
     "INPUT.INTERPOLATION_TEST": INTERPOLATIONS,
-    "INPUT.FIT_TEST": ("stretch", "crop"),
+    "INPUT.FIT_TRAIN": ("stretch", "letterbox"),
+    "INPUT.FIT_TEST": ("stretch", "crop", "letterbox"),
     "INPUT.RE_FILL": ("noise", "mean", "value"),
     "INPUT.ALIGN": ("none", "rotate", "crop", "palm"),
     "DATASETS.CAMERA_RULE": ("auto", "market", "none"),
@@ -238,6 +239,7 @@ def _check_input(cfg: CfgNode) -> None:
             f"INPUT.RESIZE = {resized} is smaller than the crop INPUT.SIZE_TRAIN = {size}; make it as large or larger, "
             "or [0, 0] for no other size."
         )
+    _check_fit(cfg)
     if cfg.INPUT.CUTOUT and min(size) < cfg.INPUT.CUTOUT_SIZE:
         raise ReIDError(
             f"INPUT.CUTOUT_SIZE = {cfg.INPUT.CUTOUT_SIZE} with INPUT.SIZE_TRAIN = {size}: the square does not fit in. "
@@ -260,6 +262,20 @@ def _check_input(cfg: CfgNode) -> None:
         raise ReIDError("DATASETS.NAMES is empty: name a data set, see docs/datasets.md.")
     if not cfg.OUTPUT_DIR:
         raise ReIDError("OUTPUT_DIR is empty: name the folder that a run may write to.")
+
+
+def _check_fit(cfg: CfgNode) -> None:
+    train, test = cfg.INPUT.FIT_TRAIN, cfg.INPUT.FIT_TEST
+    if train == "letterbox" and test != train:
+        raise ReIDError(
+            f"INPUT.FIT_TRAIN = letterbox with INPUT.FIT_TEST = {test}: test images would have other shapes than those "
+            "of the training. Set both to letterbox."
+        )
+    if train == "letterbox" and cfg.INPUT.TRANSLATION:
+        raise ReIDError(
+            f"INPUT.FIT_TRAIN = letterbox with INPUT.TRANSLATION = {cfg.INPUT.TRANSLATION}, which stretches images. "
+            "Set INPUT.TRANSLATION to 0; INPUT.PADDING moves images too."
+        )
 
 
 def _check_alignment(cfg: CfgNode) -> None:

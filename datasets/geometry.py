@@ -15,7 +15,7 @@ from torchvision import transforms
 
 from datasets.bases import ReIDDataset, some
 from datasets.parsing.keypoints import PERSON, KeyPointFile, keypoints_of
-from datasets.preprocessing import RandomTranslation
+from datasets.preprocessing import Letterbox, RandomTranslation
 from utils.errors import ReIDError
 from utils.images import Reading, decode
 from utils.windows import Window, frame_of, to_picture
@@ -58,7 +58,7 @@ class PointReader:
         """
         found = self.file.images[path]
         points = np.c_[found.points, np.ones(len(found.points))]
-        at = self._read(path, found.size or self._size(path), size)
+        at = self._read(path, found.size or self._size(path), size, steps)
         moved, (width, height) = geometry(steps, size)
         at = moved @ at
         x, y, _ = at @ points.T
@@ -68,12 +68,19 @@ class PointReader:
             rows = rows[_SWAPPED[len(rows)]]
         return torch.tensor(rows, dtype=torch.float32)
 
-    def _read(self, path: str, whole: Size, size: Size) -> Matrix:
-        """From the upright photograph to the picture of ``size`` that is read of it."""
+    def _read(self, path: str, whole: Size, size: Size, steps: Sequence[object]) -> Matrix:
+        """From the upright photograph to the picture of ``size`` that is read of it, in the border of a letterbox if
+        ``steps`` have one.
+        """
         box, mirrored, window = self.reading.place(path)
-        back = to_picture(frame_of(window or Window(0), box or (0, 0, *whole)), size[::-1])
-        at = np.linalg.inv(np.concatenate([back, [[0, 0, 1]]]))
-        return _mirror(size[0]) @ at if mirrored else at
+        frame = frame_of(window or Window(0), box or (0, 0, *whole))
+        inside, top, left = size[::-1], 0, 0
+        for step in steps:
+            if isinstance(step, Letterbox) and step.size == inside:
+                inside, top, left = step.place(*frame.size)
+                break
+        at = np.linalg.inv(np.concatenate([to_picture(frame, inside), [[0, 0, 1]]]))
+        return _shift(left, top) @ (_mirror(inside[1]) @ at if mirrored else at)
 
     def _size(self, path: str) -> Size:
         """Of the upright photograph, where the file of key points does not say."""
@@ -171,6 +178,9 @@ def _step(step: object, width: int, height: int) -> tuple[Matrix, Size]:
         case RandomTranslation():
             (rows, columns), top, left = step.draw()
             return _shift(-left, -top) @ _scale(columns / width, rows / height), step.size[::-1]
+        case Letterbox():
+            (rows, columns), top, left = step.place(width, height)
+            return _shift(left, top) @ _scale(columns / width, rows / height), step.size[::-1]
         case transforms.Resize():
             rows, columns = step.size
             return _scale(columns / width, rows / height), (columns, rows)

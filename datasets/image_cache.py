@@ -100,7 +100,7 @@ def make_readers(cfg: CfgNode, dataset: ReIDDataset) -> Readers:
     In memory, stage 1 has no cache: it sees each image once.
     """
     size, reading, draft = resized_size(cfg), dataset.reading, cfg.INPUT.JPEG_DRAFT
-    augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, reading, draft)
+    augmented = Reader(tuple(size), cfg.INPUT.INTERPOLATION_TRAIN, reading, draft, cfg.INPUT.FIT_TRAIN)
     plain = Reader(tuple(cfg.INPUT.SIZE_TEST), cfg.INPUT.INTERPOLATION_TEST, reading, draft, cfg.INPUT.FIT_TEST)
     train = [record.path for record in dataset.train] if dataset.require_train else []
     validation = dataset.validation

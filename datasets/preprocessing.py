@@ -11,6 +11,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import center_crop, crop, resize
 
+from utils.windows import contained
+
 Transform = Callable[[Image.Image], Tensor]
 """An RGB picture to a normalised tensor [3, H, W]."""
 
@@ -39,10 +41,41 @@ class CoverCrop:
         return center_crop(resize(image, list(scaled), self.interpolation), list(self.size))
 
 
+class Letterbox:
+    """Scale a picture to its largest within ``size`` and put it in the middle of black: its shape stays (CLIP-ReIdent).
+
+    Args:
+        size: height and width in pixels.
+        interpolation: name of a Pillow filter.
+    """
+
+    def __init__(self, size: Sequence[int], interpolation: str) -> None:
+        self.size = (size[0], size[1])
+        self.interpolation = transforms.InterpolationMode(interpolation)
+
+    def place(self, width: float, height: float) -> tuple[tuple[int, int], int, int]:
+        """Height and width of the scaled picture, and the first row and column that it has."""
+        scaled = contained((width, height), self.size)
+        top, left = ((whole - part) // 2 for whole, part in zip(self.size, scaled, strict=True))
+        return scaled, top, left
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """``image`` with its border, of :attr:`size`; one of this size stays as it is."""
+        scaled, top, left = self.place(*image.size)
+        picture = resize(image, list(scaled), self.interpolation)
+        if scaled == self.size:
+            return picture
+        framed = Image.new(picture.mode, self.size[::-1])
+        framed.paste(picture, (left, top))
+        return framed
+
+
 def fitting(size: Sequence[int], interpolation: str, fit: str = "stretch") -> Callable[[Image.Image], Image.Image]:
-    """From a picture of any size to one of ``size``: ``stretch`` it, or ``crop`` its centre (``INPUT.FIT_TEST``)."""
+    """From a picture of any size to one of ``size``: a value of ``INPUT.FIT_TEST`` or ``INPUT.FIT_TRAIN``."""
     if fit == "crop":
         return CoverCrop(size, interpolation)
+    if fit == "letterbox":
+        return Letterbox(size, interpolation)
     return transforms.Resize(tuple(size), transforms.InterpolationMode(interpolation))
 
 
@@ -124,6 +157,7 @@ def train_transform(
     *,
     resize: Sequence[int] | None = None,
     interpolation: str = "bicubic",
+    fit: str = "stretch",
     flip: float = 0.5,
     translation: float = 0.0,
     rotation: float = 0.0,
@@ -143,6 +177,7 @@ def train_transform(
         mean, std: per channel, of images in [0, 1].
         resize: height and width before the crop; ``size`` when None.
         interpolation: name of a Pillow filter.
+        fit: how a picture gets the size in front of the crop, see :func:`fitting`.
         flip: probability of the mirror image.
         translation: probability of :class:`RandomTranslation`, which then takes the place of the resize.
         rotation: largest angle in degrees either way; corners become black.
@@ -156,9 +191,7 @@ def train_transform(
     """
     resized = tuple(resize or size)
     scale = (
-        RandomTranslation(resized, interpolation, translation)
-        if translation
-        else transforms.Resize(resized, transforms.InterpolationMode(interpolation))
+        RandomTranslation(resized, interpolation, translation) if translation else fitting(resized, interpolation, fit)
     )
     # Left out where they are off: they would draw random numbers all the same.
     rotate = [transforms.RandomRotation(rotation, transforms.InterpolationMode.BILINEAR)] if rotation else []
@@ -195,7 +228,7 @@ def test_transform(
     interpolation: str = "bilinear",
     fit: str = "stretch",
 ) -> Transform:
-    """Resize or crop (:func:`fitting`) and normalise; stage 1 takes its image features from these too."""
+    """Fit (:func:`fitting`) and normalise; stage 1 takes its image features from these too."""
     return transforms.Compose(
         [fitting(size, interpolation, fit), transforms.ToTensor(), transforms.Normalize(mean, std)]
     )

@@ -33,7 +33,9 @@ class Window(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a picture becomes: height and width in pixels, the name of a filter, and ``stretch`` or ``crop``."""
+    """What a picture becomes: height and width in pixels, the name of a filter, and ``stretch``, ``crop`` or
+    ``letterbox``, of which the picture is cut without its black border.
+    """
 
     size: tuple[int, int]
     interpolation: str
@@ -60,6 +62,12 @@ def covering(frame: Frame, size: tuple[int, int]) -> Frame:
     return frame._replace(size=(share * size[1], share * size[0]))
 
 
+def contained(shape: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture of ``shape`` (width, height) at its largest within ``size`` (height, width)."""
+    share = min(size[0] / shape[1], size[1] / shape[0])
+    return max(1, round(share * shape[1])), max(1, round(share * shape[0]))
+
+
 def to_picture(frame: Frame, size: tuple[int, int]) -> np.ndarray:
     """The matrix [2, 3] from pixels of a result of ``size`` (height, width) to those of the picture."""
     cos, sin = math.cos(math.radians(frame.turn)), math.sin(math.radians(frame.turn))
@@ -83,7 +91,10 @@ def cut(picture: Image.Image, frame: Frame, scale: float = 1.0, target: Target |
     if target is None:
         share = min(scale, max(picture.size) / max(frame.size))
         target = Target((max(1, round(share * frame.size[1])), max(1, round(share * frame.size[0]))), "bilinear")
-    frame = covering(frame, target.size) if target.fit == "crop" else frame
+    if target.fit == "crop":
+        frame = covering(frame, target.size)
+    elif target.fit == "letterbox":
+        target = target._replace(size=contained(frame.size, target.size))
     matrix = scale * to_picture(frame, target.size)
     whole = max(1, round(min(np.hypot(*matrix[:, 0]), np.hypot(*matrix[:, 1]))))
     colour = border_colour(picture)

@@ -313,6 +313,11 @@ BASELINE = ("MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]")
         ("SOLVER.SEED|" + "9" * 400, "SOLVER.SEED 64 bits"),
         ("SOLVER.MARGIN|" + "9" * 400, "SOLVER.MARGIN 64 bits"),
         ("SOLVER.MARGIN|1e999", "SOLVER.MARGIN = inf finite"),
+        ("INPUT.FIT_TRAIN|letterbox", "INPUT.FIT_TEST = stretch Set both to letterbox"),
+        (
+            "INPUT.FIT_TRAIN|letterbox|INPUT.FIT_TEST|letterbox|INPUT.TRANSLATION|0.5",
+            "INPUT.TRANSLATION = 0.5 stretches",
+        ),
         ("INPUT.PROB|1.5", "INPUT.PROB = 1.5 between 0 and 1"),
         ("INPUT.PIXEL_STD|[1, 0, 1]", "INPUT.PIXEL_STD = [1.0, 0.0, 1.0] greater than 0"),
         ("INPUT.PIXEL_MEAN|[1, 0]", "INPUT.PIXEL_MEAN = [1.0, 0.0] 3 numbers, found 2"),

@@ -176,6 +176,24 @@ def test_fit_crop_keeps_the_shape_of_a_turned_picture(drawn):
     assert np.array_equal((255 * seen["test", path]).round().byte().permute(1, 2, 0).numpy(), middle)
 
 
+def test_a_letterbox_is_one_in_training_test_and_for_loose_images(drawn, tmp_path, monkeypatch):
+    """Drawn hands are square: of 48 x 40 pixels they fill 40 x 40, turned upright or as they are."""
+    keys = ("INPUT.FIT_TRAIN", "letterbox", "INPUT.FIT_TEST", "letterbox")
+    for align in ("none", "rotate"):
+        chosen = (*keys, "INPUT.ALIGN", align)
+        cfg = config(drawn, *chosen)
+        reading = make_dataset(cfg).reading
+        seen = pictures(cfg)
+        for (_, path), image in seen.items():
+            picture = read_image(path, reading, target=Target((40, 40), "bilinear")).resize((40, 40), Image.BILINEAR)
+            expected = np.zeros((48, 40, 3), np.uint8)
+            expected[4:44] = picture
+            assert np.array_equal((255 * image).round().byte().permute(1, 2, 0), expected), (align, path)
+        paths = [record.path for record in drawn.query[:3]]
+        found = embedder_of(drawn, tmp_path, monkeypatch, *chosen).embed(paths)
+        assert np.array_equal(found, torch.stack([seen["test", path] for path in paths]).flatten(1))
+
+
 @pytest.mark.parametrize("align", ALIGN)
 def test_key_points_go_along(known, align):
     """What a method reads of them (HOReID) lies in the aligned picture."""

@@ -45,6 +45,7 @@ def centre(image):
         {"rotation": 25.0},
         {"jitter": 0.2, "resize": (70, 60)},
         {"jitter": 0.2, "jitter_first": True, "translation": 1.0, "rotation": 10.0, "padding": 4},
+        {"fit": "letterbox", "resize": (70, 60), "rotation": 10.0},
     ],
     ids=str,
 )
@@ -95,6 +96,19 @@ def test_boxes_and_mirrored_pictures():
     found = read("a", plain_transform((50, 40), ZERO, ONE).transforms, (40, 50))
     assert found[3, :2].tolist() == [20, 20], "a finger stays the same finger"
     assert found[3, 2] > 0 and found[4, 2] == 0, "outside of the box"
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_points_in_a_letterbox(mirrored):
+    """Whether the picture comes whole or from the cache, which has its border already."""
+    points = np.full((21, 2), np.nan)
+    points[3] = (40, 30)
+    transform = plain_transform((64, 48), ZERO, ONE, fit="letterbox")
+    whole = marked(40, 30).transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else marked(40, 30)
+    read = reader(points, 21, mirrored={"a"} if mirrored else set())
+    for picture in (whole, transform.transforms[0](whole)):
+        found = read("a", transform.transforms, picture.size)
+        assert np.abs(found[3, :2].numpy() - centre(transform(picture))).max() < 0.2 and found[3, 2] > 0
 
 
 def test_files_that_do_not_serve_are_refused(tmp_path):

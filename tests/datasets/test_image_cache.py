@@ -126,6 +126,7 @@ def test_a_changed_file_is_read_again(paths, folder, decoded, touch):
         Reader((10, 12), "bicubic"),
         Reader((12, 10), "bicubic", Reading(white=4095)),
         Reader((12, 10), "bicubic", fit="crop"),
+        Reader((12, 10), "bicubic", fit="letterbox"),
     ],
 )
 def test_another_way_of_reading_shares_nothing(paths, tmp_path, decoded, other):

@@ -223,6 +223,39 @@ def test_cropping_keeps_the_middle_of_the_longer_side(shape, kept):
     assert np.array_equal(np.asarray(found), ramp[kept[0] : kept[2], kept[1] : kept[3]])
 
 
+def boxed(array, size):
+    """The longer side becomes that of the square, the other one is rounded; the middle of black, pixel by pixel."""
+    height, width = array.shape[:2]
+    share = size / max(height, width)
+    rows, columns = round(height * share), round(width * share)
+    small = np.asarray(Image.fromarray(array).resize((columns, rows), Image.Resampling.BILINEAR))
+    found = np.zeros((size, size, 3), np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            found[(size - rows) // 2 + row, (size - columns) // 2 + column] = small[row, column]
+    return found
+
+
+@pytest.mark.parametrize("shape", [(20, 33), (47, 20), (90, 64), (30, 30), (3, 150), (5, 7)])
+def test_a_letterbox_keeps_the_shape_of_a_picture(shape):
+    picture = pixels(3, *shape)
+    expected, image = boxed(picture, 32), Image.fromarray(picture)
+    found = plain_transform((32, 32), MEAN, STD, fit="letterbox")(image)
+    assert np.abs(found.numpy() - normalised(expected)).max() < 1e-5
+    trained = drawn(train((32, 32), interpolation="bilinear", fit="letterbox"), 0, picture)
+    assert np.abs(trained - found.numpy()).max() < 1e-5
+    fit = fitting((32, 32), "bilinear", "letterbox")
+    assert np.array_equal(fit(image), expected) and np.array_equal(fit(fit(image)), expected), "as one from the cache"
+
+
+def test_a_letterbox_that_is_no_square():
+    """Of a size of 40 x 20 a picture twice as high as wide fills all, a wider one loses height."""
+    fit = fitting((40, 20), "bilinear", "letterbox")
+    assert np.asarray(fit(Image.new("RGB", (30, 60), "white"))).all()
+    wide = np.asarray(fit(Image.new("RGB", (60, 30), "white")))
+    assert wide[15:25].all() and not wide[:15].any() and not wide[25:].any()
+
+
 def test_translation_resizes_or_cuts_a_window_out_of_a_picture_of_nine_eighths():
     size = (16, 24)
     plain = plain_transform(size, MEAN, STD, interpolation="bicubic")(Image.fromarray(COLOURS)).numpy()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.images import Reading, decode, read_image
-from utils.windows import Frame, Target, Window, border_colour, covering, cut, to_picture
+from utils.windows import Frame, Target, Window, border_colour, contained, covering, cut, to_picture
 
 RNG = np.random.default_rng(5)
 
@@ -69,6 +69,14 @@ def test_crop_keeps_the_shape_of_what_it_shows():
     assert frame.size == (20, 40) and frame.centre == (50, 40)
     step = to_picture(frame, (32, 16))[:, :2]
     assert np.hypot(*step[:, 0]) == pytest.approx(np.hypot(*step[:, 1]))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((80, 40), (20, 40)), ((30, 90), (40, 13)), ((50, 50), (40, 40))])
+def test_of_a_letterbox_the_inside_is_cut(size, expected):
+    """The black border comes afterwards, so that it is black whatever lies around the window."""
+    frame = Frame(10, (50, 40), size)
+    found = cut(noise(120, 100), frame, 1.0, Target((40, 40), "bilinear", "letterbox"))
+    assert found.size[::-1] == expected == contained(size, (40, 40))
 
 
 def test_outside_is_the_colour_of_the_border():

@@ -98,9 +98,10 @@ class HOReID(Method):
                 f"MODEL.HOREID.POINTS = {cfg.MODEL.HOREID.POINTS}: expected {' or '.join(map(str, SKELETONS))}, a "
                 "person's or a hand's."
             )
+        fit = cfg.INPUT.FIT_TRAIN  # stretch or letterbox
         for key, works, why in (
             ("TEST.FLIP", False, "key points of mirror images are not summed"),
-            ("INPUT.FIT_TEST", "stretch", "key points are not cropped with test images"),
+            ("INPUT.FIT_TEST", fit, "key points are not cropped with test images, which are fitted as in training"),
             ("INPUT.EXIF", True, "key points are those of the upright picture"),
         ):
             group, leaf = key.split(".")

@@ -113,10 +113,10 @@ class ISP(Method):
                 f"INPUT.SIZE_TRAIN = {size} with MODEL.METHOD = isp: HRNet adds maps of four resolutions. Set both "
                 f"sides, here and in INPUT.SIZE_TEST, to multiples of {STRIDE}."
             )
-        if cfg.INPUT.FIT_TEST != "stretch":
+        if cfg.INPUT.FIT_TEST != cfg.INPUT.FIT_TRAIN:
             raise ReIDError(
                 f"INPUT.FIT_TEST = {cfg.INPUT.FIT_TEST} with MODEL.METHOD = isp: the pixels of whole images are "
-                "clustered. Set it to stretch."
+                f"clustered, as they are trained on. Set it to {cfg.INPUT.FIT_TRAIN}, as INPUT.FIT_TRAIN is."
             )
         if cfg.INPUT.CUTOUT:
             raise ReIDError(
