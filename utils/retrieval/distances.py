@@ -23,7 +23,7 @@ VISIBLE = "visible"
 GALLERY_ROWS = 2**14
 """Gallery features read at a time: 84 MB at 1,280 dimensions."""
 
-_NORM_ROWS = 2**10
+_NORM_ROWS = 2**8
 _SAMPLED_ROWS = 2**10
 _SHORTEST = 2.0**-63
 """Length up to which a vector has no direction: float32 cannot hold its square."""
@@ -90,8 +90,9 @@ def rows(
 ) -> Tensor:
     """The rows ``index`` of ``features`` as a tensor [n, D] on ``device``; a view where nothing must change."""
     if isinstance(features, Tensor):
-        place = index.to(features.device) if isinstance(index, Tensor) else index
-        return features.detach()[place].to(device=device, dtype=dtype)
+        # index_select copies whole rows, in a third of the time that indexing takes.
+        found = features[index] if isinstance(index, slice) else features.index_select(0, index.to(features.device))
+        return found.detach().to(device=device, dtype=dtype)
     place = index.cpu().numpy() if isinstance(index, Tensor) else index
     return torch.from_numpy(np.array(features[place])).to(device=device, dtype=dtype)
 
@@ -174,7 +175,7 @@ class Coordinates:
         if self.cosine:
             sample = sample * _inverse_lengths(sample)[:, None]
         mean = sample.mean(0)
-        spread = (sample - mean).square().mean().sqrt().clamp(min=1e-150)
+        spread = torch.linalg.vector_norm(sample.sub_(mean)).div(sample.numel() ** 0.5).clamp(min=1e-150)
         grid = torch.exp2(spread.log2().floor() - 3)
         self.origin = ((mean / grid).round() * grid).nan_to_num(0, 0, 0).float().double()
 
