@@ -39,14 +39,17 @@ PICTURES = {
     "curves": ("Training", "Losses, learning rate and accuracy by epoch; mAP and Rank-1 where the model was tested."),
     "cmc": ("CMC curve", "Share of the queries whose person is among the first k images."),
     "roc_det": ("ROC and DET curves", "True accept and false reject rate of pairs at each false accept rate."),
-    "scores": ("Scores", "Cosine similarities of pairs of one person and of two; dashed: where both errors are equal."),
+    "scores": (
+        "Scores",
+        "Cosine similarities of genuine and impostor pairs; dashed: the threshold of the equal error rate.",
+    ),
     "ranking": ("Rankings", "Queries from best to worst; their nearest images framed green if right, red if wrong."),
-    "rankings_worst": ("Worst queries", "Those of lowest average precision and their ten nearest images."),
-    "rankings_median": ("Median queries", "Those in the middle and their ten nearest images."),
-    "rankings_random": ("Random queries", "Drawn with the run's seed, and their ten nearest images."),
-    "confused": ("Confused identities", "Mean similarity between the identities that are most alike."),
-    "attention": ("Where the network looks", "Queries and, under them, how much each place counts."),
-    "embedding": ("Map of the features", "Each point an image, coloured by identity; queries are stars."),
+    "rankings_worst": ("Worst queries", "Queries of lowest average precision with their ten nearest images."),
+    "rankings_median": ("Median queries", "Queries of median average precision with their ten nearest images."),
+    "rankings_random": ("Random queries", "Queries drawn with the run's seed, with their ten nearest images."),
+    "confused": ("Confused identities", "Mean similarity between the most similar identities."),
+    "attention": ("Saliency", "Queries and, below them, the contribution of each place to the feature."),
+    "embedding": ("Map of the features", "Each point is an image, coloured by identity; queries are stars."),
 }
 """File names without suffix, in the order of the page: title and description."""
 
@@ -158,7 +161,7 @@ def _pictures(run: RunFolder) -> str:
     shown = "".join(picture(path, *PICTURES[name]) for name, path in places.items() if path.is_file())
     if not shown:
         return "<p>None were drawn (TEST.PICTURES False).</p>"
-    return f"<p>What shows an evaluation belongs to the row <strong>{escape(run.name)}</strong>.</p>{shown}"
+    return f"<p>Pictures of an evaluation show the row <strong>{escape(run.name)}</strong>.</p>{shown}"
 
 
 def _environment(run: RunFolder) -> str:

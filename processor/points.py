@@ -62,7 +62,8 @@ def compare(
     )
     agreement = agreeing_points(*points, **limits)
     captions = tuple(
-        f"{printable(file.name)}, {len(found.places)} points" for file, found in zip(files, points, strict=True)
+        f"{printable('/'.join(file.parts[-2:]))}, {len(found.places)} points"
+        for file, found in zip(files, points, strict=True)
     )
     return Compared(*pictures, _title(agreement), captions, agreement), points
 
@@ -75,7 +76,7 @@ def _mask(file: Path, picture: Image.Image) -> np.ndarray:
 
 
 def _title(agreement: Agreement) -> str:
-    moved = f"; turned by {agreement.turn:.0f} degrees, scale {agreement.scale:.2f}" if agreement.count else ""
+    moved = f"; rotated by {agreement.turn:.0f} degrees, scale {agreement.scale:.2f}" if agreement.count else ""
     return in_words(agreement.count) + moved
 
 
@@ -87,10 +88,10 @@ def contrast(folder: Path, reading: Reading, limits: dict[str, float], seed: int
     """
     pairs = draw_pairs(list_folder(folder), seed)
     if not pairs:
-        raise ReIDError(f"--gallery {folder}: it shows one person; for contrast, images of two people are needed.")
+        raise ReIDError(f"--gallery {folder}: it shows one person; images of two people are needed for comparison.")
     known: dict[str, Points] = {}
     counts = []
-    with image_bar(len(pairs), "comparing strangers") as bar:
+    with image_bar(len(pairs), "comparing different people") as bar:
         for pair in pairs:
             for image in pair:
                 if image.name not in known:
@@ -99,8 +100,8 @@ def contrast(folder: Path, reading: Reading, limits: dict[str, float], seed: int
             bar.update()
     best = int(np.argmax(counts))
     found, _ = compare(tuple(folder / image.name for image in pairs[best]), reading, limits)
-    spread = f"the most of {len(pairs)} pairs, whose median is {np.median(counts):.0f}"
-    return found._replace(title=f"for contrast, two different people: {in_words(counts[best])}; {spread}")
+    spread = f"the most of {len(pairs)} pairs with a median of {np.median(counts):.0f}"
+    return found._replace(title=f"for comparison, two different people: {in_words(counts[best])}, {spread}")
 
 
 def draw_pairs(images: Sequence[Listed], seed: int) -> list[tuple[Listed, Listed]]:
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("a", metavar="A", type=Path, help="an image")
     add("b", metavar="B", type=Path, help="another")
     add("--output", metavar="FILE", type=Path, required=True, help="the chart, a PNG file")
-    add("--gallery", metavar="DIR", type=Path, help="folder of other people for contrast, one folder a person")
+    add("--gallery", metavar="DIR", type=Path, help="folder of other people for comparison, one folder a person")
     add("--mask-a", metavar="FILE", type=Path, help="image of the size of A, white where points may lie")
     add("--mask-b", metavar="FILE", type=Path, help="likewise for B")
     add("--turn", metavar="DEGREES", type=float, default=40, help="largest turn between the images (default: 40)")

@@ -82,7 +82,7 @@ def suspect_sheet(dataset: ReIDDataset, found: Mapping[str, Mapping[str, KeyPoin
     shown = [
         Shown(
             image,
-            f"{Path(image).name}\n{_labelled(dataset, image) or '-'}: {', '.join(doubts[image])}",
+            f"{'/'.join(Path(image).parts[-2:])}\n{_labelled(dataset, image) or '-'}: {', '.join(doubts[image])}",
             WRONG,
             points[image].strokes,
         )
@@ -90,5 +90,6 @@ def suspect_sheet(dataset: ReIDDataset, found: Mapping[str, Mapping[str, KeyPoin
     ]
     rows: list[Sequence[Shown]] = [shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)]
     reading = replace(dataset.reading, upright=True, boxes={}, mirrored=frozenset(), windows={})
-    more = f", the first {MOST} of {len(doubts)}" if len(doubts) > MOST else ""
-    return contact_sheet(rows, f"{dataset.name}: photographs and labels to look at{more}", (176, 176), reading)
+    count = f"{MOST} of {len(doubts)}" if len(doubts) > MOST else str(len(doubts))
+    title = f"{dataset.name}: {count} images with doubtful labels, poses or key points"
+    return contact_sheet(rows, title, (176, 176), reading)

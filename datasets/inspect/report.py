@@ -229,7 +229,7 @@ def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
             f"({'a pair' if pairs else 'DATALOADER.NUM_INSTANCE'}): {fate}: {some(few)}"
         )
     if max(counts.values()) == 1:
-        report.problem("every training identity has one image: there is no pair of which to learn what stays the same")
+        report.problem("every training identity has one image: there is no pair of the same person to train on")
     if cfg.DATALOADER.SAMPLER != "softmax" and len(counts) < batch // instances:
         report.problem(
             f"a batch of {batch} needs {batch // instances} identities, the train set has {len(counts)}: set "
@@ -391,7 +391,8 @@ def _write_sheet(
     test = _sheet_rows({s: splits[s] for s in ("query", "gallery")}, found, {"query": QUERY, "gallery": RIGHT})
     rows = [*_spread(train, SHEET_ROWS // 2), *_spread(test, SHEET_ROWS // 2)]
     held_out = "val (orange), " if splits["val"][0] else ""
-    title = f"{dataset.name}: train (blue), {held_out}query (grey), gallery (green); a row for each identity"
+    count = f"{len(rows)} of {len(train) + len(test)} identities, one in each row"
+    title = f"{dataset.name}: {count}; train (blue), {held_out}query (dark grey), gallery (green)"
     sheet = contact_sheet(rows, title, reading=dataset.reading)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
     report.fact(f"contact sheet: {path}")

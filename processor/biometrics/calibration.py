@@ -22,6 +22,9 @@ from utils.biometric.verification import percent, with_interval
 
 _ODDS = np.linspace(-3, 3, 61)
 
+LABELS = {"logistic": "logistic regression", "pav": "PAV"}
+"""Of the rules in charts."""
+
 
 def fit(setting: Setting, facts: dict[str, Any]) -> Calibration:
     """Calibrate on the training people.
@@ -60,9 +63,9 @@ def likelihood_ratios(setting: Setting, calibration: Calibration, counted: Tally
         table.append((f"Misleading, {rule}", f"{texts[0]} genuine, {texts[1]} impostor"))
         table.append((f"Limits of the LR (ELUB), {rule}", f"{10 ** bounds[0]:.2g} to {10 ** bounds[1]:.3g}"))
         grid = np.linspace(*(min(bounds[0] - 0.2, -1), max(bounds[1] + 0.2, 1)), 121)
-        for kind, part in zip(("same", "different"), weights, strict=True):
-            curves["tippett"].append((f"{kind}, {rule}", grid, tippett(llr, grid, part)))
-        curves["ece"].append((rule, _ODDS, empirical_cross_entropy(llr, llr, _ODDS, *weights)))
+        for kind, part in zip(("genuine", "impostor"), weights, strict=True):
+            curves["tippett"].append((f"{kind}, {LABELS[rule]} ({int(part.sum()):,})", grid, tippett(llr, grid, part)))
+        curves["ece"].append((LABELS[rule], _ODDS, empirical_cross_entropy(llr, llr, _ODDS, *weights)))
         if rule == "logistic":
             curves["ece"].append(("after PAV on the test", _ODDS, empirical_cross_entropy(*least, _ODDS, *weights)))
     curves["ece"].append(("LR = 1 always", _ODDS, prior_entropy(_ODDS)))

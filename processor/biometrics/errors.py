@@ -52,7 +52,8 @@ def error_rates(setting: Setting, found: VerificationMetrics, ranks: RankingMetr
     protocol = PROTOCOLS.get(getattr(setting.dataset, "protocol", ""), PROTOCOLS[""])
     drawn = len(setting.drawn)
     spread = f"; 95 % intervals: {drawn:,} replicates of the subject bootstrap over {setting.subjects.count} people"
-    curves = {"det": [("all comparisons", curve.far, curve.frr)]}
+    counts = f"{found.num_genuine:,} genuine, {found.num_impostor:,} impostor"
+    curves = {"det": [(f"all comparisons ({counts})", curve.far, curve.frr)]}
     text = f"{protocol}; {setting.score_name}; match at score >= threshold{spread if drawn else ''}; {WITHOUT_ERRORS}"
     return Section("Error rates", text, record, table, curves, replicates, intervals)
 

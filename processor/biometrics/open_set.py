@@ -14,6 +14,7 @@ from utils.biometric.error_rates import RULE_OF_30
 from utils.biometric.open_set import Searches, draw_enrolled, search_people
 from utils.biometric.open_set_bootstrap import resample_searches
 from utils.biometric.verification import with_interval
+from utils.words import number_of
 
 _RANKS = (1, 5)
 _POINTS = 200
@@ -50,8 +51,9 @@ def open_set(setting: Setting) -> Section:
         text = with_interval(found, bounded(found, people))
         table.append((f"Rank-{rank} of the mated searches, no threshold", text))
     thresholds = _thresholds(first)
-    lines = [(f"rank {rank}", first.fpir(thresholds), first.fnir(thresholds, rank)) for rank in _RANKS]
-    drawn = f"{100 * keys.OPEN_SET:g} % of the people are not enrolled, drawn {len(searches)} times"
+    counts = f"{first.num_mated:,} mated, {first.num_nonmated:,} non-mated searches"
+    lines = [(f"rank {k} ({counts})", first.fpir(thresholds), first.fnir(thresholds, k)) for k in _RANKS]
+    drawn = f"{100 * keys.OPEN_SET:g} % of the people are not enrolled, {number_of(len(searches), 'drawing')}"
     given = "people without a gallery image are not enrolled, as the data set has it"
     protocol = (
         f"{given if _is_given(setting) else drawn}; a person is scored by the best enrolled image; ties count against "

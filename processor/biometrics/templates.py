@@ -54,7 +54,7 @@ def template_curve(setting: Setting) -> Section:
         points["EER"].append(100 * found.eer)
         points["1 - Rank-1"].append(100 * (1 - rank1))
     sizes = np.array(keys.TEMPLATE_SIZE, dtype=float)
-    lines = [(name, sizes, np.array(values)) for name, values in points.items()]
+    lines = [(f"{name} ({len(shared):,} identities)", sizes, np.array(values)) for name, values in points.items()]
     side = "enrolment and probe images are" if both else "enrolment images are"
     protocol = f"{side} joined by the {WORDS[keys.TEMPLATE_RULE]}; images of a template drawn by seed"
     return Section("Templates", protocol, record, table, {"templates": lines})

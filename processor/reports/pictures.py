@@ -239,7 +239,7 @@ def most_confused(similarity: Tensor, count: int) -> list[int]:
 def write_attention(
     path: Path, evaluation: Evaluation, dataset: ReIDDataset, model: Method, loader: DataLoader
 ) -> None:
-    """Write where the network looks on queries from the best to the worst."""
+    """Write the saliency of queries from the best to the worst."""
     chosen = evenly(by_precision(evaluation)).tolist()
     device = next(model.parameters()).device
     place = {record.path: number for number, record in enumerate(loader.dataset.records)}
@@ -252,7 +252,8 @@ def write_attention(
         caption = f"{printable(dataset.test_identities[record.pid])}\nAP {100 * precision:.0f} %"
         seen.append(Seen(read_image(record.path, dataset.reading), values, caption))
     kind = model.image_encoder.saliency_kind
-    sheet = saliency_sheet(seen, f"Where the network looks: {kind}; queries from best to worst")
+    count = f"{len(seen)} of {len(dataset.query)} queries, from best to worst"
+    sheet = saliency_sheet(seen, f"Saliency: {kind}; {count}")
     _save(sheet, path)
 
 
@@ -271,7 +272,9 @@ def write_embedding(path: Path, evaluation: Evaluation, names: Sequence[str]) ->
     groups = [names[pid] for pid in pids[shown].tolist()]
     figure = embedding_chart(points, groups, is_query[shown].numpy(), method)
     if len(kept) < len(identities):
-        figure.suptitle(f"{len(kept)} of {len(identities)} identities, those with most images", fontsize=9)
+        figure.suptitle(
+            f"{len(kept)} of {len(identities)} identities, those with most images ({len(shown)})", fontsize=9
+        )
     save_figure(figure, path)
 
 

@@ -124,7 +124,7 @@ def test_results_and_pictures_come_before_the_configuration_which_folds(runs):
 
 def test_pictures_are_those_of_the_row_that_is_named(runs):
     text = write_report(runs[0]).read_text()
-    assert "What shows an evaluation belongs to the row <strong>trained</strong>." in text
+    assert "Pictures of an evaluation show the row <strong>trained</strong>." in text
     change(runs[0], TEST__PICTURES=False)  # measured again without: the pictures there are older
     assert checked(write_report(runs[0]).read_text()).images == 1
 

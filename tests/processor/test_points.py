@@ -40,7 +40,7 @@ def test_a_chart_of_two_images(gallery, tmp_path, capsys):
     chart = tmp_path / "chart.png"
     assert main([str(gallery / "p0" / "a.png"), str(gallery / "p0" / "b.png"), "--output", str(chart)]) == 0
     said = capsys.readouterr()
-    count = int(re.match(r"(\d+) agreeing points; turned by -8 degrees, scale 1\.00", said.out)[1])
+    count = int(re.match(r"(\d+) agreeing points; rotated by -8 degrees, scale 1\.00", said.out)[1])
     assert count > 40 and "biometric data" in said.out + said.err
     picture = Image.open(chart)
     left, right = (picture.crop((x, 0, x + 490, picture.height)) for x in (0, 495))
@@ -51,9 +51,9 @@ def test_a_gallery_gives_another_pair_of_people_for_contrast(gallery, tmp_path, 
     files = [str(gallery / "p1" / name) for name in ("a.png", "b.png")]
     assert main([*files, "--gallery", str(gallery), "--output", str(tmp_path / "c.png")]) == 0
     first, second = capsys.readouterr().out.strip().splitlines()[:2]
-    assert second.startswith("for contrast, two different people: ")
+    assert second.startswith("for comparison, two different people: ")
     few, most = (int(re.search(r"(\d+) agreeing", line)[1]) for line in (second, first))
-    assert few < TOO_FEW < most and f"{few} agreeing points: too few to decide; the most of 12 pairs" in second
+    assert few < TOO_FEW < most and f"{few} agreeing points (too few to decide), the most of 12 pairs" in second
     pairs = draw_pairs(list_folder(gallery), 0)
     assert (
         len(pairs) == 12 and all(a.identity != b.identity for a, b in pairs) and draw_pairs(pairs[0][:1] * 5, 0) == []
@@ -107,7 +107,7 @@ def test_numbered_points_are_well_spread():
     between = np.linalg.norm(places[chosen][:, None] - places[chosen], axis=2) + 9 * np.eye(SHOWN)
     assert between.min() > 0.2  # twelve points of a unit square cannot be farther apart than about 0.39
     assert well_spread(places[:0]) == [] and well_spread(np.zeros((4, 2))) == [0]
-    assert in_words(1) == "1 agreeing point: too few to decide" and in_words(TOO_FEW) == "10 agreeing points"
+    assert in_words(1) == "1 agreeing point (too few to decide)" and in_words(TOO_FEW) == "10 agreeing points"
 
 
 def test_a_search_is_ordered_by_points(gallery, tmp_path):

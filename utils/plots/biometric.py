@@ -31,13 +31,16 @@ class PercentFormatter(LogFormatter):
         return f"{100 * value:g}%" if super().__call__(value, pos) else ""
 
 
+_FMR, _FNMR = "false match rate (FMR)", "false non-match rate (FNMR)"
+_FPIR, _FNIR = "false positive identification rate (FPIR)", "false negative identification rate (FNIR)"
+
 CHARTS = {
-    "det": Chart("DET: error rates of comparisons", "FMR", "FNMR", True, True, True),
-    "open_set": Chart("Open-set identification", "FPIR", "FNIR", True, True, True),
-    "fusion": Chart("Fusion: DET of each modality and of all", "FMR", "FNMR", True, True, True),
-    "templates": Chart("Error by images per person", "images of a template", "%", ticks_at_points=True),
-    "tippett": Chart("Tippett plot", "log10 LR", "share of LRs at or above"),
-    "ece": Chart("Empirical cross-entropy", "log10 prior odds", "bits"),
+    "det": Chart("DET: error rates of comparisons", _FMR, _FNMR, True, True, True),
+    "open_set": Chart("Open-set identification", _FPIR, _FNIR, True, True, True),
+    "fusion": Chart("Fusion: DET of each modality and of all", _FMR, _FNMR, True, True, True),
+    "templates": Chart("Errors by images in a template", "images in a template", "error (%)", ticks_at_points=True),
+    "tippett": Chart("Tippett plot", "log10 of the likelihood ratio", "share of comparisons at or above it"),
+    "ece": Chart("Empirical cross-entropy", "log10 of the prior odds", "empirical cross-entropy (bits)"),
 }
 
 Line = tuple[str, np.ndarray, np.ndarray]
@@ -61,6 +64,7 @@ def rate_chart(kind: str, lines: Sequence[Line]) -> Figure:
         if log and shown:  # without errors there is no point, and matplotlib has no logarithmic axis for none
             axis.set(**{f"{name}scale": "log"})
             getattr(axis, f"{name}axis").set_minor_formatter(PercentFormatter())
+            axis.grid(alpha=0.12, which="minor", axis=name)
         if chart.percent:
             getattr(axis, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     if chart.ticks_at_points:

@@ -31,7 +31,7 @@ NOT_LOSSES = frozenset(
 SENTENCES = {
     "sentence_accuracy": ("nearest sentence is its own", "% of the clean training images", 100),
     "sentence_cosine": ("sentence and centroid", "cosine, mean over identities", 1),
-    "logit_span": ("span of the logits", "largest - smallest, mean over images", 1),
+    "logit_span": ("span of the logits", "largest - smallest, mean", 1),
 }
 """Titles, units and factors of the diagnostics of sentences, by their names in the history."""
 VALIDATION = ("validation mAP", "validation Rank-1")
@@ -243,7 +243,7 @@ def similarity_chart(similarity: np.ndarray, names: Sequence[str]) -> Figure:
     axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), shown, fontsize=8)
     axis.set(
-        title=f"The {len(names)} identities that are confused most",
+        title=f"The {len(names)} most confused identities",
         xlabel="identity in the gallery",
         ylabel="identity of the query",
     )

@@ -36,7 +36,7 @@ class Compared(NamedTuple):
 
 def in_words(count: int) -> str:
     """A count in words."""
-    few = ": too few to decide" if count < TOO_FEW else ""
+    few = " (too few to decide)" if count < TOO_FEW else ""
     return f"{count} agreeing point{'' if count == 1 else 's'}{few}"
 
 
@@ -69,7 +69,8 @@ def _row(pair: Compared) -> Image.Image:
         for number, row in enumerate(chosen, 1):
             _circle(picture, places[row] * max(picture.size), number)
     height = max(picture.height for picture in pictures)
-    sheet = blank_sheet(pair.title, sum(p.width for p in pictures) + 3 * _GAP, height + _TITLE + _CAPTION + _GAP)
+    title = pair.title if len(chosen) == pair.agreement.count else f"{pair.title}; {len(chosen)} of them numbered"
+    sheet = blank_sheet(title, sum(p.width for p in pictures) + 3 * _GAP, height + _TITLE + _CAPTION + _GAP)
     left = _GAP
     for picture, caption in zip(pictures, pair.captions, strict=True):
         sheet.paste(picture, (left, _TITLE))
