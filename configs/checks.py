@@ -138,7 +138,10 @@ _POSITIVE = [
     "MEMORY_TEMPERATURE",
 ]
 _SHARES = [
+    "AUGMIX_PROB",
     "COLOR_JITTER",
+    "COLOR_PROB",
+    "COLOR_RANGES",
     "CUTOUT",
     "RE_AREA",
     "TRANSLATION",
@@ -147,6 +150,7 @@ _SHARES = [
     "HEAD_DROPOUT",
     "APN_WEIGHT",
     "GLOBAL_WEIGHT",
+    "GREY_PROB",
     "LAYER_DECAY",
     "RATIO",
     "MEMORY_MOMENTUM",
@@ -158,6 +162,7 @@ _SHARES = [
     "WARMUP_FACTOR",
 ]
 _LENGTHS = {
+    "COLOR_RANGES": 4,
     "RESIZE": 2,
     "SIZE_TRAIN": 2,
     "SIZE_TEST": 2,
@@ -240,6 +245,7 @@ def _check_input(cfg: CfgNode) -> None:
             "or [0, 0] for no other size."
         )
     _check_fit(cfg)
+    _check_colours(cfg)
     if cfg.INPUT.CUTOUT and min(size) < cfg.INPUT.CUTOUT_SIZE:
         raise ReIDError(
             f"INPUT.CUTOUT_SIZE = {cfg.INPUT.CUTOUT_SIZE} with INPUT.SIZE_TRAIN = {size}: the square does not fit in. "
@@ -275,6 +281,19 @@ def _check_fit(cfg: CfgNode) -> None:
         raise ReIDError(
             f"INPUT.FIT_TRAIN = letterbox with INPUT.TRANSLATION = {cfg.INPUT.TRANSLATION}, which stretches images. "
             "Set INPUT.TRANSLATION to 0; INPUT.PADDING moves images too."
+        )
+
+
+def _check_colours(cfg: CfgNode) -> None:
+    ranges = cfg.INPUT.COLOR_RANGES
+    if any(ranges) and cfg.INPUT.COLOR_JITTER:
+        raise ReIDError(
+            f"INPUT.COLOR_RANGES = {ranges} with INPUT.COLOR_JITTER = {cfg.INPUT.COLOR_JITTER}: both are the change of "
+            "colours. Set one of them to 0."
+        )
+    if ranges[3] > 0.5:
+        raise ReIDError(
+            f"INPUT.COLOR_RANGES = {ranges}: the last one, of the hue, is in turns either way, at most 0.5. Lower it."
         )
 
 

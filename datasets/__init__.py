@@ -119,8 +119,13 @@ def add_fields(cfg: CfgNode, dataset: ReIDDataset, needs: Container[str]) -> Non
         needs: see :meth:`model.base.Method.needs`.
 
     Raises:
-        ReIDError: a file is missing or lacks an image.
+        ReIDError: a file is missing or lacks an image, or training images are mixed with AugMix.
     """
+    if cfg.INPUT.AUGMIX_PROB and dataset.require_train and any(name in needs for name in ("keypoints", *AUGMENTATION)):
+        raise ReIDError(
+            f"INPUT.AUGMIX_PROB = {cfg.INPUT.AUGMIX_PROB} with MODEL.METHOD = {cfg.MODEL.METHOD}, which follows pixels "
+            "through the augmentation: AugMix mixes pictures that are turned and moved differently. Set it to 0."
+        )
     if "keypoints" in needs:
         dataset.fields = {"keypoints": point_reader(cfg, dataset, cfg.MODEL.HOREID.POINTS)}
     sources = source_reader(dataset) if "source" in needs else None

@@ -188,6 +188,12 @@ def _step(step: object, width: int, height: int) -> tuple[Matrix, Size]:
             return _mirror(width) if torch.rand(1) < step.p else np.eye(3), (width, height)
         case transforms.RandomRotation():
             return _turn(step.get_params(step.degrees), width / 2, height / 2), (width, height)
+        case transforms.RandomGrayscale():
+            torch.rand(1)  # as it draws; pixels stay where they are
+            return np.eye(3), (width, height)
+        case transforms.RandomApply():
+            (change,) = step.transforms
+            return _step(change, width, height) if torch.rand(1) <= step.p else (np.eye(3), (width, height))
         case transforms.ColorJitter():
             step.get_params(step.brightness, step.contrast, step.saturation, step.hue)  # its draws move nothing
             return np.eye(3), (width, height)

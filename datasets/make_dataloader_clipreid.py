@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,7 +92,9 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
         flip=cfg.INPUT.PROB,
         translation=cfg.INPUT.TRANSLATION,
         rotation=cfg.INPUT.ROTATION,
-        jitter=cfg.INPUT.COLOR_JITTER,
+        grey=cfg.INPUT.GREY_PROB,
+        jitter=_colour_ranges(cfg),
+        jitter_probability=cfg.INPUT.COLOR_PROB,
         jitter_first=cfg.INPUT.COLOR_FIRST,
         padding=cfg.INPUT.PADDING,
         erasing=cfg.INPUT.RE_PROB,
@@ -100,6 +102,7 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
         erasing_value=cfg.INPUT.RE_VALUE if cfg.INPUT.RE_FILL == "value" else cfg.INPUT.RE_FILL,
         cutout=cfg.INPUT.CUTOUT,
         cutout_side=cfg.INPUT.CUTOUT_SIZE,
+        augmix=cfg.INPUT.AUGMIX_PROB,
     )
     read, fields = _training_reader(cfg, dataset, readers), {**dataset.fields, **dataset.train_fields}
 
@@ -119,9 +122,14 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
     )
 
 
+def _colour_ranges(cfg: CfgNode) -> float | Sequence[float]:
+    return cfg.INPUT.COLOR_RANGES if any(cfg.INPUT.COLOR_RANGES) else cfg.INPUT.COLOR_JITTER
+
+
 def _training_reader(cfg: CfgNode, dataset: ReIDDataset, readers: Readers) -> Read:
     """Whole pictures where a random step stands in front of the resize; a cache would keep resized ones."""
-    if not cfg.INPUT.TRANSLATION and not (cfg.INPUT.COLOR_FIRST and cfg.INPUT.COLOR_JITTER):
+    colours_first = cfg.INPUT.COLOR_FIRST and _colour_ranges(cfg) and cfg.INPUT.COLOR_PROB
+    if not cfg.INPUT.TRANSLATION and not colours_first:
         return readers.stage2
     at_least = round(ENLARGED * max(resized_size(cfg))) if cfg.INPUT.JPEG_DRAFT else None
     LOGGER.info("INPUT.TRANSLATION, INPUT.COLOR_FIRST: training images are read whole, DATASETS.CACHE keeps none")

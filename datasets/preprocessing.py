@@ -161,7 +161,9 @@ def train_transform(
     flip: float = 0.5,
     translation: float = 0.0,
     rotation: float = 0.0,
-    jitter: float = 0.0,
+    grey: float = 0.0,
+    jitter: float | Sequence[float] = 0.0,
+    jitter_probability: float = 1.0,
     jitter_first: bool = False,
     padding: int = 10,
     erasing: float = 0.5,
@@ -169,6 +171,7 @@ def train_transform(
     erasing_value: str | Sequence[float] = "noise",
     cutout: float = 0.0,
     cutout_side: int = 64,
+    augmix: float = 0.0,
 ) -> Transform:
     """Resize, flip, rotate, change colours, pad, crop, normalise, erase; without what is off by default as published.
 
@@ -181,13 +184,17 @@ def train_transform(
         flip: probability of the mirror image.
         translation: probability of :class:`RandomTranslation`, which then takes the place of the resize.
         rotation: largest angle in degrees either way; corners become black.
-        jitter: largest change of brightness, contrast and saturation, as a share.
+        grey: probability of a grey picture, in front of all else.
+        jitter: largest change of brightness, contrast and saturation, as a share; or of each of these and of the hue,
+            in turns.
+        jitter_probability: of that change.
         jitter_first: change colours in front of the resize.
         padding: black border in pixels in front of the random crop.
         erasing: probability that one rectangle is filled (Zhong et al., arXiv 1708.04896).
         erasing_area: its largest share of the image.
         erasing_value: ``noise``, ``mean`` of each channel of the image, or three values of the normalised image.
         cutout, cutout_side: probability and side of :class:`Cutout`.
+        augmix: probability of AugMix (Hendrycks et al., arXiv 1912.02781).
     """
     resized = tuple(resize or size)
     scale = (
@@ -195,9 +202,10 @@ def train_transform(
     )
     # Left out where they are off: they would draw random numbers all the same.
     rotate = [transforms.RandomRotation(rotation, transforms.InterpolationMode.BILINEAR)] if rotation else []
-    colours = [transforms.ColorJitter(jitter, jitter, jitter)] if jitter else []
+    colours = _colours(jitter, jitter_probability)
     return transforms.Compose(
         [
+            *([transforms.RandomGrayscale(grey)] if grey else []),
             *(colours if jitter_first else []),
             scale,
             transforms.RandomHorizontalFlip(flip),
@@ -205,6 +213,7 @@ def train_transform(
             *([] if jitter_first else colours),
             transforms.Pad(padding),
             transforms.RandomCrop(tuple(size)),
+            *([transforms.RandomApply([augmix_of_the_paper()], augmix)] if augmix else []),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
             # Behind the normalisation, so that the noise has the statistics of the images.
@@ -212,6 +221,23 @@ def train_transform(
             *([Cutout(cutout, cutout_side)] if cutout else []),
         ]
     )
+
+
+def _colours(jitter: float | Sequence[float], probability: float) -> list[Callable[[Image.Image], Image.Image]]:
+    ranges = (jitter, jitter, jitter) if isinstance(jitter, (int, float)) else jitter
+    if not any(ranges) or not probability:
+        return []
+    change = transforms.ColorJitter(*ranges)
+    return [change] if probability == 1 else [transforms.RandomApply([change], probability)]
+
+
+def augmix_of_the_paper() -> transforms.AugMix:
+    """AugMix's published settings with torchvision's operations: three chains of one to three operations of severity 3,
+    weights from Dirichlet and Beta distributions of parameter 1, no change of brightness, contrast, colour, sharpness.
+
+    It draws from torch's generator alone.
+    """
+    return transforms.AugMix(severity=3, mixture_width=3, chain_depth=-1, alpha=1.0, all_ops=False)
 
 
 def _erasing(probability: float, area: float, value: str | Sequence[float]) -> Callable[[Tensor], Tensor]:

@@ -318,6 +318,8 @@ BASELINE = ("MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]")
             "INPUT.FIT_TRAIN|letterbox|INPUT.FIT_TEST|letterbox|INPUT.TRANSLATION|0.5",
             "INPUT.TRANSLATION = 0.5 stretches",
         ),
+        ("INPUT.COLOR_RANGES|[0.1, 0.1, 0.1, 0.6]", "INPUT.COLOR_RANGES = [0.1, 0.1, 0.1, 0.6] hue at most 0.5"),
+        ("INPUT.COLOR_RANGES|[0.1, 0, 0, 0]|INPUT.COLOR_JITTER|0.1", "INPUT.COLOR_JITTER = 0.1 one of them"),
         ("INPUT.PROB|1.5", "INPUT.PROB = 1.5 between 0 and 1"),
         ("INPUT.PIXEL_STD|[1, 0, 1]", "INPUT.PIXEL_STD = [1.0, 0.0, 1.0] greater than 0"),
         ("INPUT.PIXEL_MEAN|[1, 0]", "INPUT.PIXEL_MEAN = [1.0, 0.0] 3 numbers, found 2"),

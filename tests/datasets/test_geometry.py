@@ -45,6 +45,7 @@ def centre(image):
         {"rotation": 25.0},
         {"jitter": 0.2, "resize": (70, 60)},
         {"jitter": 0.2, "jitter_first": True, "translation": 1.0, "rotation": 10.0, "padding": 4},
+        {"grey": 0.5, "jitter": (0.1, 0.1, 0.1, 0.1), "jitter_probability": 0.5, "rotation": 10.0},
         {"fit": "letterbox", "resize": (70, 60), "rotation": 10.0},
     ],
     ids=str,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import check_data, make_dataloader, make_dataset
+from datasets import add_fields, check_data, make_dataloader, make_dataset
 from datasets.make_dataloader_clipreid import make_sampler, num_workers
 from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
@@ -168,6 +168,15 @@ def test_a_gallery_of_one_identity_is_noted(root, caplog, require_train):
     with caplog.at_level("INFO", "clipreid"):
         check_data(cfg, make_dataset(cfg, require_train=require_train))
     assert "note: the gallery shows one identity only: every answer would be right" in caplog.text
+
+
+def test_methods_that_follow_pixels_take_no_augmix(root):
+    cfg = hand_config(root, "INPUT.AUGMIX_PROB", "0.6")
+    for needed in ("keypoints", "geometry", "erased"):
+        with pytest.raises(ReIDError, match=r"INPUT.AUGMIX_PROB = 0.6 with MODEL.METHOD = clipreid.*Set it to 0"):
+            add_fields(cfg, make_dataset(cfg), {needed})
+    add_fields(cfg, make_dataset(cfg), {"source"})
+    add_fields(cfg, make_dataset(cfg, require_train=False), {"erased"})
 
 
 # ------------------------------------------------------------------------------------ errors out of the workers

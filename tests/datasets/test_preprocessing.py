@@ -5,11 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms
 
+from datasets.bases import Record
+from datasets.images import ImageDataset
 from datasets.preprocessing import fitting, train_transform
 from datasets.preprocessing import test_transform as plain_transform
+from datasets.sampler import SeededIndex
 from tests.datasets.pictures import pixels
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
@@ -312,3 +315,90 @@ def test_colours_change_in_front_of_the_resize_or_behind_it():
     expected = transforms.ColorJitter(0.5, 0.5, 0.5)(Image.fromarray(COLOURS)).resize((4, 3), Image.Resampling.NEAREST)
     assert np.abs(first - normalised(expected)).max() < 1e-5
     assert np.abs(first - last).max() > 0.01
+
+
+def share(transform, unlike, count=400):
+    """How often a draw differs from ``unlike``."""
+    return np.mean([not np.allclose(drawn(transform, seed), unlike, atol=1e-5) for seed in range(count)])
+
+
+def test_grey_pictures_are_the_luma_of_pillow_and_as_often_as_asked():
+    luma = np.asarray(Image.fromarray(COLOURS).convert("L"))[..., None].repeat(3, 2)
+    assert np.abs(drawn(train(grey=1.0), 0) - normalised(luma)).max() < 1e-5
+    assert abs(share(train(grey=0.1), normalised(COLOURS)) - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 400)
+
+
+def test_each_change_of_colours_has_its_range_and_all_have_one_probability():
+    changed = share(train(jitter=(0.15, 0.1, 0.05, 0.05), jitter_probability=0.1), normalised(COLOURS))
+    assert 0 < changed < 0.1 + 4 * np.sqrt(0.1 * 0.9 / 400)
+    assert share(train(jitter=0.3, jitter_probability=0.0), normalised(COLOURS), 5) == 0
+    grey = Image.new("RGB", (4, 4), (100, 100, 100))
+    hue, light = (
+        train_transform([4, 4], [0] * 3, [1] * 3, jitter=ranges, flip=0, padding=0, erasing=0)
+        for ranges in ((0, 0, 0, 0.25), (0.5, 0, 0, 0))
+    )
+    torch.manual_seed(0)
+    assert all(np.allclose(hue(grey) * 255, 100) for _ in range(20)), "grey has no hue"
+    turned = np.stack([hue(Image.new("RGB", (4, 4), (200, 50, 50))).numpy()[:, 0, 0] for _ in range(100)])
+    assert (turned.argmax(1) > 0).any() and np.allclose(turned.max(1), 200 / 255, atol=2 / 255)
+    shares = [float(light(grey)[0, 0, 0]) * 2.55 for _ in range(300)]
+    assert 0.5 - 0.01 <= min(shares) < 0.55 and 1.45 < max(shares) <= 1.51
+
+
+def mixed(array):
+    """AugMix after its paper (algorithm 1), by Pillow's operations, with the draws of torchvision."""
+    height, width = array.shape[:2]
+    tenth = [i / 9 for i in range(3)]  # severity 3 of 10
+
+    def affine(picture, *rows):
+        coefficients = (*rows, *((0, 0, 1, 0, 1, 0)[len(rows) :]))
+        return picture.transform(picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+
+    operations = [
+        (True, lambda p, m: affine(p, 1, 0.3 * m)),
+        (True, lambda p, m: affine(p, 1, 0, 0, 0.3 * m)),
+        (True, lambda p, m: affine(p, 1, 0, -int(m * width / 3), 0, 1, 0)),
+        (True, lambda p, m: affine(p, 1, 0, 0, 0, 1, -int(m * height / 3))),
+        (True, lambda p, m: p.rotate(30 * m, Image.Resampling.BILINEAR)),
+        (False, lambda p, m: ImageOps.posterize(p, round(4 - 4 * m))),
+        (False, lambda p, m: ImageOps.solarize(p, 255 * (1 - m))),
+        (None, lambda p, m: ImageOps.autocontrast(p)),
+        (None, lambda p, m: ImageOps.equalize(p)),
+    ]
+    kept, rest = torch._sample_dirichlet(torch.ones(1, 2))[0].tolist()
+    weights = torch._sample_dirichlet(torch.ones(1, 3))[0].tolist()
+    total = kept * array.astype(float)
+    for weight in weights:
+        picture = Image.fromarray(array)
+        for _ in range(int(torch.randint(1, 4, (1,)))):
+            signed, change = operations[int(torch.randint(len(operations), (1,)))]
+            size = 0.0 if signed is None else tenth[int(torch.randint(3, ()))]
+            picture = change(picture, -size if signed and torch.randint(2, (1,)) else size)
+        total += rest * weight * np.asarray(picture, float)
+    return total
+
+
+def test_augmix_is_that_of_its_paper():
+    """Where the two libraries differ by a level, equalising and posterising make more of it: most draws agree."""
+    smooth = np.asarray(Image.fromarray(pixels(5, 6, 6)).resize((48, 40), Image.Resampling.BICUBIC))
+    transform = train_transform((40, 48), [0] * 3, [1] * 3, flip=0, padding=0, erasing=0, augmix=1.0)
+    apart = []
+    for seed in range(40):
+        found = 255 * drawn(transform, seed, smooth).transpose(1, 2, 0)
+        torch.manual_seed(seed)
+        torch.rand(2)  # whether to flip, whether to mix
+        apart.append(np.median(np.abs(found - mixed(smooth))))
+    assert np.median(apart) < 0.6 and np.mean(np.array(apart) < 1.5) > 0.8  # levels; a mixture is rounded down
+    assert abs(share(train(augmix=0.6), normalised(COLOURS), 150) - 0.6) < 4 * np.sqrt(0.6 * 0.4 / 150)
+
+
+def test_an_image_is_augmented_by_its_seed_alone():
+    options = {"grey": 0.5, "jitter": (0.2, 0.2, 0.2, 0.1), "jitter_probability": 0.5, "augmix": 0.6}
+    transform = train_transform((HEIGHT, WIDTH), MEAN, STD, **options)
+    images = ImageDataset([Record("a", 0, 0, 0)], transform, lambda _: Image.fromarray(COLOURS))
+    seen = []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        seen.append([images[SeededIndex(0, seed)]["images"] for seed in range(10)])
+    assert all(torch.equal(*pair) for pair in zip(*seen, strict=True))
+    assert len({picture.sum().item() for picture in seen[0]}) == 10
