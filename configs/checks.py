@@ -215,7 +215,7 @@ def _check_range(key: str, value: Any) -> None:
         raise ReIDError(f"{key} = {value!r}: expected {_LENGTHS[leaf]} numbers, found {len(values)}.")
     for number in values:
         if isinstance(number, str) and "\0" in number:
-            raise ReIDError(f"{key} = {value!r}: no name holds a null character.")
+            raise ReIDError(f"{key} = {value!r}: a name cannot contain a null character.")
         if isinstance(number, (bool, str)):
             continue
         if not math.isfinite(number):
@@ -346,7 +346,7 @@ def _check_batch(cfg: CfgNode, key: str, batch: int) -> None:
         return
     if batch % instances:
         raise ReIDError(
-            f"{key} = {batch} is no multiple of DATALOADER.NUM_INSTANCE = {instances}; "
+            f"{key} = {batch} is not a multiple of DATALOADER.NUM_INSTANCE = {instances}; "
             f"the nearest that is: {max(2, round(batch / instances)) * instances}."
         )
     if batch // instances < 2:
@@ -512,5 +512,5 @@ def _check_visible(cfg: CfgNode) -> None:
         if cfg.TEST[key] != works:
             raise ReIDError(
                 f"TEST.{key} = {cfg.TEST[key]} with TEST.METRIC = visible: a ratio over the parts of both images "
-                f"is no distance of vectors. Set TEST.{key} to {works}, or TEST.METRIC to euclidean."
+                f"is not a distance of vectors. Set TEST.{key} to {works}, or TEST.METRIC to euclidean."
             )

@@ -87,7 +87,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     wanted = type(default)
     read = _read(key, value, wanted)
     if isinstance(read, int) and abs(read) >= LARGEST:
-        raise ReIDError(f"{key}: whole numbers end at 64 bits here.")
+        raise ReIDError(f"{key}: whole numbers must fit into 64 bits.")
     if wanted is float and type(read) is int:
         read = float(read)
     if wanted is list and isinstance(read, tuple):

@@ -138,8 +138,8 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
         parts = cfg.SOLVER.STAGE2.MICRO_BATCHES
         if world_size() > 1 and cfg.SOLVER.SYNC_BN and parts > 1 and not cfg.DATALOADER.DROP_LAST:
             raise ReIDError(
-                f"SOLVER.SYNC_BN with SOLVER.STAGE2.MICRO_BATCHES = {parts} on several processes: these would cut a "
-                "smaller last batch into different numbers of parts and wait for each other. "
+                f"SOLVER.SYNC_BN with SOLVER.STAGE2.MICRO_BATCHES = {parts} on several processes: they would divide a "
+                "smaller last batch into different numbers of parts and never finish. "
                 "Set DATALOADER.DROP_LAST to True."
             )
         if cfg.DATALOADER.DROP_LAST and len(dataset.train) < batch:

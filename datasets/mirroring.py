@@ -100,7 +100,7 @@ def mirrored_images(mirror: str, dataset: ReIDDataset) -> frozenset[str]:
     if not mirrored:
         there = sorted({word for known in words.values() for word in known})
         raise ReIDError(
-            f"INPUT.MIRROR = {mirror!r}: none of the {len(paths)} images of {dataset.name} is that; their words are "
+            f"INPUT.MIRROR = {mirror!r}: none of the {len(paths)} images of {dataset.name} has this label; found: "
             f"{some(there) or 'none'}."
         )
     return mirrored

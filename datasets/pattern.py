@@ -114,7 +114,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         expression = re.compile(nfc(pattern))
     except (re.error, RecursionError, OverflowError) as error:
-        raise ReIDError(f"DATASETS.PATTERN = {pattern!r} is no regular expression: {error}.") from None
+        raise ReIDError(f"DATASETS.PATTERN = {pattern!r} is not a valid regular expression: {error}.") from None
     if not expression.groupindex:
         raise ReIDError(
             f"DATASETS.PATTERN = {pattern!r} has no named group: write (?P<person>...) around the part of the name "
@@ -128,7 +128,7 @@ def _read(root: Path, expression: re.Pattern[str]) -> tuple[list[tuple[str, dict
     paths, others = images_below(root)
     notes = note_others(others, str(root))
     if not paths:
-        raise ReIDError(f"{root}: holds no image, in no folder of any depth. {'; '.join(notes)}".strip())
+        raise ReIDError(f"{root}: no images found at any depth. {'; '.join(notes)}".strip())
     matched, unmatched = [], []
     for path in paths:
         match = expression.fullmatch(nfc(path))

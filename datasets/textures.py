@@ -1,4 +1,4 @@
-"""Textures of training images, which SAN learns to paint: one file each, in a folder parallel to the images."""
+"""Textures of training images, which SAN learns to predict: one file each, in a folder parallel to the images."""
 
 from __future__ import annotations
 

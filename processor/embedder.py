@@ -148,7 +148,7 @@ class Embedder:
             ReIDError: there is none, or it is of other weights.
         """
         if self.calibrated is None:
-            raise ReIDError("this embedder has no weights in a file, so no calibration lies beside them.")
+            raise ReIDError("this embedder was not loaded from a file of weights, so it has no calibration.")
         return self.calibrated()
 
     def compare(self, first: Picture, second: Picture) -> Evidence:

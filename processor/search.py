@@ -170,7 +170,7 @@ def calibrate(gallery: np.ndarray, listed: Sequence[Listed], far: float) -> floa
         step = 10 ** (math.floor(math.log10(least)) - 1)  # two digits, rounded up
         raise ReIDError(
             f"--far {far:g}: the gallery has {pairs:,} pairs of different people and {needed:,} are needed to find the "
-            f"threshold. Enrol more images, or ask for a rate of {math.ceil(least / step) * step:.2g} or more."
+            f"threshold. Enrol more images, or choose a rate of {math.ceil(least / step) * step:.2g} or more."
         )
     refused = metrics.scores.accept_rate(far).above
     impostor = metrics.scores.scores[metrics.scores.impostor > 0]
@@ -280,7 +280,7 @@ def _chart(detail: Detail, answer: Answer, gallery: Path) -> str:
     """The numbered points of an answer."""
     title = f"rank {answer.rank}, {printable(answer.identity)}"
     drawn = detail.chart(answer.query, str(gallery / answer.image), title)
-    meaning = "Equal numbers mark what is taken for the same place of the skin. A count is no likelihood ratio."
+    meaning = "Equal numbers mark places of the skin that were matched. A count is not a likelihood ratio."
     return picture_of(drawn, "Agreeing points of the first answer", meaning)
 
 

@@ -192,7 +192,7 @@ def test_a_run_resumed_elsewhere_keeps_its_best_epoch(trained, tmp_path):
     (tmp_path / "first" / best).unlink()
     argv = ["--config_file", str(file), *map(str, [*PROTOCOL, *options, "OUTPUT_DIR", tmp_path / "third"])]
     assert train_clipreid.main(argv) == 2
-    assert f"first/{best}: the run to resume had its best epoch there" in log(tmp_path / "third")
+    assert f"first/{best}: the best checkpoint of the run to resume is missing" in log(tmp_path / "third")
 
 
 def test_what_chooses_the_best_epoch_may_not_change_on_the_way(trained, tmp_path):

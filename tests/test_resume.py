@@ -153,7 +153,7 @@ def test_a_vanished_image_stops_the_run_and_its_return_lets_it_go_on(driver, han
         assert done["status"] == 2 and f"{victim}: cannot be read as an image (there is no such file)" in done["said"]
         assert "Traceback" not in done["said"] and done["said"].count("error: ") == 1, done["said"]
         done = runs()
-        assert done["status"] == 2 and "23 training images found now. Bring the old ones back" in done["said"], done
+        assert done["status"] == 2 and "23 training images found now. Restore the old ones" in done["said"], done
         victim.write_bytes(content)
     done = runs()
     assert done["status"] == 0 and "resuming at stage 2" in done["said"], done["said"]

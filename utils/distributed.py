@@ -97,8 +97,8 @@ def joined_processes() -> Iterator[None]:
         group = _Group(dist.PrefixStore("clipreid", store), dist.new_group(backend="gloo", timeout=MAIN_PATIENCE))
     except (RuntimeError, ValueError) as error:
         raise ReIDError(
-            f"the processes that torchrun started do not find each other ({error}). Check --rdzv_endpoint and whether "
-            "the machines may talk to each other."
+            f"the processes that torchrun started cannot connect to each other ({error}). Check --rdzv_endpoint and "
+            "whether the machines can reach each other."
         ) from None
     _groups.append(group)
     yield

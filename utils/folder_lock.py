@@ -98,4 +98,4 @@ def _open(path: Path) -> int:
     except OSError:
         if not path.is_symlink() and not path.is_dir():
             raise
-    raise ReIDError(f"{path}: expected the file by which this folder is locked, found a link or no file. Remove it.")
+    raise ReIDError(f"{path}: expected the lock file of this folder, found a link or no regular file. Remove it.")

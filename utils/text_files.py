@@ -37,7 +37,9 @@ def refuse_pipes(path: Path, verb: str, hint: str = "") -> None:
         hint: what to do, for the message.
     """
     if path.exists() and not path.is_file():
-        raise ReIDError(f"{path}: cannot be {verb} (it is {'a folder' if path.is_dir() else 'no file'}). {hint}")
+        raise ReIDError(
+            f"{path}: cannot be {verb} (it is {'a folder' if path.is_dir() else 'not a regular file'}). {hint}"
+        )
 
 
 def read_text(path: Path, largest: int = 1 << 28, hint: str = "") -> str:

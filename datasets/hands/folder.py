@@ -97,7 +97,7 @@ def _read(root: Path, folder: str, split: str, notes: list[str]) -> list[SplitRo
     if content.images and content.folders:
         raise ReIDError(
             f"{root / folder}: holds both identity folders and loose images ({some(content.images)}). "
-            "Move the images into their identity's folder, or have no folders."
+            "Move the images into their identity's folder, or use no folders."
         )
     others = list(content.others)
     rows = [SplitRow(f"{folder}/{n}", _flat_identity(root / folder / n), split) for n in content.images]
@@ -155,8 +155,8 @@ def _refuse_same_picture(root: Path, rows: Sequence[SplitRow]) -> None:
         twin = in_gallery.get((row.identity, _name(row)))
         if row.split == "query" and twin and _same_content(root / row.path, root / twin.path):
             raise ReIDError(
-                f"{root}: {row.path} and {twin.path} are the same file. A query always finds itself in the "
-                "gallery; remove one of the two."
+                f"{root}: {row.path} and {twin.path} are the same file. A copy of a query in the gallery is always "
+                "retrieved first; remove one of the two."
             )
 
 
@@ -188,7 +188,7 @@ def _label(rows: Sequence[SplitRow], table_file: Path) -> tuple[list[SplitRow], 
             raise ReIDError(f"{where}: {path!r} could be {some([m.path for m in meant])}; give its folder too.")
         row = meant[0]._replace(**{column: cells[column] for column in columns})
         if labels.setdefault(row.path, row) != row:
-            raise ReIDError(f"{where}: {row.path} gets labels here that differ from those it got further up.")
+            raise ReIDError(f"{where}: {row.path} has other labels here than in an earlier row.")
         if not row.split:
             absent.append(row)
     unnamed = [row.path for row in rows if row.path not in labels]

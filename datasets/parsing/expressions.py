@@ -45,7 +45,7 @@ class Rule:
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             tree = None
         if tree is None:
-            raise ReIDError(f"{key} = {text!r} is no rule. It may hold {_ALLOWED}.")
+            raise ReIDError(f"{key} = {text!r} is not a rule. It may hold {_ALLOWED}.")
         self.parts = tree.elts if isinstance(tree, ast.Tuple) else [tree]
         for part in self.parts:
             self._check(part, groups)
@@ -91,7 +91,7 @@ class Rule:
             case ast.Name(id=name):
                 text = self._group(name, groups, path)
                 if not (text.isdecimal() and len(text) <= len(str(LARGEST))):
-                    raise ReIDError(f"{self.key} = {self.text!r}: {name} of {path} is {text!r}, which is no number.")
+                    raise ReIDError(f"{self.key} = {self.text!r}: {name} of {path} is {text!r}, which is not a number.")
                 number = int(text)
             case ast.Constant(value=value):
                 number = value

@@ -169,7 +169,7 @@ def _from_table(path: Path) -> KeyPointFile:
         raise ReIDError(f"{path}: column {', '.join(missing)} is missing; {FORMAT}.")
     scored = [f"s{i}" in columns for i in range(count)]
     if any(scored) and not all(scored):
-        raise ReIDError(f"{path}: columns s0 to s{count - 1} are there in part; give all of them or none.")
+        raise ReIDError(f"{path}: some of the columns s0 to s{count - 1} are missing; give all of them or none.")
     entries = ((row.place, row.cells["path"], _of_row(path, row, count, scored[0])) for row in table.rows)
     return KeyPointFile(count, _each_once(path, entries))
 
@@ -182,7 +182,7 @@ def _of_row(path: Path, row: Row, count: int, scored: bool) -> KeyPoints:
         except ValueError:
             value = math.inf
         if math.isinf(value):
-            raise ReIDError(f"{path}: {row.place}, column {column!r}: {cell[:40]!r} is no number.")
+            raise ReIDError(f"{path}: {row.place}, column {column!r}: {cell[:40]!r} is not a number.")
         return value
 
     points = np.array([[number(f"{axis}{i}", math.nan) for axis in "xy"] for i in range(count)])
@@ -215,8 +215,8 @@ def _from_npz(path: Path) -> KeyPointFile:
         }
     except Exception as error:  # damaged archives raise about anything
         raise ReIDError(
-            f"{path}: is no file of key points ({type(error).__name__}: {error}); expected path [N] of text and points "
-            f"[N, J, 2], {FORMAT}."
+            f"{path}: is not a file of key points ({type(error).__name__}: {error}); expected path [N] of text and "
+            f"points [N, J, 2], {FORMAT}."
         ) from None
     count = _count(path, points.shape[1])
 
@@ -272,6 +272,6 @@ def _each_once(path: Path, entries: Iterable[tuple[str, str, KeyPoints]]) -> dic
     for place, name, found in entries:
         name = relative_name(name, "")
         if name in images:
-            raise ReIDError(f"{path}: {place}: {name} stands there twice.")
+            raise ReIDError(f"{path}: {place}: {name} is listed twice.")
         images[name] = found
     return images

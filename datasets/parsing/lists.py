@@ -45,7 +45,7 @@ def read_lists(file: Path, root: Path, require_train: bool) -> tuple[list[Entry]
         require_train: False where the list of training images, and these themselves, may be absent.
 
     Raises:
-        ReIDError: a list is missing, a line is no entry, or images are not below ``root``.
+        ReIDError: a list is missing, a line is not an entry, or images are not below ``root``.
     """
     here = "train" if "train" in file.name else "test" if "test" in file.name else ""
     if not here:
@@ -70,7 +70,7 @@ def _read(file: Path, root: Path, required: bool) -> list[Entry]:
         elif text:
             entry = _entry(text, swapped)
             if entry is None:
-                raise ReIDError(f"{file}: line {number}, {text[:200]!r}, is no entry; {FORM}.")
+                raise ReIDError(f"{file}: line {number}, {text[:200]!r}, is not an entry; {FORM}.")
             entries.append(entry)
     entries = list(dict.fromkeys(entries))
     if not entries:

@@ -27,7 +27,7 @@ def read_pairs(file: Path, root: Path) -> list[Pair]:
     """The pairs in ``file``, with paths as the data set's folder ``root`` spells them; repeated pairs count once.
 
     Raises:
-        ReIDError: no such file, or a line that is no pair; file and line are named.
+        ReIDError: no such file, or a line that is not a pair; file and line are named.
     """
     if not file.is_file():
         raise ReIDError(f"DATASETS.PROTOCOL pairs: DATASETS.PAIRS = {str(file)!r}: no such file; {FORMS}.")
@@ -44,11 +44,11 @@ def read_pairs(file: Path, root: Path) -> list[Pair]:
             continue
         pair = _pair(cells, (first, second, label))
         if pair is None:
-            raise ReIDError(f"{file}: line {number}, {line.strip()[:200]!r}, is no pair; {FORMS}.")
+            raise ReIDError(f"{file}: line {number}, {line.strip()[:200]!r}, is not a pair; {FORMS}.")
         pair = Pair(place(pair.first), place(pair.second), pair.same)
         known = pairs.setdefault(pair[:2], pair)
         if known != pair:
-            raise ReIDError(f"{file}: line {number}: this pair stands further up with the other label.")
+            raise ReIDError(f"{file}: line {number}: an earlier line has this pair with the other label.")
     if not pairs:
         raise ReIDError(f"{file}: has no pairs; {FORMS}.")
     return list(pairs.values())
@@ -94,7 +94,7 @@ def pair_rows(
     missing = sorted({path for pair in pairs for path in pair[:2]} - known.keys())
     if missing:
         raise ReIDError(
-            f"DATASETS.PAIRS names {len(missing)} images that are not there or are left out: {some(missing)}. "
+            f"DATASETS.PAIRS names {len(missing)} images that are missing or left out: {some(missing)}. "
             "Paths start from DATASETS.ROOT_DIR."
         )
     wrong = [pair for pair in pairs if (known[pair.first].row.identity == known[pair.second].row.identity) != pair.same]

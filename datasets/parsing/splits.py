@@ -258,7 +258,7 @@ def write_drawn_splits(dataset: ReIDDataset, folder: str | Path) -> list[Path]:
                 write_split(file, rows)
                 written.append(file)
             else:
-                LOGGER.warning("%s is not written: names of files or folders are no text (UTF-8)", file.name)
+                LOGGER.warning("%s is not written: names of files or folders are not valid UTF-8", file.name)
     return written
 
 
@@ -266,7 +266,7 @@ def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
     """Write a split as CSV, each image once; the file appears complete or not at all.
 
     Raises:
-        ReIDError: a name is no text, so that no table can hold it.
+        ReIDError: a name is not valid UTF-8.
     """
     images: dict[SplitRow, list[str]] = {}
     for row in rows:
@@ -276,7 +276,7 @@ def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
     table = []
     for row, splits in images.items():
         if not is_text(row.path + row.identity):
-            raise ReIDError(f"{row.path}: this name, or {row.identity!r}, is no text (UTF-8), so no table can hold it.")
+            raise ReIDError(f"{row.path}: this name, or {row.identity!r}, is not valid UTF-8, so no table can hold it.")
         known = dict(row.attributes)
         roles = "+".join(sorted(splits, key=SPLITS.index))
         cells = (_written(row.path), row.identity, roles, row.camera, row.view)
@@ -357,7 +357,7 @@ def _box(path: str | Path, row: Row) -> Box | None:
     if all(cell.isdecimal() and len(cell) < 9 for cell in cells) and int(cells[2]) and int(cells[3]):
         return tuple(int(cell) for cell in cells)
     raise ReIDError(
-        f"{path}: {row.place}, columns x, y, w, h: {', '.join(cells)!r} is no box; expected left, top, width and "
+        f"{path}: {row.place}, columns x, y, w, h: {', '.join(cells)!r} is not a box; expected left, top, width and "
         "height in whole pixels, or all four empty."
     )
 

@@ -42,7 +42,7 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
 
     Raises:
         ReIDError: no such file, not UTF-8, no rows, a ``required`` column is missing, a row of the wrong
-        length, a cell that is no text.
+        length, a cell that is not text.
     """
     path = Path(path)
     text = read_text(path)
@@ -59,8 +59,8 @@ def read_table(path: str | Path, required: Sequence[str]) -> Table:
         for column, cell in cells.items():
             if not is_text(cell):
                 raise ReIDError(
-                    f"{path}: {place}, column {column!r}: {cell!r} holds a null character or half of one of two code "
-                    "units, which is no text. Save the table as UTF-8."
+                    f"{path}: {place}, column {column!r}: {cell!r} holds a null character or an unpaired surrogate, "
+                    "which is not text. Save the table as UTF-8."
                 )
     return table
 

@@ -50,7 +50,7 @@ class TimmEncoder(Backbone):
             feature, last, self.tokens = self._probe(image_size)
         except Exception as error:  # networks refuse an input each with an error of its own
             raise ReIDError(
-                f"MODEL.NAME = {PREFIX}{name} takes no images of INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
+                f"MODEL.NAME = {PREFIX}{name} does not accept images of INPUT.SIZE_TRAIN = {list(image_size)}: {error}"
             ) from None
         self.dims = {"feature": feature.shape[1]}
         self.grid: tuple[int, int] = (last.shape[2], last.shape[3])
@@ -165,7 +165,7 @@ def hub_weights(name: str) -> dict[str, Tensor]:
     """Pre-trained weights of a backbone from the hub, or from where timm has put them before.
 
     Raises:
-        ReIDError: they could not be had; which file to fetch, and where to put it.
+        ReIDError: the download failed; which file to fetch, and where to put it.
     """
     import timm
 
@@ -178,7 +178,7 @@ def hub_weights(name: str) -> dict[str, Tensor]:
     except Exception as error:  # of the hub's, the network's and timm's own classes
         place = f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else "a page of your own"
         raise ReIDError(
-            f"the pre-trained weights of MODEL.NAME = {PREFIX}{name} are needed and could not be had: "
+            f"the pre-trained weights of MODEL.NAME = {PREFIX}{name} could not be downloaded: "
             f"{str(error)[:200] or type(error).__name__}.\n  from: {place}\nDownload the file on a machine that can, "
             "put it anywhere and name it in MODEL.PRETRAIN_PATH; or start at random with MODEL.PRETRAIN_CHOICE random."
         ) from None

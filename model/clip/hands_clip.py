@@ -100,7 +100,7 @@ def hands_weights(cfg: CfgNode) -> Path:
     found = hashlib.sha256(FILE.read_bytes()).hexdigest() if FILE.is_file() else "no file"
     if found != known:
         raise ReIDError(
-            f"{FILE}: expected the file of its card, SHA-256 {known}, found {found}. Bring it back, or make both "
+            f"{FILE}: expected the file of its card, SHA-256 {known}, found {found}. Restore it, or make both "
             f"again: {COMMAND}."
         )
     return FILE

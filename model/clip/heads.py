@@ -54,7 +54,7 @@ def check_heads(tensors: Mapping[str, Tensor], folder: Path) -> None:
             )
         if heads is None and hugging_face and width not in PUBLISHED_WIDTHS:
             raise ReIDError(
-                f"the {tower} transformer has width {width}, and how many attention heads it has, no tensor shows. Put "
+                f"the {tower} transformer has width {width}; no tensor shows its number of attention heads. Put "
                 "the model's config.json beside the file."
             )
 

@@ -23,7 +23,7 @@ def hub_file(address: str) -> Path:
     A file in the hub's cache is taken without asking the network; another one is downloaded into the cache.
 
     Raises:
-        ReIDError: not such an address, or the file could not be had: where it is, and where to name it.
+        ReIDError: not such an address, or the download failed: where it is, and where to name it.
     """
     parts = ADDRESS.fullmatch(address)
     if parts is None:
@@ -42,7 +42,8 @@ def hub_file(address: str) -> Path:
     except Exception as error:  # of the hub's, the network's and this module's own classes
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         raise ReIDError(
-            f"MODEL.PRETRAIN_PATH = {address}: the weights are not in the hub's cache and could not be had: {reason}.\n"
+            f"MODEL.PRETRAIN_PATH = {address}: the weights are not in the hub's cache, and the download failed: "
+            f"{reason}.\n"
             f"  from: https://huggingface.co/{repository}/tree/{revision or 'main'}\n"
             f"Download {wanted or FILES[0]} and {CONFIGURATIONS[0]} on a machine that can, put both into one folder "
             "anywhere and name the file of weights in MODEL.PRETRAIN_PATH."

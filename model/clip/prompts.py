@@ -85,7 +85,7 @@ def context_tokens(sentence: str) -> tuple[str, int]:
     before, after = sentence[: runs[0].start()], sentence[runs[0].end() :]
     if encode(sentence) != [*encode(before), *encode("X") * count, *encode(after)]:
         raise ReIDError(
-            f"MODEL.PROMPT = {sentence!r}: an X joins what stands beside it to one token. Put blanks around each X."
+            f"MODEL.PROMPT = {sentence!r}: an X and the text beside it are one token. Put blanks around each X."
         )
     return before, count
 

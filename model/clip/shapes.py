@@ -172,9 +172,9 @@ def shape_of_weights(weights: Mapping[str, Tensor]) -> CLIPShape:
     try:
         return _possible(CLIPShape(_image_shape(weights), _text_shape(weights), weights["text_projection"].shape[1]))
     except (KeyError, IndexError) as error:
-        raise ReIDError(f"These are no CLIP weights: the tensor {error} is missing.") from None
+        raise ReIDError(f"These are not CLIP weights: the tensor {error} is missing.") from None
     except (TypeError, ValueError) as error:
-        raise ReIDError(f"These are no CLIP weights: a tensor has another number of dimensions ({error}).") from None
+        raise ReIDError(f"These are not CLIP weights: a tensor has another number of dimensions ({error}).") from None
 
 
 def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
@@ -185,7 +185,7 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
     """
     for name, least in COUNTING.items():
         if name in state and (state[name].dim() < least or 0 in state[name].shape):
-            raise ReIDError(f"This is no CLIP-ReID checkpoint: {name} has the shape {list(state[name].shape)}.")
+            raise ReIDError(f"This is not a CLIP-ReID checkpoint: {name} has the shape {list(state[name].shape)}.")
     image = {
         f"visual.{n.removeprefix('image_encoder.')}": t for n, t in state.items() if n.startswith("image_encoder.")
     }
@@ -195,9 +195,9 @@ def shape_of_checkpoint(state: Mapping[str, Tensor]) -> CLIPShape:
         text = {n.removeprefix("text_encoder."): t for n, t in state.items() if n.startswith("text_encoder.")}
         return _possible(CLIPShape(_image_shape(image), _text_shape(text) if text else None, embed_dim))
     except (KeyError, IndexError) as error:
-        raise ReIDError(f"This is no CLIP-ReID checkpoint: the tensor {error} is missing.") from None
+        raise ReIDError(f"This is not a CLIP-ReID checkpoint: the tensor {error} is missing.") from None
     except (TypeError, ValueError) as error:
-        raise ReIDError(f"This is no CLIP-ReID checkpoint: a tensor has other dimensions ({error}).") from None
+        raise ReIDError(f"This is not a CLIP-ReID checkpoint: a tensor has other dimensions ({error}).") from None
 
 
 def _possible(shape: CLIPShape) -> CLIPShape:

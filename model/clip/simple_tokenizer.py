@@ -79,7 +79,7 @@ def _vocabulary_lines() -> list[str]:
         content = b""
     if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
         raise ReIDError(
-            f"{VOCABULARY_FILE}: is not CLIP's vocabulary (its SHA-256 differs, or it is missing). Bring it back from "
+            f"{VOCABULARY_FILE}: is not CLIP's vocabulary (its SHA-256 differs, or it is missing). Restore it from "
             "the repository."
         )
     return gzip.decompress(content).decode().split("\n")

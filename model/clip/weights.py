@@ -63,7 +63,7 @@ def read_state_dict(path: str | Path) -> StateDict:
         elif head.startswith(b"\x80"):
             found = _from_content(torch.load(path, map_location="cpu", weights_only=True))
         else:
-            raise ReIDError(f"this is no file of weights (torch.save, torch.jit.save or safetensors){kind(head)}.")
+            raise ReIDError(f"this is not a file of weights (torch.save, torch.jit.save or safetensors){kind(head)}.")
         if not found:
             raise ReIDError("there are no tensors in this file; a state dict (name -> tensor) was expected.")
         return StateDict(without_wrappers(found), found.record)

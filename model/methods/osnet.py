@@ -60,7 +60,7 @@ class OSNetClassifier(Method):
         if cfg.MODEL.OSNET.FROZEN_EPOCHS >= cfg.SOLVER.STAGE2.MAX_EPOCHS and cfg.MODEL.PRETRAIN_CHOICE != "random":
             raise ReIDError(
                 f"MODEL.OSNET.FROZEN_EPOCHS = {cfg.MODEL.OSNET.FROZEN_EPOCHS} with SOLVER.STAGE2.MAX_EPOCHS = "
-                f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}: the network would never learn. Set it to a smaller number."
+                f"{cfg.SOLVER.STAGE2.MAX_EPOCHS}: the network would stay frozen in all epochs. Set it lower."
             )
 
     @classmethod

@@ -104,8 +104,8 @@ class SAN(Method):
         """
         if training and not cfg.DATASETS.TEXTURES:
             raise ReIDError(
-                "DATASETS.TEXTURES is empty with MODEL.METHOD = san, which learns to paint a texture of each training "
-                "image. Name the folder that has them; there is no substitute that would still be SAN. "
+                "DATASETS.TEXTURES is empty with MODEL.METHOD = san, which learns to predict a texture of each "
+                "training image. Name the folder that has them; there is no substitute that would still be SAN. "
                 "MODEL.METHOD baseline trains without."
             )
         return frozenset({"texture"} if training else ())

@@ -56,7 +56,7 @@ def group_names(dataset: ReIDDataset, attribute: str) -> list[str]:
     names = sorted({known[attribute] for known in facts if attribute in known})
     if not names:
         others = ", ".join(sorted({name for known in facts for name in known})) or "none"
-        raise ReIDError(f"TEST.GROUPS: {dataset.name} says nothing of {attribute!r}; known are: {others}.")
+        raise ReIDError(f"TEST.GROUPS: {dataset.name} has no attribute {attribute!r}; its attributes are: {others}.")
     return names
 
 

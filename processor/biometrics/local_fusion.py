@@ -132,7 +132,7 @@ def trusted_joint(path: Path, dataset: str, facts: dict[str, Any], other_set: bo
             "people and writes local_fusion.json into OUTPUT_DIR."
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ReIDError(f"TEST.FUSE_LOCAL = {path}: no joint score ({error}). Fit it again.") from None
+        raise ReIDError(f"TEST.FUSE_LOCAL = {path}: not a joint score ({error}). Fit it again.") from None
     joint = JointScore(fusion, *known)
     differing = [f"the data set {joint.dataset} (here {dataset})"] if joint.dataset != dataset else []
     differing += ["other weights or other test settings"] if joint.facts != facts else []

@@ -36,7 +36,7 @@ def template_curve(setting: Setting) -> Section:
         raise ReIDError(
             f"TEST.TEMPLATE_SIZE {largest}: {len(shared)} identities have {largest} gallery images"
             + (f" and {largest} query images" if both else "")
-            + "; at least two are needed. Ask for smaller templates."
+            + "; at least two are needed. Choose smaller templates."
         )
     people = len(setting.subjects.gallery[torch.isin(setting.gallery.pids, torch.from_numpy(shared))].unique())
     record: dict[str, object] = {"identities": len(shared), "people": people}

@@ -232,7 +232,7 @@ class Run:
         source = folder / own.name
         if not source.is_file():
             raise ReIDError(
-                f"{source}: the run to resume had its best epoch there, and the file is gone. Bring it back, set "
+                f"{source}: the best checkpoint of the run to resume is missing. Restore it, set "
                 "RESUME to never to start over, or choose another OUTPUT_DIR."
             )
         if folder.resolve() != self.output_dir.resolve():
@@ -255,7 +255,7 @@ class Run:
         if self.position.epoch and self.data != data:
             raise ReIDError(
                 f"{self.output_dir}: the run to resume was trained on other images, labels or key points than the "
-                f"{len(records)} training images found now. Bring the old ones back, set RESUME to never "
+                f"{len(records)} training images found now. Restore the old ones, set RESUME to never "
                 "to start over, or choose another OUTPUT_DIR."
             )
         self.data = data

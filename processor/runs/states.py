@@ -82,7 +82,7 @@ def _damage(path: Path) -> str:
     try:
         manifest = json.loads(read_text(path.with_suffix(".json"), 4096))
         if not path.is_file():
-            return "it is no file"
+            return "it is not a regular file"
         if path.stat().st_size != manifest["bytes"] or _sha256(path) != manifest["sha256"]:
             return "its content does not have the checksum of its manifest"
     except (ReIDError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -29,7 +29,7 @@ def target_configs(cfg: CfgNode) -> dict[str, CfgNode]:
     for file in map(Path, cfg.TEST.TARGETS):
         if file.suffix.lower() not in (".yml", ".yaml"):
             raise ReIDError(
-                f"TEST.TARGETS: {str(file)!r} is no YAML file. Name configurations on whose DATASETS the model is "
+                f"TEST.TARGETS: {str(file)!r} is not a YAML file. Name configurations on whose DATASETS the model is "
                 "tested, such as configs/hand/hand_11k.yml."
             )
         if file.stem in targets:

@@ -147,7 +147,7 @@ def test_a_cache_on_disk_keeps_both(tmp_path):
 @pytest.mark.parametrize(
     ("mirror", "pairs", "part"),
     [
-        ("dorsal left", [], "none of the 16 images of pattern set is that; their words are left, right"),
+        ("dorsal left", [], "none of the 16 images of pattern set has this label; found: left, right"),
         ("palm", [], "none of the 16 images"),
         (
             "left",

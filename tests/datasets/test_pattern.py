@@ -122,7 +122,7 @@ def test_pairs(root):
     ("keys", "part"),
     [
         (["PATTERN", ""], "DATASETS.PATTERN is empty"),
-        (["PATTERN", "(?P<person>[0-9"], "is no regular expression: unterminated character set"),
+        (["PATTERN", "(?P<person>[0-9"], "is not a valid regular expression: unterminated character set"),
         (["PATTERN", "[a-z/0-9_.]+"], "has no named group"),
         (["PATTERN", "(?P<session>.+)"], "of which none says whose hand it is"),
         (["PATTERN", PATTERN], "none of its 32 images matches"),
@@ -163,9 +163,9 @@ def test_another_root_is_proposed(root):
     [
         ("", "has no pairs"),
         ("deep/er/003_l_1_1.png deep/er/003_l_2_1.png", "line 1"),
-        ("a.png /b.png 1", "is no pair"),
-        ("a.png b.png 2", "is no pair"),
-        ("deep/er/003_l_1_1.png z.png 1", "names 1 images that are not there or are left out"),
+        ("a.png /b.png 1", "is not a pair"),
+        ("a.png b.png 2", "is not a pair"),
+        ("deep/er/003_l_1_1.png z.png 1", "names 1 images that are missing or left out"),
         ("deep/er/003_l_1_1.png deep/er/003_r_1_1.png 1", "label of 1 of 1 pairs contradicts the identities"),
         ("deep/er/003_l_1_1.png deep/er/003_l_2_1.png 1\ndeep/er/003_l_1_1.png deep/er/003_l_2_1.png 0", "other label"),
     ],

@@ -298,7 +298,7 @@ def test_other_network(load, weights):
         ({"bottleneck.running_mean": None}, "first bottleneck.running_mean"),
         ({"classifier_2.weight": torch.ones(2, 2)}, r"classifier_2.weight \[2, 2\] has no place"),
         ({"image_encoder.proj": torch.ones(64)}, "w.pth: .*"),
-        ({"image_encoder.conv1.weight": torch.ones(64)}, "w.pth: This is no CLIP-ReID checkpoint"),
+        ({"image_encoder.conv1.weight": torch.ones(64)}, "w.pth: This is not a CLIP-ReID checkpoint"),
     ],
 )
 def test_checkpoints_that_do_not_fit(change, message, tmp_path):

@@ -454,7 +454,7 @@ def test_search_command(model, tmp_path, capsys):
         assert search.main([*command, *wrong.split()]) == 2
         said = capsys.readouterr().err
         assert message in said
-    (rate,) = re.findall(r"ask for a rate of ([\d.]+) or more", said)
+    (rate,) = re.findall(r"choose a rate of ([\d.]+) or more", said)
     assert search.main([*command, "--far", rate]) == 0, "what is advised works"
     assert "verdict on " in capsys.readouterr().out
     assert search.main([*command, "--threshold", "0.5"]) == 0

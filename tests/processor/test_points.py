@@ -129,4 +129,4 @@ def test_a_search_is_ordered_by_points(gallery, tmp_path):
     assert "points" in search_command.as_text(found).splitlines()[0] and "points" not in search_command.as_text(plain)
     assert '"points": null' in search_command.as_json(plain)
     html = search_command.as_html(found, gallery, detail=detail)
-    assert "Agreeing points of the first answer" in html and "no likelihood ratio" in html
+    assert "Agreeing points of the first answer" in html and "not a likelihood ratio" in html

@@ -86,7 +86,7 @@ def test_a_comparison_shows_targets(place, tmp_path):
     ("change", "message"),
     [
         (lambda f: targets(f, "absent"), "absent.yml"),
-        (lambda f: ["TEST.TARGETS", f"['{f}/second']"], "is no YAML file"),
+        (lambda f: ["TEST.TARGETS", f"['{f}/second']"], "is not a YAML file"),
         (lambda f: targets(f, "second", "second"), "two files are named second"),
         (lambda f: targets(f, "lost"), "TEST.TARGETS, lost: "),
         (lambda f: targets(f, "unknown"), "TEST.TARGETS, unknown: DATASETS.NAMES = 'handz'"),

@@ -80,7 +80,7 @@ def test_json_refuses_what_is_no_json(tmp_path):
 @pytest.mark.timeout(60)
 def test_a_pipe_in_place_of_a_model_is_refused(tmp_path):
     os.mkfifo(tmp_path / "model.pth")
-    with pytest.raises(ReIDError, match=r"model\.pth: cannot be read \(it is no file\)"):
+    with pytest.raises(ReIDError, match=r"model\.pth: cannot be read \(it is not a regular file\)"):
         load_model(nn.Linear(2, 2), tmp_path / "model.pth")
 
 

@@ -106,6 +106,6 @@ def test_what_has_the_lock_s_name_is_not_written_to(tmp_path, kind):
         precious.write_text("years of work")
     make = {"pipe": os.mkfifo, "folder": Path.mkdir}.get(kind, lambda path: path.symlink_to(precious))
     make(lock)
-    with pytest.raises(ReIDError, match=f"{lock}: expected the file by which this folder is locked"):
+    with pytest.raises(ReIDError, match=f"{lock}: expected the lock file of this folder"):
         hold_folder(tmp_path)
     assert precious.exists() == (kind == "link") and (kind != "link" or precious.read_text() == "years of work")

@@ -56,5 +56,5 @@ def test_the_file_holds_shorter_paths_than_the_terminal(tmp_path, capsys):
 @pytest.mark.timeout(60)
 def test_a_pipe_in_place_of_the_log_is_refused(tmp_path):
     os.mkfifo(tmp_path / "log.txt")
-    with pytest.raises(ReIDError, match=r"log\.txt: cannot be written \(it is no file\)"):
+    with pytest.raises(ReIDError, match=r"log\.txt: cannot be written \(it is not a regular file\)"):
         setup_logger(tmp_path / "log.txt")

@@ -109,8 +109,8 @@ def check_metric(metric: str) -> None:
     """Raise :class:`ReIDError` unless ``metric`` is one of :data:`METRICS`."""
     if metric == VISIBLE:
         raise ReIDError(
-            "TEST.METRIC = visible is a ratio of two inner products and no distance of vectors, which is needed here. "
-            "Set it to euclidean or cosine."
+            "TEST.METRIC = visible is a ratio of two inner products and not a distance of vectors, which is needed "
+            "here. Set it to euclidean or cosine."
         )
     if metric not in METRICS:
         raise ReIDError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}.")

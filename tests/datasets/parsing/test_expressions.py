@@ -52,7 +52,7 @@ def test_everything_else_is_refused(text):
 
 @pytest.mark.parametrize("text", ["", "(number", "number //", "1" * 600, "number\0"])
 def test_no_rule_at_all(text):
-    assert "is no rule" in message(Rule, "DATASETS.CAMERA", text, GROUPS)
+    assert "is not a rule" in message(Rule, "DATASETS.CAMERA", text, GROUPS)
 
 
 def test_what_a_name_lacks_is_said():
@@ -60,7 +60,7 @@ def test_what_a_name_lacks_is_said():
         Rule, "DATASETS.IDENTITY", "finger // 2", GROUPS
     )
     rule = Rule("DATASETS.IDENTITY", "number // side", GROUPS)
-    assert "side of a.bmp is 'L', which is no number" in message(rule.value, GROUPS, "a.bmp")
+    assert "side of a.bmp is 'L', which is not a number" in message(rule.value, GROUPS, "a.bmp")
     assert "a.bmp has no side" in message(rule.value, {"number": "1"}, "a.bmp")
     assert "divides by zero for a.bmp" in message(rule.value, {"number": "1", "side": "0"}, "a.bmp")
     large = Rule("DATASETS.IDENTITY", "number * 1000000000000 * 1000000000000", GROUPS)

@@ -66,11 +66,11 @@ def test_what_a_file_leaves_out_has_a_meaning(tmp_path):
     ("count", "row", "others", "expected"),
     [
         (18, ["a.png", *range(36)], [], "has 18 points an image; expected 17 (a person, COCO) or 21 (a hand)"),
-        (17, ["a.png", *range(33), "left"], [], "line 2, column 'y16': 'left' is no number"),
+        (17, ["a.png", *range(33), "left"], [], "line 2, column 'y16': 'left' is not a number"),
         (17, ["a.png", *range(33), ""], [], "line 2: a point needs both coordinates"),
         (17, ["a.png", *range(34), 1.5], ["score"], "line 2: a score lies outside 0 to 1"),
         (17, ["a.png", *range(34), "both"], ["hand"], "hand is 'both'; expected left, right or nothing"),
-        (17, ["a.png", *range(34), 1], ["s3"], "columns s0 to s16 are there in part"),
+        (17, ["a.png", *range(34), 1], ["s3"], "some of the columns s0 to s16 are missing"),
         (17, ["a.png", *range(34), 0, 5], ["width", "height"], "the picture is 0x5 pixels"),
     ],
 )
@@ -80,7 +80,7 @@ def test_tables_that_are_no_key_points_are_refused(tmp_path, count, row, others,
 
 def test_an_image_that_stands_there_twice_is_refused(tmp_path):
     rows = [["a.png", *range(34)], ["a.png", *range(34)]]
-    assert "line 3: a.png stands there twice" in refusal(write(tmp_path / "p.csv", 17, rows))
+    assert "line 3: a.png is listed twice" in refusal(write(tmp_path / "p.csv", 17, rows))
 
 
 def test_archives_that_are_no_key_points_are_refused(tmp_path):
@@ -89,7 +89,7 @@ def test_archives_that_are_no_key_points_are_refused(tmp_path):
     np.savez(tmp_path / "c.npz", path=np.array(["a.png"], object), points=np.zeros((1, 17, 2)))
     (tmp_path / "d.npz").write_bytes(b"PK\3\4")
     for name in "abcd":
-        assert "is no file of key points" in refusal(tmp_path / f"{name}.npz")
+        assert "is not a file of key points" in refusal(tmp_path / f"{name}.npz")
 
 
 def data_set(tmp_path, *names):

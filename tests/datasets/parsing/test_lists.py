@@ -74,7 +74,7 @@ def test_a_test_needs_no_training_list(root):
         (labelled(1, [0, 1]), labelled(2, [1, 2]), "1 of 2 test labels are training labels too: 1"),
         (labelled(1), [("session9/00001.bmp", 0)], "1 of 1 images are not below"),
         ([*labelled(1), ("session1/00001.bmp", 2)], labelled(2), "has the labels 0 and 2"),
-        ([*labelled(1), ("readme.txt", 2)], labelled(2), "line 31, 'readme.txt 2', is no entry"),
+        ([*labelled(1), ("readme.txt", 2)], labelled(2), "line 31, 'readme.txt 2', is not an entry"),
         ([*labelled(1), ("../../else/x.bmp", 0)], labelled(2), "1 of 31 images are not below"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_listing_of_folders_with_odd_names_reads_back(tmp_path):
 
 def test_what_no_table_can_hold_is_refused_by_the_writer(tmp_path, caplog):
     name = os.fsdecode(b"\xff")
-    assert "is no text" in message(write_split, tmp_path / "s.csv", [SplitRow(f"{name}/1.jpg", name, "train")])
+    assert "is not valid UTF-8" in message(write_split, tmp_path / "s.csv", [SplitRow(f"{name}/1.jpg", name, "train")])
     assert not (tmp_path / "s.csv").exists()
     data = HandFolder(
         plant(tmp_path / "d", "train/a/1.jpg", "train/b/1.jpg", f"query/{name}/1.jpg", f"gallery/{name}/2.jpg")
@@ -166,4 +166,4 @@ def test_boxes_travel_with_a_listing(tmp_path):
     assert read_split(root / "again.csv") == split_of(data, root) and Listing(root / "again.csv").boxes == data.boxes
     for bad in ("1,2,30,", "1,2,0,40", "-1,2,3,4", "1.5,2,3,4"):
         (root / "list.csv").write_text(f"path,identity,split,x,y,w,h\na.jpg,a,train,{bad}\n")
-        assert "is no box" in message(Listing, root / "list.csv")
+        assert "is not a box" in message(Listing, root / "list.csv")

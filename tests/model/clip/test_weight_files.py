@@ -57,7 +57,7 @@ def test_one_shard_of_several(tmp_path):
 )
 def test_files_of_other_programs_are_named(tmp_path, content, message):
     (tmp_path / "w.onnx").write_bytes(content)
-    with pytest.raises(ReIDError, match=f"w.onnx: this is no file of weights.*{message}") as caught:
+    with pytest.raises(ReIDError, match=f"w.onnx: this is not a file of weights.*{message}") as caught:
         read_state_dict(tmp_path / "w.onnx")
     assert "damaged" not in str(caught.value)
 

@@ -329,11 +329,11 @@ def test_clip_weights_are_no_reid_checkpoint(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b"<html>", "web page"),
-        (b"just some text", "no file of weights"),
+        (b"just some text", "not a file of weights"),
         (b"PK\x03\x04 and no more", "damaged or cut short"),
         (b"\x80\x02garbage", "damaged or cut short"),
         (b"\x80", "damaged or cut short"),
-        (b"\x02\0\0\0\0\0\0\0{!", "damaged or cut short|no file of weights"),
+        (b"\x02\0\0\0\0\0\0\0{!", "damaged or cut short|not a file of weights"),
     ],
 )
 def test_files_that_are_no_weights(tmp_path, content, message):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("abdnet", "cal", "cbdb_net", "gpa_net", "horeid", "laga_net", "mba_net", "mgn", "pat", "pcb", "rga_net", "san")
 REFUSED = [
     ("osnet", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*osnet.*Set it to softmax"),
-    ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*never learn"),
+    ("osnet", {"MODEL.OSNET.FROZEN_EPOCHS": 150}, "FROZEN_EPOCHS = 150.*MAX_EPOCHS = 150.*stay frozen"),
     ("abdnet", {"INPUT.SIZE_TRAIN": [336, 128]}, "SIZE_TRAIN = .336, 128.*two halves.*such as 320 or 352"),
     ("autoreid", {"SOLVER.STAGE2.MICRO_BATCHES": 64}, "MICRO_BATCHES = 64.*two images in each.*to 32 or less"),
     ("autoreid", {"MODEL.NAME": "resnet50"}, "autoreid with MODEL.NAME = resnet50.*Auto-ReID's cells"),

@@ -91,7 +91,7 @@ def test_refused_for_another_set_or_other_weights_unless_allowed(tmp_path):
     with pytest.raises(ReIDError, match="cannot be read"):
         trusted_joint(tmp_path / "none.json", "drawn", FACTS, False)
     path.write_text(json.dumps({"format": 1}))
-    with pytest.raises(ReIDError, match="no joint score"):
+    with pytest.raises(ReIDError, match="not a joint score"):
         trusted_joint(path, "drawn", FACTS, False)
     alone = training(people=1)
     with pytest.raises(ReIDError, match="no impostor pair"):

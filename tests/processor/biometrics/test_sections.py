@@ -175,7 +175,7 @@ def test_groups_of_few_people_are_named(setting):
     ((pair,),), ((rate,),) = (section.record["gender"][f"FMR by pair of groups{end}"] for end in (", intervals", ""))
     assert pair == female["FMR interval"] and pair[0] <= rate <= pair[1]
     cfg, _ = load_config(None, ["TEST.GROUPS", "['skin']"])
-    with pytest.raises(ReIDError, match="says nothing of 'skin'; known are: age, gender, hand, person"):
+    with pytest.raises(ReIDError, match="has no attribute 'skin'; its attributes are: age, gender, hand, person"):
         check_performance(cfg, setting.dataset)
 
 
