@@ -123,7 +123,7 @@ _C.MODEL.ISP.ENHANCED = True  # (ours) isp: sharpen activations before they divi
 _C.MODEL.ISP.ORDER = "top"  # (ours) isp, parts are numbered from the top (published) | from the centre outwards
 _C.MODEL.ISP.CLUSTER_EVERY = 2  # (ours) isp: epochs from one clustering of the training images' pixels to the next
 _C.MODEL.ISP.CLUSTER_UNTIL = 101  # (ours) isp: last epoch that may begin with one
-_C.MODEL.ISP.RESTARTS = 1  # (ours) isp: k-means keeps the best of so many
+_C.MODEL.ISP.RESTARTS = 1  # (ours) isp: runs of k-means, of which the best is kept
 _C.MODEL.ISP.PIXEL_WEIGHT = 0.1  # (ours) isp: weight of the pixels' cross-entropy
 _C.MODEL.SAN = CfgNode()
 _C.MODEL.SAN.HIDDEN = 512  # (ours) san: channels of the feature
@@ -136,7 +136,7 @@ _C.MODEL.DROP_PATH = 0.1  # (ours) vit_*, deit_*: stochastic depth of the last b
 _C.MODEL.TRANSREID = CfgNode()
 _C.MODEL.TRANSREID.JPM = True  # (ours) transreid: jigsaw with local features; False: the paper's baseline
 _C.MODEL.TRANSREID.SHIFT = 5  # (ours) transreid: patches are rotated by SHIFT - 1; 8 for square images (vehicles)
-_C.MODEL.TRANSREID.GROUPS = 2  # (ours) transreid: so many equal pieces of the patches are interleaved
+_C.MODEL.TRANSREID.GROUPS = 2  # (ours) transreid: number of equal groups of patches that are interleaved
 _C.MODEL.TRANSREID.PARTS = 4  # (ours) transreid: local features
 _C.MODEL.DCAL = CfgNode()
 _C.MODEL.DCAL.RATIO = 0.3  # (ours) dcal: share of the patches that query in global-local cross-attention
@@ -216,7 +216,7 @@ _C.DATASETS.ASPECT = "dorsal right"  # (ours) hand_11k: dorsal|palmar right|left
 _C.DATASETS.GALLERY = "all"  # (ours) hand_11k, hand_hd: all (published, with distractors) | aspect (own images only)
 _C.DATASETS.RUN = 0  # (ours) first of the random query/gallery splits to test: 0..9 (hand sets, vehicleid)
 _C.DATASETS.SPLIT_SEED = 0  # (ours) seed of those splits, and of shares of people
-_C.DATASETS.FOLDS = 0  # (ours) hand, listing: divide all people into so many groups and test one, FOLD; 0: no folds
+_C.DATASETS.FOLDS = 0  # (ours) hand, listing: number of groups of people, of which group FOLD is tested; 0: no folds
 _C.DATASETS.FOLD = 0  # (ours) which group is tested, from 0; the others train
 _C.DATASETS.PERSON_SEPARATOR = ""  # (ours) folds: what follows the person in an identity's name (_ of 007_left)
 _C.DATASETS.TRAIN_FRACTION = 1.0  # (ours) share of the training set that trains, for learning curves
@@ -243,7 +243,7 @@ _C.DATALOADER.NUM_WORKERS = 8  # processes that read images; never more than the
 _C.DATALOADER.SAMPLER = "softmax"  # softmax: shuffled | softmax_triplet: PK | triplet: PK, no ID loss | pairs: InfoNCE
 _C.DATALOADER.DROP_LAST = False  # (ours) softmax: leave out the last batch of an epoch if it is not full
 _C.DATALOADER.EPOCH = "images"  # (ours) PK: an epoch has all images | identities: each identity once, K images of it
-_C.DATALOADER.EPOCH_BATCHES = 0  # (ours) an epoch has so many batches; 0: as many as the sampler gives
+_C.DATALOADER.EPOCH_BATCHES = 0  # (ours) batches of an epoch; 0: as many as the sampler gives
 _C.DATALOADER.NUM_INSTANCE = 4  # K: images of one identity in a PK batch
 
 # --------------------------------------------------------------------------------------------------- solver
@@ -275,7 +275,7 @@ def _stage() -> CfgNode:
     stage.LR_MIN = 1.6e-5  # cosine, polynomial: learning rate at the end, at most BASE_LR
     stage.POWER = 2.0  # (ours) polynomial: of the way that is left to LR_MIN
     stage.CYCLES = [0]  # (ours) cosine: lengths of several schedules, one after the other; [0]: one of MAX_EPOCHS
-    stage.EPOCH_OFFSET = 0  # (ours) the schedule starts as if so many epochs had passed, those of an earlier stage
+    stage.EPOCH_OFFSET = 0  # (ours) epochs of an earlier stage that the schedule counts as passed
     stage.STEPS = [40, 70]  # multistep: epochs at which the learning rate falls; table: from which a factor holds
     stage.FACTORS = [0.1, 0.01]  # (ours) table: of BASE_LR, one for each of STEPS; 1 in front of the first
     stage.GAMMA = 0.1  # multistep: by this factor
@@ -283,16 +283,16 @@ def _stage() -> CfgNode:
     stage.WARMUP_FACTOR = 0.01  # multistep: share of the learning rate that the warm-up starts from
     stage.WARMUP_METHOD = "linear"  # multistep: linear | constant
     stage.CLIP_GRAD = 0.0  # (ours) largest norm of all gradients of a step together; 0: not clipped
-    stage.CHECKPOINT_PERIOD = 10  # save the model every so many epochs; it is always saved at the end
-    stage.LOG_PERIOD = 100  # log every so many iterations
+    stage.CHECKPOINT_PERIOD = 10  # save the model every this number of epochs, and always at the end
+    stage.LOG_PERIOD = 100  # log every this number of iterations
     stage.STEP_EACH = "epoch"  # (ours) the schedule changes the rates each epoch | iteration
-    stage.MICRO_BATCHES = 1  # (ours) gradient caching in so many parts: less memory; exact but for a ResNet's BN
+    stage.MICRO_BATCHES = 1  # (ours) number of parts for gradient caching: less memory; exact but for a ResNet's BN
     stage.WEIGHT_DECAY_BIAS = 5e-4  # of biases
     stage.BIAS_LR_FACTOR = 1.0  # learning rate of biases, in units of BASE_LR
     stage.NEW_LR_FACTOR = 1.0  # (ours) learning rate of what is not CLIP's own, in units of BASE_LR
     stage.LARGE_FC_LR = False  # twice the learning rate for the classifiers
     stage.CENTER_LR = 0.5  # learning rate of the centers of the center loss
-    stage.EVAL_PERIOD = 10  # evaluate every so many epochs; the end is always evaluated
+    stage.EVAL_PERIOD = 10  # evaluate every this number of epochs, and always at the end
     return stage
 
 
@@ -330,7 +330,7 @@ _C.TEST.CALIBRATION = False  # (ours) likelihood ratios, calibrated on training 
 _C.TEST.GROUPS = []  # (ours) attributes by whose values error rates are reported, such as [gender, skin, age]
 _C.TEST.WEIGHT = ""  # checkpoint that test_clipreid.py evaluates; or CLIP weights as they are
 _C.TEST.NECK_FEAT = "after"  # before | after: features in front of or behind the BNNeck
-_C.TEST.FEATURE = "both"  # (ours) CLIP's networks: image and projected feature side by side (both) | image | projected
+_C.TEST.FEATURE = "both"  # (ours) CLIP's networks: image and projected feature concatenated (both) | image | projected
 _C.TEST.FEAT_NORM = "yes"  # yes | no: L2-normalise the features
 _C.TEST.FLIP = False  # (ours) sum the features of the image and its mirror image (hand protocol)
 _C.TEST.METRIC = "euclidean"  # (ours) euclidean | cosine | visible (isp: parts that both images show)
@@ -351,5 +351,5 @@ _C.TEST.PICTURES = True  # (ours) draw pictures that show people; False also rem
 
 _C.OUTPUT_DIR = "output/run"  # folder of everything a run writes
 _C.RESUME = "auto"  # (ours) auto: resume what was interrupted in OUTPUT_DIR | never: start over | another run's folder
-_C.CHECKPOINT_MINUTES = 10.0  # (ours) save the state to resume from at each epoch's end and every so many minutes
+_C.CHECKPOINT_MINUTES = 10.0  # (ours) minutes between saved states to resume from; one is saved after each epoch too
 _C.CHECKPOINTS_KEPT = 2  # (ours) how many of these states stay: the newest, and others in case it is damaged

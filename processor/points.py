@@ -1,17 +1,17 @@
-"""Chart the places of the skin that agree between two photographs, point by point.
+"""Chart the points of the skin that agree between two photographs.
 
-Both images stand side by side. Equal numbers mark what is taken for the same place; at most twelve points are numbered,
-well spread, and the title has the count of all. The points agree under one turn, scale and shift; no network and no
-training is involved.
+Both images stand side by side. Equal numbers mark matched places; at most twelve points are numbered, well spread, and
+the title has the count of all. The points agree with one rotation, scale and translation; no network and no training is
+involved.
 
-With --gallery a second row shows, for contrast, two different people of that folder: of 100 drawn pairs the one with
-the most agreeing points. What two strangers reach by chance depends on the kind of image, so compare like with like.
+With --gallery a second row shows two different people of that folder for comparison: of 100 random pairs the one with
+the most agreeing points. How many points agree by chance depends on the kind of image, so compare images of one kind.
 
-A count is no likelihood ratio. "Too few points to tell" is an answer, and no exclusion: blur, other light, a bent
-finger or another part of the hand leave few points between images of one person. Crop or mask the background; one
-table under two hands matches as gladly as skin does.
+A count is not a likelihood ratio. "Too few to decide" is a result and no exclusion: blur, other light, a bent finger or
+another part of the hand leave few points between images of one person. Crop or mask the background; the same table
+under two hands matches as well as skin does.
 
-The chart shows photographs of hands, which are biometric data: keep it as such.
+The chart shows photographs of hands, which are biometric data: protect it accordingly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A configuration for a folder that nobody has described: a published set's recipe, or a pattern read off the names."""
+"""A configuration for an unknown folder: a published set's recipe, or a pattern read off the names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies at a path where a file of weights was expected, judged by its name and its first bytes."""
+"""What lies at a path where a file of weights was expected, by its name and its first bytes."""
 
 from __future__ import annotations
 
