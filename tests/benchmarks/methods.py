@@ -20,9 +20,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from yacs.config import CfgNode
 
 from configs import load_config
-from model import METHODS, DataFacts, check_method, make_model
+from model import DataFacts, check_method, make_model
 from model.backbones.registry import make_backbone
 from model.base import Batch, Method, Progress
 from processor.train_step import Encoder, TrainStep
@@ -34,20 +35,25 @@ from utils.device import Precision
 BASELINE = "baseline"
 CONVOLUTIONAL = (
     *("pcb", "mgn", "osnet", "abdnet", "cdnet", "horeid", "cbdb_net", "cal", "pat", "autoreid"),
-    *("mba_net", "gpa_net", "laga_net", "rga_net"),
+    *("mba_net", "gpa_net", "laga_net", "rga_net", "isp", "san"),
 )
-RECIPES = {BASELINE: "resnet50_base"}
+TRANSFORMERS = ("transreid_base", "transreid", "dcal", "aaformer", "promptsg", "clip_reident", "cilp_fgdi")
+ON_CLIP = ("clipreid", "handid", "pcl", "tfmemory")
+NAMES = (BASELINE, *CONVOLUTIONAL, *TRANSFORMERS, *ON_CLIP)
+RECIPES = {BASELINE: "resnet50_base"} | {name: f"vit_{name}" for name in ON_CLIP}
 IDENTITIES = 751
 """Of Market-1501, whose classifiers count among the parameters."""
 
 CHANGES = {
     "pcb": {"MODEL.PCB.STRIPES": "overlap"},
     "mgn": {"INPUT.SIZE_TRAIN": "[288, 128]", "INPUT.SIZE_TEST": "[288, 128]"},
+    "san": {"DATASETS.TEXTURES": "drawn at random here"},
 }
-"""Where 256 rows cannot be divided."""
+"""Where 256 rows cannot be divided, and what has to be named."""
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 POINTS = 17
+DOMAINS = 2
 
 
 @dataclass
@@ -65,23 +71,25 @@ class Row:
     feature: int
 
 
+def recipe_of(name: str) -> str:
+    """The recipe for persons that is measured."""
+    return f"configs/person/{RECIPES.get(name, name)}.yml"
+
+
 class Measured:
     """A method with its recipe and a batch, ready for steps."""
 
     def __init__(self, name: str, size: Sequence[int], batch: int) -> None:
         words = {"INPUT.SIZE_TRAIN": list(size), "INPUT.SIZE_TEST": list(size), "MODEL.PRETRAIN_CHOICE": "random"}
         words |= CHANGES.get(name, {})
-        recipe = f"configs/person/{RECIPES.get(name, name)}.yml"
-        self.cfg, _ = load_config(recipe, [str(word) for pair in words.items() for word in pair])
+        self.cfg, _ = load_config(recipe_of(name), [str(word) for pair in words.items() for word in pair])
         check_method(self.cfg)
         torch.manual_seed(0)
         self.size = list(self.cfg.INPUT.SIZE_TRAIN)
-        labels = torch.arange(batch // 2).repeat_interleave(2)
-        points = torch.rand(batch, POINTS, 3) * torch.tensor([self.size[1], self.size[0], 1])
-        images = torch.randn(batch, 3, *self.size)
-        self.batch = Batch(images, labels, index=torch.arange(batch), extra={"keypoints": points})
-        facts = DataFacts(IDENTITIES, images=batch)
+        self.batch = _random_batch(self.cfg, batch)
+        facts = DataFacts(IDENTITIES, views=DOMAINS, images=batch, sentence="A photo of a {} person.", sources=DOMAINS)
         self.method = make_model(self.cfg, facts)
+        _fill(self.method)
         self.tested = type(self.method).build(self.cfg, make_backbone(self.cfg), facts, training=False)
         optimizers = make_optimizers(self.cfg, self.method, 2)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -99,6 +107,28 @@ class Measured:
         """Processor seconds of the test feature of an image, mirror image included where the recipe sums it."""
         self.tested.eval()
         return _seconds(lambda: self.tested.test_feature(self.batch, self.cfg.TEST.FLIP)) / len(self.batch.images)
+
+
+def _random_batch(cfg: CfgNode, count: int) -> Batch:
+    """Two images of each identity, from two sources in turn, with what a method may read besides."""
+    height, width = cfg.INPUT.SIZE_TRAIN
+    rows = torch.arange(count)
+    extra = {
+        "keypoints": torch.rand(count, POINTS, 3) * torch.tensor([width, height, 1]),
+        "geometry": torch.eye(2, 3).expand(count, 2, 3),
+        "erased": torch.zeros(count, 4),
+        "source": rows // 2 % DOMAINS,
+        "texture": 2 * torch.rand(count, 3, height, 2 * width if cfg.MODEL.SAN.DOUBLE_WIDTH else width) - 1,
+    }
+    return Batch(torch.randn(count, 3, height, width), rows // 2, views=rows // 2 % DOMAINS, index=rows, extra=extra)
+
+
+@torch.no_grad()
+def _fill(method: Method) -> None:
+    """Random values for what a method computes before an epoch: texts of all identities, ISP's labels of pixels."""
+    for name, buffer in method.named_buffers():
+        if name.startswith(method.resume_only):
+            buffer.normal_() if buffer.is_floating_point() else buffer.random_(2)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -140,7 +170,7 @@ def table(rows: Sequence[dict]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("python -m tests.benchmarks.methods", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="file of the rows; finished ones are kept")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=(BASELINE, *CONVOLUTIONAL))
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--size", default="256x128", help="height and width")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="measured of each; one more warms up")

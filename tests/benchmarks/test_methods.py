@@ -4,6 +4,8 @@ import json
 
 import torch
 
+from configs import load_config
+from model import METHODS
 from tests.benchmarks import methods
 
 
@@ -32,3 +34,9 @@ def test_a_step_trains_and_a_test_has_no_classifiers():
     assert own.train() > 0 and own.test() > 0
     assert not torch.equal(before, own.method.image_encoder.stem.conv.weight)
     assert methods.millions(own.method) > 2.2
+
+
+def test_every_method_that_trains_images_has_a_row():
+    """zeroshot trains nothing, and coop prompts alone."""
+    found = {load_config(methods.recipe_of(name))[0].MODEL.METHOD for name in methods.NAMES}
+    assert found == METHODS.keys() - {"zeroshot", "coop"}

@@ -1,13 +1,19 @@
 """One model on several data sets: each target's numbers are those of a test of its own."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import test_clipreid
 import train_clipreid
+from processor import processor_clipreid_stage2 as stage2
 from processor.compare import main as compare
 from tests.toy_hands import make_toy_hands, write_config
 
@@ -54,6 +60,36 @@ def test_a_target_is_a_test_of_its_own(place, capsys):
     assert "-> second" in log and str(place) not in log
 
 
+def test_targets_see_the_best_epoch_of_held_out_images(place, tmp_path, monkeypatch):
+    """Epoch 1 of 2 is the better one: a target is tested with it, and its own HOLD_OUT changes nothing."""
+    photos = [path.relative_to(place / "first").as_posix() for path in sorted((place / "first").rglob("*.png"))]
+    splits = {"train": "train", "test/query": "query", "test/gallery": "gallery"}
+    rows = [(name, name.split("/")[-2], splits[name.rsplit("/", 2)[0]]) for name in photos]
+    rows = [(name, who, "val" if split == "train" and "photo3" in name else split) for name, who, split in rows]
+    listing = tmp_path / "listing.csv"
+    listing.write_text("\n".join(",".join(row) for row in [("path", "identity", "split"), *rows]))
+    held_out = tmp_path / "second.yml"
+    held_out.write_text((place / "second.yml").read_text().replace("DATASETS: {", "DATASETS: {HOLD_OUT: True, "))
+    scores, validated = iter([0.9, 0.3]), stage2.validate_model
+    monkeypatch.setattr(stage2, "validate_model", lambda *a: replace(validated(*a), mAP=next(scores)))
+    tested, evaluate = {}, train_clipreid.evaluate_targets
+
+    def spy(targets, model, run):
+        tested.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return evaluate(targets, model, run)
+
+    monkeypatch.setattr(train_clipreid, "evaluate_targets", spy)
+    keys = ["DATASETS.NAMES", "listing", "DATASETS.LISTING", str(listing), "SOLVER.STAGE2.EVAL_PERIOD", "1"]
+    out = ["OUTPUT_DIR", str(tmp_path / "out"), "TEST.TARGETS", str([str(held_out)])]
+    words = ["--config_file", str(place / "first.yml"), *baseline(place), *keys, *out]
+    assert train_clipreid.main([*words, "SOLVER.STAGE2.MAX_EPOCHS", "2", "SOLVER.STAGE2.BASE_LR", "0.01"]) == 0
+    results = json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]
+    assert "targets" not in results["trained"] and list(results["best"]["targets"]["sets"]) == ["second"]
+    best, last = (torch.load(tmp_path / "out" / f"ViT-Tiny-16_{name}.pth", weights_only=True) for name in ("best", "2"))
+    assert all(torch.equal(tested[name], best[name]) for name in best)
+    assert not all(torch.equal(best[name], last[name]) for name in last)
+
+
 def test_a_test_alone_has_the_same_table(place, tmp_path):
     weight = ["TEST.WEIGHT", str(place / "out" / "ViT-Tiny-16_1.pth"), "OUTPUT_DIR", str(tmp_path)]
     given = ["--config_file", str(place / "first.yml"), *baseline(place), *weight, *targets(place)]
@@ -63,6 +99,30 @@ def test_a_test_alone_has_the_same_table(place, tmp_path):
         for folder, name in ((tmp_path, "test"), (place / "out", "trained"))
     )
     assert tested["mean"] == trained["mean"]
+
+
+def test_two_processes_test_targets_like_one(place, tmp_path):
+    given = ["--config_file", place / "first.yml", *baseline(place), *targets(place), "OUTPUT_DIR", tmp_path]
+    words = [*given, "TEST.WEIGHT", place / "out" / "ViT-Tiny-16_1.pth"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*torchrun, "test_clipreid.py", *map(str, words)],
+        cwd=Path(test_clipreid.__file__).parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    two, one = (
+        json.loads((folder / "metrics.json").read_text())["results"][name]
+        for folder, name in ((tmp_path, "test"), (place / "out", "trained"))
+    )
+    assert two["device"] == "2 x cpu, float32" and list(two["targets"]["sets"]) == ["second", "third"]
+    for name, found in two["targets"]["sets"].items():
+        for key in ("mAP", "Rank-1", "mINP", "EER", "CMC", "queries", "images"):
+            assert found[key] == one["targets"]["sets"][name][key], (name, key)
+    assert two["targets"]["mean"] == one["targets"]["mean"]
 
 
 def test_a_comparison_shows_targets(place, tmp_path):
