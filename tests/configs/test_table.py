@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from configs import get_defaults
-from configs.table import make_table
+from configs.table import main, make_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +17,11 @@ def test_page_is_up_to_date():
     assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == make_table(), (
         "run: python -m configs.table > docs/config.md"
     )
+
+
+def test_the_command_prints_the_page(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out == make_table()
 
 
 def test_every_key_has_a_row():

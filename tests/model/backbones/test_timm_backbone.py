@@ -287,7 +287,7 @@ def test_weights_from_the_hub_are_loaded(monkeypatch):
         )
 
 
-def test_other_names_in_the_same_order_are_converted(weights, name, tmp_path):
+def test_names_in_the_same_order_are_converted(weights, name, tmp_path):
     tensors = torch.load(weights, weights_only=True)
     renamed = {f"layer{i}.{n.rpartition('.')[2]}": tensor for i, (n, tensor) in enumerate(tensors.items())}
     torch.save(renamed, tmp_path / "theirs.pth")
