@@ -11,6 +11,9 @@ from utils.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
 from utils.plots.curves import save_figure, training_curves
 
+PATIENCE = 9.0
+"""Seconds before a stage's first picture; :func:`processor.reports.tables.finish_run` draws in any case."""
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -33,10 +36,10 @@ class Curves:
     def __init__(self, run: Run, stage: int, epoch: int) -> None:
         self.run = run
         self.board = _open_board(run, stage, epoch)
-        self.due = 0.0
+        self.due = time.perf_counter() + PATIENCE
 
     def refresh(self) -> None:
-        """Show the epoch that has just ended; ``curves.png`` when drawing it takes no more than a tenth of the time."""
+        """Show the epoch that has just ended; ``curves.png`` if drawing it takes no more than a tenth of the time."""
         began = time.perf_counter()
         if began >= self.due:
             write_curves(self.run)
@@ -50,8 +53,7 @@ class Curves:
             self.board.flush()
 
     def close(self) -> None:
-        """Draw the last epoch and close TensorBoard's file."""
-        write_curves(self.run)
+        """Close TensorBoard's file."""
         if self.board is not None:
             self.board.close()
 

@@ -62,7 +62,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         ReIDError: ``path`` cannot be written.
     """
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    write_atomically(path, figure.canvas.print_png)  # savefig lays the same picture out twice
 
 
 def curve_panels(

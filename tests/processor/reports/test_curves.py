@@ -16,16 +16,33 @@ def run(tmp_path):
     return run
 
 
-def test_every_refresh_draws(run, monkeypatch):
+def test_pictures_take_a_tenth_of_the_time(run, monkeypatch):
+    """The first after nine seconds of a stage, the next after nine times as long as the first took."""
+    clock = [100.0]
     monkeypatch.setattr(curves, "_open_board", lambda *_: None)
-    keeper = Curves(run, 2, 1)
+    monkeypatch.setattr(curves.time, "perf_counter", lambda: clock[0])
+    draw, drawn = curves.write_curves, []
+
+    def slowly(run):
+        draw(run)
+        drawn.append(clock[0])
+        clock[0] += 2.0
+
+    monkeypatch.setattr(curves, "write_curves", slowly)
+    keeper, path = Curves(run, 2, 1), run.output_dir / "curves.png"
+    clock[0] = 108.9
     keeper.refresh()
-    first = (run.output_dir / "curves.png").read_bytes()
+    assert not path.exists()
+    for clock[0] in (109.0, 128.9, 129.0):  # drawn until 111: the next is due 18 seconds later
+        keeper.refresh()
+        first = path.read_bytes()
+    assert drawn == [109.0, 129.0]
     run.history.append({"stage": 2, "epoch": 2, "loss": 1.0, "lr": 0.1, "mAP": 10.0, "Rank-1": 20.0})
+    clock[0] = 200.0
     keeper.refresh()
     keeper.close()
-    assert (run.output_dir / "curves.png").read_bytes() != first
-    with Image.open(run.output_dir / "curves.png") as image:
+    assert path.read_bytes() != first and len(drawn) == 3
+    with Image.open(path) as image:
         assert image.format == "PNG"
 
 
