@@ -1,4 +1,4 @@
-"""What values the keys may take, alone and together."""
+"""Checks of the keys' values, alone and in combination."""
 
 from __future__ import annotations
 
@@ -410,7 +410,7 @@ def _check_model(cfg: CfgNode) -> None:
 
 
 def schedule_notes(cfg: CfgNode) -> list[str]:
-    """What in the schedules of the stages that run has no effect in so few epochs."""
+    """Notes on schedule keys that have no effect in the given number of epochs."""
     notes = []
     for number in cfg.SOLVER.STAGES:
         name, stage = f"SOLVER.STAGE{number}", cfg.SOLVER[f"STAGE{number}"]
@@ -464,7 +464,7 @@ def _check_test(cfg: CfgNode) -> None:
 
 
 def _check_local(test: CfgNode) -> None:
-    """What goes together with matched skin detail."""
+    """Combinations of keys with matched skin detail."""
     if test.POINTS != "all" and not test.POINTS.isdecimal():
         raise ReIDError(
             f"TEST.POINTS = {test.POINTS!r}: expected the number of nearest images to order by points, such as 100, "

@@ -161,7 +161,7 @@ def _pattern(keys: CfgNode) -> dict:
 
 
 def _roles(keys: CfgNode, protocol: str) -> Roles:
-    """``protocol`` is the data set's own."""
+    """Roles from the configuration; ``protocol`` holds where ``DATASETS.PROTOCOL`` is ``auto``."""
     return Roles(
         protocol if keys.PROTOCOL == "auto" else keys.PROTOCOL,
         train=keys.TRAIN,

@@ -1,4 +1,4 @@
-"""Finding out before training what would break or spoil it later."""
+"""Checks of a data set before training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def check_data(cfg: CfgNode, dataset: ReIDDataset) -> None:
-    """Find out before training what would break it later; what a run can live with is noted and logged.
+    """Check a data set before training: fatal problems are raised, minor ones are logged as notes.
 
     Where only a test is wanted, training images are not looked at.
 
@@ -77,12 +77,12 @@ def _check_images(cfg: CfgNode, dataset: ReIDDataset) -> None:
     try:
         dataset.leave_out(broken)
     except ReIDError as error:
-        raise ReIDError(f"{error} Without its broken images, that is: {found}.") from None
+        raise ReIDError(f"{error} Unreadable images had been left out: {found}.") from None
     dataset.notes.append(f"{found}; left out")
 
 
 def _note_copies(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
-    """A warning on queries whose file is in the gallery under another name: they find themselves."""
+    """A warning on queries whose file is in the gallery under another name: their first match is a copy."""
     query, gallery = ({r.path: _size(r.path) for r in part} for part in (dataset.query, dataset.gallery))
     shared = set(query.values()) & set(gallery.values())
     alike = [path for path, size in {**query, **gallery}.items() if size in shared]
@@ -96,7 +96,8 @@ def _note_copies(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
         return []
     queries = number_of(len(pairs), "query is", "queries are")
     return [
-        f"{WARNING}{queries} in the gallery too, as equal files under other names, and find themselves: {some(pairs)}. "
+        f"{WARNING}{queries} also in the gallery, as identical files under other names, so their first match is a "
+        f"copy: {some(pairs)}. "
         "python -m datasets.inspect --drop-duplicates --write-listing FILE leaves them out"
     ]
 
@@ -117,7 +118,7 @@ def _size(path: str) -> int:
 
 
 def _examine_all(cfg: CfgNode, dataset: ReIDDataset, paths: Sequence[str]) -> dict[str, Facts]:
-    """What is out of the ordinary, by path; each process looks at its share of the files."""
+    """Unusual properties of files by path; each process checks its share of the files."""
     mine = [paths[i] for i in shard_of(len(paths))]
     seen = look_over(mine, num_workers(cfg), partial(examine, reading=dataset.reading))
     odd = {path: found for path, found in seen.items() if found != Facts()}
@@ -175,7 +176,7 @@ def _note_coverage(cfg: CfgNode, dataset: ReIDDataset) -> list[str]:
     if 2 * len(drawn) >= images:
         return [line]
     return [
-        f"{WARNING}{line}: identities with many images wait for those with few. Lower DATALOADER.NUM_INSTANCE or "
+        f"{WARNING}{line}: the epoch ends when too few identities have images left. Lower DATALOADER.NUM_INSTANCE or "
         "SOLVER.STAGE2.IMS_PER_BATCH, or train more epochs"
     ]
 

@@ -1,4 +1,4 @@
-"""Where the pixels of a picture go in a transform, and key points that go along with them."""
+"""Where a transform moves the pixels of a picture, and the key points moved likewise."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Looked = TypeVar("Looked")
 
 
 def look_over(paths: Iterable[str], workers: int, look: Callable[[str], Looked]) -> dict[str, Looked]:
-    """What ``look`` says of each file, by path in the given order, each file once; on several threads."""
+    """Results of ``look`` by path, in the given order, each file once; on several threads."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         seen = tqdm(

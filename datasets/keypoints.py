@@ -53,7 +53,7 @@ EXAMPLES = (
     "python -m datasets.keypoints --config_file configs/hand/hand_11k.yml",
 )
 SAVE_SECONDS = 30
-"""Between two states of OUTPUT."""
+"""Seconds between two writes of OUTPUT."""
 SHEET_ROWS, SHEET_COLUMNS = 6, 8
 
 UPRIGHT = Reading(upright=True)
@@ -142,7 +142,7 @@ def _results(
     if processes < 2 or len(names) < 2 * processes:
         yield from map(look, images)
         return
-    # Started afresh: a copy of a process that has loaded a network's threads may hang.
+    # spawn: a forked copy of a process with the threads of a network may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=ignore_signals) as pool:
         try:
@@ -176,7 +176,7 @@ def _look(
 
 
 def report(found: Mapping[str, KeyPoints], output: Path) -> None:
-    """Say how many hands were found, and where none or several were."""
+    """Log how many hands were found, and images with none or several."""
     hands = [points for points in found.values() if points.found]
     sides = " and ".join(f"{sum(p.hand == side for p in hands)} {side}" for side in ("left", "right"))
     LOGGER.info("%s: hands in %d of %s, %s", output, len(hands), number_of(len(found), "image"), sides)
@@ -214,7 +214,7 @@ def write_sheet(work: Work, found: Mapping[str, KeyPoints], path: Path) -> None:
 def _work(arguments: argparse.Namespace) -> tuple[Work, Path, Path | None]:
     """The images that ``--config_file`` or ``--root`` names, their folder, and the file of the contact sheet."""
     if arguments.config_file:
-        # What needs the key points that are looked for here, or turns pictures, comes later.
+        # Points are those of the upright picture: without alignment, which needs them, and mirroring.
         cfg, _ = load_config(arguments.config_file, [*arguments.opts, "INPUT.ALIGN", "none", "INPUT.MIRROR", "none"])
         dataset = make_dataset(cfg, require_train=False)
         root = Path(dataset.root)
@@ -253,12 +253,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("python -m datasets.keypoints", __doc__, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
-    source.add_argument("--root", metavar="DIR", help="folder of images, searched to its depths")
+    source.add_argument("--root", metavar="DIR", help="folder of images, searched recursively")
     add = parser.add_argument
     add("--output", metavar="FILE", type=Path, help=f"CSV file; default: {DEFAULT_FILE} in the data set's folder")
     add("--sheet", metavar="FILE", type=Path, help="contact sheet; default: keypoints_sheet.png in OUTPUT_DIR")
-    add("--processes", metavar="N", type=int, default=usable_cores(), help="that look at images: %(default)s")
-    add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
+    add("--processes", metavar="N", type=int, default=usable_cores(), help="number of processes: %(default)s")
+    add("opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file")
     return run_script(partial(run, parser.parse_intermixed_args(argv)))
 
 

@@ -22,8 +22,8 @@ def unknown_white(facts: Mapping[str, Facts]) -> str:
     peak = max(facts[path].peak for path in unknown)
     return (
         f"{number_of(len(unknown), 'file does', 'files do')} not state what white is, first {unknown[0]} "
-        f"({facts[unknown[0]].unreadable}). The brightest value of all is {peak:g}; if nothing speaks against it, set "
-        f"INPUT.WHITE {likely_white(peak)}."
+        f"({facts[unknown[0]].unreadable}). The brightest value of all is {peak:g}; if the camera's white level is "
+        f"not known, set INPUT.WHITE {likely_white(peak)}."
     )
 
 

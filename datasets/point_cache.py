@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 1
-"""Raised whenever points are found in another way."""
+"""Version of the points, raised when their detection changes."""
 
 _COUNT, _PLACES = 4, MOST * 2 * 4
 _SIZE = _COUNT + _PLACES + MOST * WIDTH
@@ -57,7 +57,7 @@ class PointCache(RecordCache):
         super().__init__(_SIZE, kind, paths, room, folder, reading)
 
     def without_name(self) -> int:
-        """Not in memory: all points of a large set do not fit."""
+        """On disk: all points of a large set do not fit in memory."""
         return on_disk_without_name()
 
     def read(self, path: str) -> Points:

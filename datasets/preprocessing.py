@@ -260,4 +260,4 @@ def test_transform(
     )
 
 
-test_transform.__test__ = False  # pytest would take it for a test
+test_transform.__test__ = False  # keeps pytest from collecting it as a test

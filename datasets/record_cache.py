@@ -1,7 +1,7 @@
-"""A file of equal records, one for each image of a data set: what was computed from an image is found again.
+"""A cache of what was computed from images: records of equal size, one for each image of a data set.
 
-The file in memory has no name and is gone with the processes that hold it. Records are read and written in one call
-each and say what they hold, so any number of worker processes and runs may share a file without locks: a record that is
+A file in memory has no name and disappears with the processes that hold it. Records are read and written in one call
+each and carry their key, so any number of worker processes and runs may share a file without locks: a record that is
 missing, torn, damaged or of an older version of the image is computed again and overwritten.
 """
 
@@ -28,7 +28,7 @@ CHECKSUM = 4
 class RecordCache:
     """Records of one size for the images in ``paths``, each made at its first use.
 
-    A record is found again as long as its image's file has the same path, size and time of modification, the same part
+    A record is valid as long as its image's file has the same path, size and time of modification, the same part
     of it is used and the version is the same.
 
     Args:
@@ -97,7 +97,7 @@ class RecordCache:
         try:
             os.pwrite(self.file, key + zlib.crc32(content).to_bytes(CHECKSUM, "big") + content, place)
         except OSError:
-            self.kept.pop(path)  # no space left, whatever the budget says: computed each time from now on
+            self.kept.pop(path)  # no space left on the disk: computed at each use from now on
         return content
 
     def _key(self, path: str) -> bytes:

@@ -21,7 +21,7 @@ class SeededIndex(NamedTuple):
 
 
 MISFITS = 10
-"""Images in a row whose identity a batch of pairs has already, after which an epoch ends."""
+"""Consecutive images whose identity is in the batch already, after which an epoch of pairs ends."""
 
 Share = Callable[[int], range]
 """From the size of a batch to the places in it that are for this process; ``range`` itself takes all."""
@@ -35,7 +35,7 @@ class EpochBatches(Sampler[list[SeededIndex]]):
 
     Attributes:
         images_per_seed: neighbours in a batch that are augmented alike.
-        length: batches of an epoch, planned again and again until there are so many; 0: those of one plan.
+        length: batches of an epoch, repeated plans fill it; 0: those of one plan.
     """
 
     images_per_seed = 1

@@ -82,7 +82,7 @@ class VeRi(NamedPhotos):
 
 
 def _read_views(folder: Path, notes: list[str]) -> dict[str, int]:
-    """Viewpoint by file name; empty if a keypoint file is absent. The train file has the last word."""
+    """Viewpoint by file name; empty if a keypoint file is absent. Labels of the train file take precedence."""
     paths = [_beside_or_above(folder, name) for name in KEYPOINT_FILES]
     absent = [name for name, path in zip(KEYPOINT_FILES, paths, strict=True) if path is None]
     if absent:

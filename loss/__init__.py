@@ -1,4 +1,4 @@
-"""Losses of both training stages; each takes features or scores and labels, and knows nothing of models."""
+"""Losses of both training stages; each takes features or scores and labels, and is independent of models."""
 
 from loss.arcface import MARGIN_HEADS, AMSoftmax, ArcFace, CircleLoss, CosFace
 from loss.center_loss import CenterLoss, weighted_center

@@ -20,7 +20,7 @@ MIN_SINE_SQUARED = 1e-6
 
 
 class MarginHead(nn.Module):
-    """What the heads share: a scale s of the logits and a margin m of the true class."""
+    """Base class of the heads: a scale s of the logits and a margin m of the true class."""
 
     def __init__(self, scale: float, margin: float) -> None:
         super().__init__()

@@ -34,9 +34,9 @@ class HardExamples(NamedTuple):
 def hard_example_mining(dist: Tensor, labels: Tensor) -> HardExamples:
     """The farthest item with the anchor's label and the nearest item with another one.
 
-    The anchor itself counts as a positive, so an identity's only image has itself, at a distance of about 0.
-    Without any other identity in the batch ``dist_an`` is infinite. Identities may have different numbers of
-    images.
+    The anchor itself counts as a positive, so the positive of an identity's only image is the image itself, at a
+    distance of about 0. Without any other identity in the batch ``dist_an`` is infinite. Identities may have different
+    numbers of images.
 
     Args:
         dist: distances of all pairs, [N, N].

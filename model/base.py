@@ -1,4 +1,4 @@
-"""The contract of a method: what a training, a test and an export know about it.
+"""The contract of a method: its interface to training, test and export.
 
 A method has two halves with a seam between them. In front of the seam, :meth:`Method.forward` turns images into named
 tensors, a row for each image; it may run in micro-batches, in several processes and under autocast. Behind the seam,
@@ -107,7 +107,7 @@ class Batch:
 
 @dataclass
 class LoadReport:
-    """What became of each tensor of a file. ``resized`` and ``skipped`` hold the shapes or the reason."""
+    """The outcome for each tensor of a file. ``resized`` and ``skipped`` hold the shapes or the reason."""
 
     loaded: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class LoadReport:
     missing: dict[str, str] = field(default_factory=dict)
 
     def table(self) -> str:
-        """A few lines for the log; tensors of one part with the same fate share a line."""
+        """A few lines for the log; tensors of one part with the same outcome share a line."""
         fates = {
             "loaded": dict.fromkeys(self.loaded, ""),
             "resized": self.resized,

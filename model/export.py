@@ -259,7 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--num_views", metavar="V", type=int, default=0, help="views of the training data, for SIE_CAMERA with SIE_VIEW"
     )
     parser.add_argument("--half", action="store_true", help="store the weights as float16, in half the space")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file: TEST.WEIGHT PATH"
+    )
     arguments = parser.parse_intermixed_args(argv)
     given = (arguments.config_file, arguments.opts, arguments.output, arguments.num_views, arguments.half)
     return run_script(partial(export, *given))

@@ -163,7 +163,7 @@ def _known_grid(cfg: CfgNode, tensors: Mapping[str, Tensor]) -> KnownGrid:
 
 
 def _with_card(cfg: CfgNode, model: Method, facts: DataFacts) -> Method:
-    """Note what a test has to know; the identities' names are data about people and stay out of the file."""
+    """Record the facts that a test needs; the identities' names are personal data and are left out."""
     model.inputs = type(model).needs(cfg, training=False)
     model.card = {
         "method": cfg.MODEL.METHOD,
@@ -208,7 +208,7 @@ def _check_seen(cfg: CfgNode, method: type[Method], facts: DataFacts, seen: Data
 
 @contextmanager
 def _about(source: object) -> Iterator[None]:
-    """Put the file into messages that do not name it."""
+    """Add the file to messages that do not name it."""
     try:
         yield
     except ReIDError as error:

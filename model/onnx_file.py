@@ -1,4 +1,4 @@
-"""Writing an exported network as an ONNX file: facts in its header, half-precision weights, weights beside the file."""
+"""Writing an exported network as an ONNX file: facts in its header, half-precision weights, external weight files."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def _table_of_pretraining(cfg: CfgNode, own: Mapping[str, Tensor]) -> Tensor:
     """Token embeddings of the pre-training, if its text encoder is the checkpoint's."""
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         raise ReIDError(
-            f"{cfg.TEST.WEIGHT}: its training started from random weights, and its text encoder has never read words. "
+            f"{cfg.TEST.WEIGHT}: its training started from random weights, so its text encoder has no trained word "
+            "embeddings. "
             "Take a checkpoint that started from CLIP's weights or from MODEL.PRETRAIN_CHOICE hands."
         )
     path, tensors = read_pretraining(cfg)

@@ -1,4 +1,4 @@
-"""Training stages, evaluation and reports; they are handed built objects and import only losses and helpers."""
+"""Training stages, evaluation and reports; they receive built objects and import only losses and helpers."""
 
 import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from processor.biometrics.measure import check_performance

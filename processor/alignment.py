@@ -1,4 +1,4 @@
-"""How well the sentences of the identities fit their images: diagnostics of every stage that has such sentences."""
+"""Fit of the identities' sentences to their images: diagnostics of every stage that has such sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPANS = (5.0, 40.0)
 logits span 12 to 15."""
 
 KEPT = 0.5
-"""Share of the alignment below which what the first epoch of stage 2 leaves of it is a warning."""
+"""Share of the alignment; a warning is logged if the first epoch of stage 2 leaves less."""
 
 MEASURED = ("sentence_accuracy", "sentence_cosine", "logit_span", "length_product")
 """Names of what :func:`measure` finds, in the history and in ``metrics.json``."""
@@ -116,7 +116,8 @@ class StageAlignment:
 def in_words(found: Mapping[str, float]) -> str:
     """Numbers of :func:`measure` for a reader."""
     return (
-        f"nearest sentence is their own for {100 * found['sentence_accuracy']:.1f} % of the clean training images, "
+        f"nearest sentence is that of the image's identity for {100 * found['sentence_accuracy']:.1f} % of the clean "
+        "training images, "
         f"cosine of sentence and centroid {found['sentence_cosine']:.3f}, logits span {found['logit_span']:.1f}"
     )
 
@@ -128,15 +129,16 @@ def _warn_of_span(found: Mapping[str, float], history: Sequence[Mapping], last: 
     seen = any(entry["stage"] == 1 and entry.get("logit_span", 0) > high for entry in history)
     if span > high and not seen:
         LOGGER.warning(
-            "the logits of stage 1 span %.1f, more than %.0f: the softmax sees one sentence alone, and texts drive "
-            "stage 2 too hard. The lengths of image and text features multiply to %.1f; that product has to be the "
+            "the logits of stage 1 span %.1f, more than %.0f: the softmax is nearly one-hot, and the text loss "
+            "dominates stage 2. The lengths of image and text features multiply to %.1f; that product has to be the "
             "logit scale of their pre-training. Scale image and text projection of the start weights.",
             *(span, high, product),
         )
     elif span < low and last:
         LOGGER.warning(
-            "the logits of stage 1 span %.2f, less than %.0f: the sentences hardly separate the identities and can "
-            "teach stage 2 little. Raise SOLVER.STAGE1.BASE_LR or MAX_EPOCHS, or start from pre-trained weights.",
+            "the logits of stage 1 span %.2f, less than %.0f: the sentences hardly separate the identities, so "
+            "stage 2 gains little from them. Raise SOLVER.STAGE1.BASE_LR or MAX_EPOCHS, or start from pre-trained "
+            "weights.",
             *(span, low),
         )
 

@@ -1,8 +1,8 @@
-"""Run several configurations with several seeds on one data set and compare what they reach.
+"""Run several configurations with several seeds on one data set and compare their results.
 
-Each run is a process of its own in its own folder, ``OUTPUT/<configuration>/seed<k>``: one that breaks leaves the
-others alone. The same command resumes what is not finished and only reads what is. After each run the comparison
-so far lies in OUTPUT as comparison.md, comparison.csv and comparison.json.
+Each run is a process of its own in its own folder, ``OUTPUT/<configuration>/seed<k>``: a failed run does not stop the
+others. The same command resumes unfinished runs and reads finished ones. After each run OUTPUT holds the comparison so
+far as comparison.md, comparison.csv and comparison.json.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
 
 def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> list[Job]:
-    """All runs, seed by seed, so that a comparison that is stopped early has seen every configuration.
+    """All runs, seed by seed, so that a comparison that is stopped early has runs of every configuration.
 
     Raises:
         ReIDError: a configuration is wrong, which is named, two have one name, or they differ in data or test protocol.
@@ -90,7 +90,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], output: Path, overrides: S
 
 
 def check_comparable(jobs: Sequence[Job]) -> None:
-    """Refuse runs whose numbers would be about different images or measured differently.
+    """Refuse runs on different images or with different test protocols.
 
     Raises:
         ReIDError: naming the keys and both values.
@@ -110,7 +110,7 @@ def check_comparable(jobs: Sequence[Job]) -> None:
 
 
 def finished(job: Job) -> RunFolder | None:
-    """What the run left, if it is finished and was that of the same configuration."""
+    """The finished run in the job's folder, if it has the same configuration."""
     config, metrics = job.folder / "config.yml", job.folder / "metrics.json"
     try:
         # A run writes its configuration first and its numbers last; later ones belong to a run that did not end.
@@ -155,14 +155,14 @@ def launch(job: Job, overrides: Sequence[str]) -> str:
     if forwarded or process.returncode == STOPPED_STATUS:
         raise InterruptedRunError(str(job))
     if process.returncode == 0:
-        console.unlink()  # the run's own log says the same, without the paths of this machine
+        console.unlink()  # the run's log has the same message, without the paths of this machine
         return ""
     lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"status {process.returncode}: {lines[-1][:500] if lines else 'no output'} ({console})"
 
 
 def _wait_for(folder: Path) -> None:
-    """A comparison that was killed leaves a run behind, which continues alone; wait for its end."""
+    """Wait for a run of a killed comparison, which continues alone."""
     said = False
     while True:
         try:
@@ -234,7 +234,7 @@ def _write(output: Path, job: Job, results: Mapping[str, Mapping[int, RunFolder]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, 2 if something has to be mended or a run failed, 3 after a signal."""
+    """Command line; returns the exit status: 0, 2 after a user error or a failed run, 3 after a signal."""
     parser = make_parser("python -m processor.compare", __doc__, EXAMPLES)
     add = parser.add_argument
     add(
@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         nargs="+",
         required=True,
-        help="YAML files; the first is measured against",
+        help="YAML files; the others are compared with the first",
     )
     add("--seeds", metavar="N", type=int, nargs="+", default=[1], help="values of SOLVER.SEED (default: 1)")
     add(
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "opts",
         nargs="*",
         metavar="KEY VALUE",
-        help="last: pairs that override every file, such as DATASETS.ROOT_DIR data",
+        help="last: configuration keys that override every file, such as DATASETS.ROOT_DIR data",
     )
     options, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(options)

@@ -110,7 +110,7 @@ class Embedder:
         batch_size: images at a time.
         workers: processes that read images.
         at_least: pixels that will do of a JPEG, see :func:`utils.images.decode`; None for all.
-        calibrated: gives the calibration that belongs to the weights, or says why there is none.
+        calibrated: gives the calibration of the weights, or an error with the reason why there is none.
         target: what an aligned picture becomes.
         windows: of images that are aligned, None where none is.
     """
@@ -152,7 +152,7 @@ class Embedder:
         return self.calibrated()
 
     def compare(self, first: Picture, second: Picture) -> Evidence:
-        """How strongly two images speak for one hand.
+        """The evidence of two images for one hand.
 
         Raises:
             ReIDError: an image cannot be read, or the weights have no calibration.
@@ -244,7 +244,7 @@ def _torch_network(cfg: CfgNode) -> Compute:
 
 
 def _onnx_network(cfg: CfgNode) -> Compute:
-    """The file's own TEST.FLIP, TEST.FEAT_NORM and TEST.NECK_FEAT hold, whatever ``cfg`` says."""
+    """The file's own TEST.FLIP, TEST.FEAT_NORM and TEST.NECK_FEAT hold, not those of ``cfg``."""
     path = Path(cfg.TEST.WEIGHT)
     try:
         onnxruntime = import_optional("onnxruntime")

@@ -68,7 +68,7 @@ class Evaluation:
         neighbours: k1 and k2 of the re-ranking, None without it.
         local: scores of matched skin detail that the ranking and the error rates come from, None without them.
         verification: error rates of the same features at a threshold, None where they were not measured.
-        neck_feat: whether the features are from ``before`` or ``after`` the BNNeck, as the model says.
+        neck_feat: whether the model gives features from ``before`` or ``after`` the BNNeck.
         runs: the numbers of each random split in turn where there are several; everything else is of the first.
         precisions: and each one's average precisions, of its own queries.
     """

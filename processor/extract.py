@@ -120,7 +120,7 @@ def _compute(embedder: Embedder, paths: Sequence[Path], files: _Files) -> None:
     try:
         for number, part in enumerate(embedder.batches(paths[done:], done)):
             if features is not None and part.shape[1] != features.shape[1]:
-                features = None  # whoever wrote them, they are not this model's
+                features = None  # features of an unknown source
                 files.start_over()
                 return _compute(embedder, paths, files)
             if features is None:
@@ -160,13 +160,13 @@ class _Files:
         done = self._done()
         features = self._map(self.unfinished, "r+") if done else None
         if features is not None:
-            LOGGER.info("%d of %d features are in %s already; going on", done, self.count, self.state.parent)
+            LOGGER.info("resuming: %d of %d features are in %s", done, self.count, self.state.parent)
             return done, features
         self.start_over()
         return 0, None
 
     def start_over(self) -> None:
-        """Forget what was computed: first the state, which would vouch for what comes next."""
+        """Discard what was computed: first the state, which describes the files."""
         if self.state.exists():
             folder = self.state.parent
             LOGGER.warning("%s holds the features of other images, weights or settings: starting over", folder)
@@ -181,7 +181,7 @@ class _Files:
         try:
             known = json.loads(read_text(self.state))
             done = int(known["done"]) if known["key"] == self.key else 0
-        except Exception:  # whatever is there, it is not what this command wrote
+        except Exception:  # not a file of this command
             return 0
         return done if 0 <= done <= self.count else 0
 
@@ -189,7 +189,7 @@ class _Files:
         """The features in ``path``, if this command may have written them."""
         try:
             if not path.is_file():
-                return None  # opening a pipe would wait for ever
+                return None  # opening a pipe would block
             array = np.load(path, mmap_mode=mode, allow_pickle=False)
             usable = array.dtype == np.float32 and array.ndim == 2 and len(array) == self.count
         except Exception:
@@ -205,7 +205,7 @@ def _fingerprint(source: str, folder: Path, listed: Sequence[Listed], windows: W
             window = windows.get(str(folder / image.name)) or ""
             line = f"{image.name}\0{status.st_size}\0{status.st_mtime_ns}{window}\n"
             facts.update(line.encode("utf-8", "surrogateescape"))
-        except OSError:  # a link to nowhere: reading it will say so
+        except OSError:  # a dangling link: reading it raises the error
             facts.update(f"{image.name}\n".encode("utf-8", "surrogateescape"))
     return facts.hexdigest()
 
@@ -231,7 +231,7 @@ def open_embedder(config_file: str, overrides: Sequence[str]) -> tuple[Embedder,
 
 
 def run(config_file: str, overrides: Sequence[str], images: Path, output: Path) -> None:
-    """Extract, and say what is there."""
+    """Extract, and log the result."""
     setup_console()
     embedder, source = open_embedder(config_file, overrides)
     features, _ = extract(embedder, images, output, source)
@@ -243,10 +243,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("python -m processor.extract", __doc__, EXAMPLES)
     parser.add_argument("--config_file", metavar="FILE", required=True, help="YAML file of the training")
     parser.add_argument(
-        "--images", metavar="DIR", type=Path, required=True, help="folder of images, searched to its depths"
+        "--images", metavar="DIR", type=Path, required=True, help="folder of images, searched recursively"
     )
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder that receives the features")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file: TEST.WEIGHT PATH"
+    )
     arguments = parser.parse_intermixed_args(argv)
     return run_script(partial(run, arguments.config_file, arguments.opts, arguments.images, arguments.output))
 

@@ -155,7 +155,7 @@ def _pictures(run: RunFolder) -> str:
     folder = run.folder / f"pictures{run.suffix}"
     places = {name: folder / f"{name}.png" for name in PICTURES}
     places["ranking"] = run.folder / f"ranking{run.suffix}.png"
-    if not run.settings.get("TEST.PICTURES", True):  # what lies there is of an evaluation before
+    if not run.settings.get("TEST.PICTURES", True):  # files of an earlier evaluation
         places = {}
     places["curves"] = run.folder / "curves.png"
     shown = "".join(picture(path, *PICTURES[name]) for name, path in places.items() if path.is_file())
@@ -190,7 +190,8 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
     warning = ""
     if apart:
         said = (
-            f"The runs were tested on other images or in other ways ({', '.join(apart)}): their numbers do not compare."
+            f"The runs were tested on other images or in other ways ({', '.join(apart)}): their numbers cannot be "
+            "compared."
         )
         LOGGER.warning("%s", said)
         warning = f"<p><strong>{escape(said)}</strong></p>"
@@ -251,11 +252,11 @@ def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
         p = f"{found.p:.4f}" if found.p else "< 0.002"
         rows.append([f"{label} - {labels[0]}", *(100 * value for value in found[:3]), p])
     text = (
-        "<p>The same queries are answered by both runs; over several random splits a query counts with its mean. "
+        "<p>Both runs have the same queries; over several random splits a query counts with its mean. "
         "People are drawn with replacement, with all their query and gallery images, the same ones for both runs; the "
         "interval holds 95 % of the differences, p is twice the share beyond zero. "
-        "It is about other people, not about other seeds of training: for those see the standard deviation, or "
-        "processor.compare, which draws seeds too.</p>"
+        "It covers other people, not other training seeds: for these see the standard deviation, or "
+        "processor.compare, which resamples seeds too.</p>"
     )
     columns = ["difference", "mAP (points)", "from", "to", "p"]
     reasons = {f"Not the queries of {labels[0]}": apart, f"Not tested as {labels[0]} was": otherwise}
@@ -312,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="RUN",
         nargs="+",
         type=Path,
-        help="OUTPUT_DIR of a finished run; the first is what the others are compared with",
+        help="OUTPUT_DIR of a finished run; the others are compared with the first",
     )
     parser.add_argument(
         "--output",
@@ -324,9 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recipe",
         metavar="FILE",
         type=Path,
-        help="YAML file that the run was started with: what was changed against it is shown too",
+        help="YAML file that the run was started with: changed keys are shown",
     )
-    parser.add_argument("--test", action="store_true", help="in folders that were trained and tested in, take the test")
+    parser.add_argument("--test", action="store_true", help="in folders with a training and a test, take the test")
     arguments = parser.parse_args(argv)
     return run_script(partial(report, arguments.runs, arguments.output, arguments.recipe, arguments.test))
 

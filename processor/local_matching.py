@@ -1,4 +1,4 @@
-"""Matched skin detail in an evaluation: which score ``TEST.POINTS``, ``TEST.LOCAL`` and ``TEST.FUSE_LOCAL`` ask for."""
+"""Matched skin detail in an evaluation, by ``TEST.POINTS``, ``TEST.LOCAL`` and ``TEST.FUSE_LOCAL``."""
 
 from __future__ import annotations
 

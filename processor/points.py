@@ -7,8 +7,8 @@ involved.
 With --gallery a second row shows two different people of that folder for comparison: of 100 random pairs the one with
 the most agreeing points. How many points agree by chance depends on the kind of image, so compare images of one kind.
 
-A count is not a likelihood ratio. "Too few to decide" is a result and no exclusion: blur, other light, a bent finger or
-another part of the hand leave few points between images of one person. Crop or mask the background; the same table
+A count is not a likelihood ratio. "Too few to decide" is a result, not an exclusion: blur, other light, a bent finger
+or another part of the hand leave few points between images of one person. Crop or mask the background; the same table
 under two hands matches as well as skin does.
 
 The chart shows photographs of hands, which are biometric data: protect it accordingly.

@@ -135,7 +135,7 @@ def _fixed_statistics(method: Method) -> frozenset[str]:
 
 
 def _summary(epoch: int, found: Evaluation | None) -> dict[str, float] | None:
-    """Log what an evaluation in between found; None in all processes but the first."""
+    """Log the result of an evaluation during training; None in all processes but the first."""
     if found is None:
         return None
     summary = found.summary()
@@ -147,7 +147,7 @@ def load_best(cfg: CfgNode, model: Method, run: Run) -> None:
     """Put the weights of the highest validation mAP into ``model``.
 
     Raises:
-        ReIDError: the checkpoint is gone or damaged.
+        ReIDError: the checkpoint is missing or damaged.
     """
     path = _best_model(cfg, run)
     LOGGER.info("best epoch by validation: %d, %s", run.best["epoch"], path)

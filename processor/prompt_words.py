@@ -1,7 +1,7 @@
-"""What the learned prompts of identities are near to, in words: for the report, with a line on how little that means.
+"""Nearest words and sentences of the learned prompts, for the report, with a line about their limits.
 
 CoOp's authors list the nearest words of their vectors too and find most of them without meaning (arXiv 2109.01134,
-Table 4): a vector may lie between all words, and its nearest word is then near in name only.
+Table 4): a vector may lie far from all words.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CAUTION = (
     "Learned tokens are not words. Training gives them no meaning, and the nearest word of a token can be "
-    "far away and differ from seed to seed. Read nothing about a person from them."
+    "far away and differ from seed to seed. They say nothing about a person."
 )
 """Stands beside every list of such words."""
 
@@ -42,7 +42,7 @@ FILE = "sentences.json"
 
 
 def note_prompt_words(run: Run, dataset: ReIDDataset, method: Method, templates: Mapping[str, str]) -> None:
-    """Write what the learned prompts of a trained method are near to into ``sentences.json``; called by all processes.
+    """Write the nearest words and sentences of learned prompts to ``sentences.json``; called by all processes.
 
     Args:
         run: its folder gets the file, its number format is that of the text encoder.

@@ -124,13 +124,13 @@ def search(
         names: of the queries [Q].
         listed: what the gallery's features are of [G].
         top: answers to a query; fewer where fewer people are enrolled.
-        threshold: when an answer is accepted, None for no such judgement.
+        threshold: decides acceptance, None for no decision.
         how: a name in :data:`utils.retrieval.search.SEARCHES`; the recall of an approximate search is logged.
         calibration: from similarities to likelihood ratios, None for none.
         detail: counts agreeing points of queries and gallery images, None for none.
     """
     images = Counter(image.identity for image in listed)
-    # However the images of the nearest top - 1 people crowd a list of this length, it has room for one more person.
+    # A list of this length holds one more person than the images of any top - 1 people can fill.
     length = max(1 + sum(count for _, count in images.most_common(top - 1)), detail.nearest if detail else 0)
     nearest = SEARCHES[how](torch.from_numpy(query), gallery, length, metric="cosine")
     if how != "exact":
@@ -296,7 +296,7 @@ FORMATS = {"text": as_text, "csv": as_csv, "json": as_json}
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Enrol, ask, answer."""
+    """Enrol the gallery, search the queries, write the answers."""
     setup_console()
     if arguments.top < 1:
         raise ReIDError(f"--top {arguments.top}: expected at least 1.")
@@ -399,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("python -m processor.search", __doc__, EXAMPLES)
     add = parser.add_argument_group("model").add_argument
     add("--config_file", metavar="FILE", required=True, help="YAML file of the training")
-    add("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file: TEST.WEIGHT PATH")
+    add("opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file: TEST.WEIGHT PATH")
     images = parser.add_argument_group("images")
     add = images.add_argument
     add("--gallery", metavar="DIR", type=Path, required=True, help="folder of known hands, one folder a person")
@@ -417,7 +417,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         type=Path,
         default=Path("output/enrolled"),
-        help="where the gallery's features are kept and found again (default: %(default)s)",
+        help="folder that caches the gallery's features (default: %(default)s)",
     )
     acceptance = parser.add_argument_group("acceptance")
     accept = acceptance.add_mutually_exclusive_group().add_argument

@@ -37,14 +37,14 @@ def text_results(
         trial: query and gallery; images without attributes take no part.
         attributes: of the images.
         encode: CLIP's text encoder.
-        sentence: what says all attributes of an image.
+        sentence: from all attributes of an image to a sentence.
         templates: by attribute, the sentence with ``{}`` for its value.
 
     Returns:
-        ``text: attributes``, mAP and ranks with each distinct sentence of the queries asking for gallery images that it
-        describes; ``text: identity``, with each person's sentences asking for the person; the first holds, as
-        ``accuracy`` and ``largest value``, how often an image's nearest sentence of an attribute is right, and the
-        share of the attribute's most frequent value.
+        ``text: attributes``, mAP and ranks where each distinct sentence of the queries retrieves the gallery images
+        that it describes; ``text: identity``, where each person's sentences retrieve the person's images; the first
+        holds, as ``accuracy`` and ``largest value``, how often an image's nearest sentence of an attribute is right,
+        and the share of the attribute's most frequent value.
     """
     queries, query = _known(trial.query, attributes)
     offered, gallery = _known(trial.gallery, attributes)

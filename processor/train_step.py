@@ -175,7 +175,7 @@ class TrainStep:
         write_text(path, "".join(f"{name}\n" for name in names))
         return ReIDError(
             f"{place(at)}: the loss is not finite ({terms}) on {len(names)} images, {', '.join(names[:3])} and others, "
-            f"all listed in {path}. Look at them, lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to "
+            f"all listed in {path}. Check them, lower the learning rate, set CLIP_GRAD, or set SOLVER.PRECISION to "
             "fp32, and start over with RESUME never or another OUTPUT_DIR; checkpoints written so far are kept."
         )
 
@@ -191,5 +191,5 @@ def place(at: Progress) -> str:
 
 
 def _anywhere_not_finite(loss: Tensor) -> bool:
-    """All processes do the same next, even if rounding had one of them alone overflow."""
+    """All processes take the same branch, even if rounding makes only one of them overflow."""
     return any_process(not torch.isfinite(loss))

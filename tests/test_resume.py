@@ -163,7 +163,7 @@ def test_a_vanished_image_stops_the_run_and_its_return_lets_it_go_on(driver, han
 def test_a_killed_loader_process_stops_the_run_which_resumes(driver, hands, whole, tmp_path):
     runs = Runs(driver, hands, tmp_path / "run")
     done = runs(2, "worker", "stage 2 epoch 2", DATALOADER__NUM_WORKERS=1)
-    assert done["status"] == 2 and "a process that reads images has died" in done["said"], done["said"]
+    assert done["status"] == 2 and "a process that reads images died" in done["said"], done["said"]
     assert "DATALOADER.NUM_WORKERS" in done["said"] and "Traceback" not in done["said"], done["said"]
     done = runs()
     assert done["status"] == 0 and "resuming at stage 2, epoch 2" in done["said"], done["said"]

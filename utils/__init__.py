@@ -1,1 +1,1 @@
-"""Ground floor: helpers that import nothing else of this project."""
+"""Helpers that import nothing else of this project."""

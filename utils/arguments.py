@@ -48,7 +48,7 @@ def parse_arguments(
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="pairs that override the file, for example OUTPUT_DIR output/mine SOLVER.SEED 1",
+        help="configuration keys that override the file, for example OUTPUT_DIR output/mine SOLVER.SEED 1",
     )
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""How every command ends: without a traceback when the user can mend the cause."""
+"""The end of every command: one message, without a traceback, for errors that the user can correct."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from utils.logger import LOGGER, close_logger
 from utils.terminal import finish_output, show
 
 WORKER_LOST = (
-    "a process that reads images has died ({}) Most often memory ran out: lower DATALOADER.NUM_WORKERS or the batch "
-    "size. The same command resumes from the last saved state."
+    "a process that reads images died ({}). The usual cause is too little memory: lower DATALOADER.NUM_WORKERS or "
+    "the batch size. The same command resumes from the last saved state."
 )
 
 PROCESS_LOST = (
-    "another process of this run is gone ({}) Its message is above or in the log of its machine; without "
-    "a message, the system most often killed it for its memory. The same command resumes from the last saved state."
+    "another process of this run died ({}). Its message is above or in the log of its machine; if there is none, the "
+    "system probably killed it for lack of memory. The same command resumes from the last saved state."
 )
 
 

@@ -13,7 +13,7 @@ from utils.errors import ReIDError
 
 
 def choose_device(name: str, number: str = "0") -> torch.device:
-    """The device that ``MODEL.DEVICE`` and ``MODEL.DEVICE_ID`` ask for.
+    """The device that ``MODEL.DEVICE`` and ``MODEL.DEVICE_ID`` name.
 
     Args:
         name: ``auto`` (the first of the following that exists), ``cuda``, ``mps`` or ``cpu``.
@@ -22,7 +22,7 @@ def choose_device(name: str, number: str = "0") -> torch.device:
     Raises:
         ReIDError: this machine has no such device, or not enough of them.
     """
-    alone = world_size() == 1  # several processes cannot talk from an Apple GPU
+    alone = world_size() == 1  # several processes cannot communicate from an Apple GPU
     available = {"cuda": torch.cuda.is_available(), "mps": alone and torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
@@ -42,7 +42,7 @@ def choose_device(name: str, number: str = "0") -> torch.device:
 
 
 def _gpu_of_process() -> torch.device:
-    """The GPU with the number of this process on its machine, made the one that this process talks from."""
+    """The GPU with the number of this process on its machine, made this process's current device."""
     number, count = local_rank(), torch.cuda.device_count()
     if number >= count:
         raise ReIDError(
@@ -60,16 +60,16 @@ def busy_note(device: torch.device) -> str:
         return ""
     if threads > usable:
         return (
-            f"{threads} threads compute on the {usable} cores that this process may use (affinity, container) and wait "
-            f"for each other: OMP_NUM_THREADS={usable} is faster"
+            f"{threads} threads compute on the {usable} cores that this process may use (affinity, container): more "
+            f"threads than cores are slower, set OMP_NUM_THREADS={usable}"
         )
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load <= cores:
         return ""
     return (
-        f"this machine is busy (load {load:.1f} on {cores} cores): {threads} threads that wait for each other may be "
-        "slower than one, OMP_NUM_THREADS=1"
+        f"this machine is busy (load {load:.1f} on {cores} cores): {threads} threads may be slower than one, "
+        "OMP_NUM_THREADS=1"
     )
 
 
@@ -110,7 +110,7 @@ def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # torch shows these only through private functions; a release without them gets float32.
+        # torch has only private functions for this; a release without them computes in float32
         tests = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("amx_tile", "avx512_bf16"))
         return any(test() for test in tests if test is not None)
     return False

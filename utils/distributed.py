@@ -1,8 +1,8 @@
 """Several processes, started by torchrun, that work as one. Without torchrun everything here is for one process.
 
 Each process computes on its share of a batch, of a test set or of the identities; what belongs to the whole is
-gathered. Tensors travel by NCCL between GPUs and by Gloo between CPUs, everything else by Gloo. Functions that talk to
-other processes have to be called by all of them in the same order.
+gathered. Tensors travel by NCCL between GPUs and by Gloo between CPUs, everything else by Gloo. Functions that
+communicate have to be called by all processes in the same order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from utils.terminal import finish_output
 T = TypeVar("T")
 
 STEP_PATIENCE = timedelta(minutes=30)
-"""How long a tensor may be on its way before the run is given up: the first batch is read from a cold disk."""
+"""Time limit of a tensor exchange: the first batch is read from a cold disk."""
 
 MAIN_PATIENCE = timedelta(days=2)
 """How long the others wait while the first process ranks a test set or writes files."""
@@ -40,12 +40,14 @@ BUCKET = 2**23
 """Gradient elements that travel together."""
 
 FAILURE_PATIENCE = 2.0
-"""Seconds in which the first process may say itself why a run ends, before another one does."""
+"""Seconds for which other processes wait for the first one to report why a run ends."""
 
 
 @dataclass
 class _Group:
-    """The processes of this run: ``store`` outlives each of them, ``talk`` is for what is no tensor of a step."""
+    """The processes of this run: ``store`` outlives each of them, ``talk`` exchanges everything but the tensors of a
+    step.
+    """
 
     store: dist.Store
     talk: dist.ProcessGroup
@@ -81,7 +83,7 @@ def is_main() -> bool:
 
 @contextmanager
 def joined_processes() -> Iterator[None]:
-    """Be one of the processes that torchrun has started, for the time of the block.
+    """Join the processes that torchrun has started, within the block.
 
     Raises:
         ReIDError: another launcher has set only some of torchrun's variables, or the others cannot be reached.
@@ -342,15 +344,15 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def lost_process(error: BaseException) -> bool:
-    """Whether ``error`` only says that another process is gone."""
+    """Whether ``error`` only reports that another process has ended."""
     words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
     return bool(_groups) and isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def note_stop() -> None:
-    """Let the others know that this process leaves because of a signal."""
+    """Note for the other processes that a signal ends this one."""
     if _groups:
-        with suppress(RuntimeError):  # the store is gone with the machine that kept it
+        with suppress(RuntimeError):  # the machine with the store has ended
             _groups[0].store.add("stopped", 1)
 
 
@@ -363,7 +365,7 @@ def stop_noted() -> bool:
 
 
 def may_report() -> bool:
-    """Whether this process is to say why the run ends: one does, the first process if it can."""
+    """Whether this process reports why the run ends: exactly one does, the first process if it can."""
     if not _groups:
         return True
     store, end = _groups[0].store, time.monotonic() + (0 if is_main() else FAILURE_PATIENCE)
@@ -373,12 +375,12 @@ def may_report() -> bool:
                 return False
             time.sleep(0.05)
         return store.add("left", 1) == 1
-    except RuntimeError:  # torchrun, which keeps the store, is gone
+    except RuntimeError:  # torchrun, which keeps the store, has ended
         return is_main()
 
 
 def leave_at_once(status: int) -> None:
-    """End this process here if it is one of several: what is left of their connections may wait for who is gone."""
+    """End this process if it is one of several: closing its connections may wait for a process that has ended."""
     if not _groups:
         return
     kill_workers()

@@ -1,8 +1,8 @@
 """Ctrl-C while a command is being loaded. Importing this module is all there is to do, before the slow packages.
 
 Loading torch takes seconds in which nothing can be saved and no code of the project runs. A traceback through torch's
-imports says nothing, so the signal ends the command as it ends other programs. Where the project is a library, the
-program that uses it decides.
+imports is useless, so the signal ends the command without one. Where the project is imported as a library, signals are
+left alone.
 """
 
 import signal

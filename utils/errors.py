@@ -2,7 +2,7 @@
 
 
 class ReIDError(Exception):
-    """A mistake the user can mend: a wrong key, a missing file, data that cannot be trained on.
+    """An error that the user can correct: a wrong key, a missing file, data that cannot be trained on.
 
     The message names the key or file, what was found, what was expected and what to do. The scripts print it
     without a traceback and end with :data:`EXIT_STATUS`.
@@ -14,7 +14,7 @@ EXIT_STATUS = 2
 
 
 def unreadable_folder(error: OSError) -> ReIDError:
-    """What to raise where a folder cannot be listed: to pass over its images in silence would falsify the result."""
+    """The error for a folder that cannot be listed: leaving out its images silently would falsify the result."""
     return ReIDError(
         f"{error.filename}: cannot be read ({error.strerror}). Change its permissions, or move it elsewhere to "
         "continue without its images."

@@ -17,7 +17,7 @@ except ImportError:  # Windows
     fcntl = None
 
 NAME = "run.lock"
-"""The locked file. It stays when the command ends: deleting it could take it from under the next one."""
+"""The locked file. It stays when the command ends: deleting it could remove the next command's lock."""
 
 _held: list[int] = []
 
@@ -27,10 +27,11 @@ class FolderInUseError(ReIDError):
 
 
 def hold_folder(folder: Path) -> None:
-    """Lock ``folder`` for a training until :func:`release_folder`, or until this process dies, however it does.
+    """Lock ``folder`` for a training until :func:`release_folder`, or until this process ends in any way.
 
     A lock of this kind belongs to the process alone, so loader processes that outlive a killed training for a moment
-    do not hold it. It is advice: where the system or the file system has none, nothing is locked and the log says so.
+    do not hold it. The lock is advisory: where the system or the file system has none, nothing is locked and the log
+    says so.
 
     Raises:
         FolderInUseError: another process holds it.
@@ -79,7 +80,7 @@ def _lock(folder: Path, who: str, advice: str) -> int | None:
         raise FolderInUseError(f"{who} (process {holder or 'unknown'}). Wait for its end, {advice}") from None
     except OSError as error:
         os.close(file)
-        LOGGER.warning("%s: cannot be locked (%s). Start nothing else there.", folder, error.strerror)
+        LOGGER.warning("%s: cannot be locked (%s). Start no other command in this folder.", folder, error.strerror)
         return None
     os.ftruncate(file, 0)
     os.write(file, f"{os.getpid()}\n".encode())
@@ -87,8 +88,8 @@ def _lock(folder: Path, who: str, advice: str) -> int | None:
 
 
 def _open(path: Path) -> int:
-    """Make or open the lock's file. In a shared folder others may have put something else under its name: what a link
-    leads to would be emptied.
+    """Make or open the lock's file. In a shared folder the name may be another user's link, whose target would be
+    emptied.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

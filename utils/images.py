@@ -46,7 +46,7 @@ _BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 _ON_ITS_SIDE = (5, 6, 7, 8)
 
 _FLOAT_MARGIN = 2.0
-"""Floats have white at 1; up to here they overshoot, as resampling makes them, and beyond they mean something else."""
+"""White of floats is 1. Values up to this bound are overshoots of resampling; larger ones have another unit."""
 
 _DEEP = ("I", "I;16", "F")
 
@@ -200,7 +200,7 @@ def to_rgb(image: Image.Image, reading: Reading = AS_STORED, name: str = "image"
     Raises:
         ReIDError: as :func:`read_image`.
     """
-    # What is loaded already has lost its header, and Pillow has turned TIFF files.
+    # A loaded picture has no header any more, and Pillow has rotated TIFF files.
     image = image if getattr(image, "tile", None) else image.copy()
     place = Place(mirrored=name in reading.mirrored)
     try:
@@ -218,7 +218,7 @@ def _decoded(
     orientation = _orientation(image) if reading.upright or turns_itself else 1
     image.load()
     peak, white, picture = _to_rgb(image, samples, reading.white)
-    # Pillow turns TIFF files while it loads them, and forgets their orientation then.
+    # Pillow rotates TIFF files while it loads them and then drops their orientation.
     turned = turns_itself and orientation in _TURNS and _orientation(image) not in _TURNS
     if reading.upright and not turned and orientation in _TURNS:
         picture = picture.transpose(_TURNS[orientation])
@@ -291,7 +291,7 @@ class _Samples(NamedTuple):
 
 
 def _samples(image: Image.Image) -> _Samples:
-    """Read from the header; Pillow forgets part of it once the image is loaded."""
+    """Read from the header, part of which Pillow drops once the image is loaded."""
     raw = [tile[3] for tile in getattr(image, "tile", ())]  # none where the picture is loaded already
     if image.format == "PPM":
         largest = raw[0][1] if isinstance(raw[0], tuple) and len(raw[0]) == 2 else 65535 if image.mode == "I" else 255
@@ -346,12 +346,12 @@ def cause(path: str | Path, error: Exception) -> str:
         if os.path.getsize(path) == 0:  # noqa: PTH202
             return "the file is empty"
         with open(path, "rb") as file:  # noqa: PTH123
-            return _kind(file) or "not an image, whatever its name says"
+            return _kind(file) or "not an image, despite its name"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _kind(file: BinaryIO) -> str:
-    """What an image file is that is none of :data:`FORMATS`; empty where it is no image that is known here."""
+    """Name of an image format outside :data:`FORMATS`; empty where the file is of no known format."""
     head = file.read(132)
     known = next((kind for start, kind in _KINDS.items() if head.startswith(start)), "")
     if head[4:8] == b"ftyp":

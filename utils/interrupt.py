@@ -75,9 +75,8 @@ def check_interrupt(place: str) -> None:
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """In a process that reads or draws images: leave the signals to the main process, which saves and ends it.
-
-    Batch systems, ``timeout`` and Ctrl-C send them to all processes. One that dies first would keep a run from saving.
+    """In a process that reads or draws images: ignore signals, since the main process saves the state and ends it.
+    Batch systems, ``timeout`` and Ctrl-C signal all processes; one that ends first would keep a run from saving.
 
     Args:
         worker: its number, as loaders pass it.
@@ -88,7 +87,7 @@ def ignore_signals(worker: int = 0) -> None:
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Let the first of :data:`SIGNALS` only be noted, for :func:`interrupt_requested`; a later one acts at once.
+    """Record the first of :data:`SIGNALS` for :func:`interrupt_requested`; a later one acts at once.
 
     Only the main thread of a program receives signals: in another one nothing changes. Where SIGHUP is ignored, by
     ``nohup``, it stays so.

@@ -1,4 +1,4 @@
-"""One log for a run: the terminal and ``train_log.txt`` say the same, but for the folders above what is named."""
+"""One log for a run: the terminal and ``train_log.txt`` have the same lines; the file has shortened paths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Formatter(logging.Formatter):
 
 
 class _FileHandler(logging.FileHandler):
-    """A full disk must not bury what the terminal says under tracebacks of the log."""
+    """A full disk must not fill the terminal with tracebacks of the log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -110,5 +110,5 @@ def close_logger() -> None:
 
 
 def on_terminal() -> bool:
-    """Whether a person is watching, so that progress bars make sense: those of one process."""
+    """Whether progress bars are shown: on a terminal, by one process."""
     return is_watched() and is_main()

@@ -47,7 +47,7 @@ AVERAGE_PRECISIONS = ("standard", "trapezoid")
 
 @dataclass(frozen=True)
 class RankingMetrics:
-    """What a ranking is worth. All values are fractions in [0, 1].
+    """Metrics of a ranking. All values are fractions in [0, 1].
 
     Attributes:
         cmc: [max_rank], share of the valid queries whose first match is among the first k items; where the gallery
@@ -166,7 +166,7 @@ def _wrong_shape(found: tuple[int, int], expected: tuple[int, int]) -> ReIDError
 
 
 def _row_chunks(distances: Tensor | np.ndarray | Iterable[Tensor | np.ndarray], columns: int) -> Iterator[Tensor]:
-    """Blocks of rows that the judge may write on."""
+    """Blocks of rows that the evaluator may overwrite."""
     whole = isinstance(distances, Tensor | np.ndarray)
     for part in [distances] if whole else distances:
         on_cpu = not isinstance(part, Tensor) or part.device.type == "cpu"
@@ -199,7 +199,7 @@ class RankingEvaluator:
         self.first_rank = np.full(queries, -1, dtype=np.int64)
 
     def add(self, block: Block, start: int, stop: int, device: torch.device) -> None:
-        """Judge the queries ``start`` to ``stop``, which are the rows of ``block``."""
+        """Evaluate the queries ``start`` to ``stop``, which are the rows of ``block``."""
         row, column, is_match = self.labels.pairs(start, stop)
         if not is_match.any():
             return

@@ -1,4 +1,4 @@
-"""Packages that not everybody has. One that is installed but cannot be imported counts as missing, with the reason."""
+"""Optional packages. One that is installed but cannot be imported counts as missing, with the reason."""
 
 from __future__ import annotations
 

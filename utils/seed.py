@@ -1,4 +1,4 @@
-"""Everything random in a run: its seed, its state, and how much of it the device can avoid."""
+"""Random numbers of a run: seed, state of the generators, and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 
 
 def reproducibility_note(device: torch.device, deterministic: bool) -> str:
-    """What a run's log says of equal bits; nothing on the CPU, where a machine gives the same ones each time."""
+    """Line of a run's log about bit-identical results; empty on the CPU, where they are guaranteed on one machine."""
     if device.type == "cpu":
         return ""
     if deterministic:

@@ -1,6 +1,6 @@
 """Standard output and standard error. Either may be closed, on a full disk, a broken pipe or without some characters.
 
-A run does not depend on who reads along: what cannot be shown is left out, and what cannot be encoded is escaped.
+A run does not depend on them: what cannot be shown is left out, and what cannot be encoded is escaped.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _stream(aside: bool) -> TextIO | None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Let what ``stream`` still holds go nowhere."""
+    """Discard what ``stream`` still holds."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""Reading text that somebody else wrote: configurations, tables, lists."""
+"""Reading text files of users: configurations, tables, lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the people of a data set besides who they are, and the sentences that say it."""
+"""Attributes of people and hands, and the sentences that describe them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Finding hands in photographs with MediaPipe's hand detector, whose weights are in its wheels.
 
-The detector (Zhang et al., arXiv 2006.10214) finds palms, and 21 key points in each. Its word for the hand means the
-hand of a mirrored picture: ``Left`` is a right hand, whichever side of it is seen.
+The detector (Zhang et al., arXiv 2006.10214) finds palms, and 21 key points in each. Its handedness label assumes a
+mirrored picture: ``Left`` is a right hand, for palms and backs alike.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class HandDetector:
     def __call__(self, picture: Image.Image) -> list[FoundHand]:
         """The hands in an RGB picture, the largest first.
 
-        Where there is none, the picture is tried with a border, in the colour of its own or with its outermost pixels
-        repeated: so hands are found that it cuts off. Of 26 photographs of 638 of 11k Hands without a hand 8 remain.
+        If none is found, the picture is searched with a border of its median border colour, then with its edge pixels
+        repeated: this finds hands that the picture cuts off. Of 26 photographs of 638 of 11k Hands without a hand 8
+        remain.
         """
         pixels, quarter = np.asarray(picture), min(picture.size) // 4
         return (
@@ -67,7 +68,7 @@ class HandDetector:
         )
 
     def _find(self, pixels: npt.NDArray[np.uint8], border: int = 0) -> list[FoundHand]:
-        """The hands in ``pixels`` [H, W, 3]; their points count from behind the border."""
+        """The hands in ``pixels`` [H, W, 3]; coordinates of their points start inside the border."""
         found = self.network.process(pixels)
         hands = []
         for marks, sides in zip(found.multi_hand_landmarks or (), found.multi_handedness or (), strict=True):

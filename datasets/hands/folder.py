@@ -149,7 +149,7 @@ def _flat_identity(path: Path) -> str:
 
 
 def _refuse_same_picture(root: Path, rows: Sequence[SplitRow]) -> None:
-    """Stop if a file was copied into query and gallery: it would find itself, which measures nothing."""
+    """Refuse a file that is both a query and a gallery image: its retrieval measures nothing."""
     in_gallery = {(row.identity, _name(row)): row for row in rows if row.split == "gallery"}
     for row in rows:
         twin = in_gallery.get((row.identity, _name(row)))
@@ -163,7 +163,7 @@ def _refuse_same_picture(root: Path, rows: Sequence[SplitRow]) -> None:
 def _same_content(one: Path, other: Path) -> bool:
     try:
         return filecmp.cmp(one, other, shallow=False)
-    except OSError:  # DATASETS.BAD_IMAGES says what becomes of a file that cannot be read
+    except OSError:  # DATASETS.BAD_IMAGES decides about files that cannot be read
         return False
 
 

@@ -15,7 +15,7 @@ from datasets.parsing.tables import Row, read_table
 from utils.errors import ReIDError
 
 TREE = (
-    "Expected: HandInfo.csv and Hands/Hand_*.jpg. 11k Hands can be had from M. Afifi, "
+    "Expected: HandInfo.csv and Hands/Hand_*.jpg. 11k Hands is available from M. Afifi, "
     "sites.google.com/view/11khands; unpack Hands.zip beside HandInfo.csv."
 )
 TABLE, IMAGES = "HandInfo.csv", "Hands"

@@ -14,7 +14,7 @@ from utils.words import number_of
 
 TREE = (
     "Expected: <person>_<left|right>_<index|middle>/<number>ROI.jpg, for example 001_left_index/01ROI.jpg. "
-    "PolyU FKP is given out by the Hong Kong Polytechnic University, "
+    "PolyU FKP is available from the Hong Kong Polytechnic University, "
     "www4.comp.polyu.edu.hk/~biometrics/FKP.htm."
 )
 LAST_TRAIN_PERSON = 83

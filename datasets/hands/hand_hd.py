@@ -15,7 +15,7 @@ from utils.words import number_of
 
 TREE = (
     "Expected: 'Original Images/1-501/<id>_<number>.jpg' and 'Original Images/502-712/<id>_<number>.jpg'. "
-    "HD is given out by the Hong Kong Polytechnic University, www4.comp.polyu.edu.hk/~csajaykr/knuckleV2.htm."
+    "HD is available from the Hong Kong Polytechnic University, www4.comp.polyu.edu.hk/~csajaykr/knuckleV2.htm."
 )
 WITHOUT = "With DATASETS.GALLERY 'aspect' the second folder is not needed."
 PEOPLE, STRANGERS = "Original Images/1-501", "Original Images/502-712"

@@ -1,1 +1,1 @@
-"""Look a data set over before training: ``python -m datasets.inspect``."""
+"""Check a data set before training: ``python -m datasets.inspect``."""

@@ -1,4 +1,4 @@
-"""What key points say of photographs and their labels: another hand, no hand, two, upside down, cut off, small."""
+"""Doubtful photographs and labels, found by key points: wrong hand, no hand, two hands, upside down, cut off, small."""
 
 from __future__ import annotations
 

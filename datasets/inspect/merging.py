@@ -1,4 +1,4 @@
-"""One data set made of several, each of which becomes a source."""
+"""Merging several data sets into one; each becomes a source."""
 
 from __future__ import annotations
 

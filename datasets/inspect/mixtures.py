@@ -1,4 +1,4 @@
-"""Identities that may be several: both hands, or several fingers, in one folder."""
+"""Identities that may mix several: both hands, or several fingers, in one folder."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def propose_dataset(
     if recipe is not None:
         file, folder = recipe
         facts = [f"the names are those of configs/hand/sets/{file.name}, whose protocol is taken", *lost]
-        with suppress(ReIDError):  # the names of a published set, but not its people: a pattern of their own
+        with suppress(ReIDError):  # names like those of a published set, but other people: a pattern is proposed
             return _load(file, {"DATASETS.ROOT_DIR": str(folder), **chosen}, facts, [])
     found = _by_separator(separator) if separator else propose(paths)
     if found is None:
@@ -191,7 +191,7 @@ def _require_people(found: Proposal, paths: Iterable[str]) -> None:
 
 
 def _no_pattern(root: Path, paths: Sequence[str]) -> str:
-    """What there is instead of people, for the message."""
+    """The message's words for folders that are not people."""
     folders = sorted({path.split("/")[0] for path in paths if "/" in path})
     kind = folder_kind(folders) if folders else ""
     not_people = f"its folders {some(folders)} are {kind}s, not people. " if kind else ""

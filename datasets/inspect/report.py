@@ -48,9 +48,9 @@ NAMED = 5
 """Pairs of near-identical pictures that are named."""
 
 FEW_LEVELS = 32
-"""Grey levels that a photograph of 8 bits does not fall short of."""
+"""Smallest number of grey levels of a usual photograph of 8 bits."""
 DARKEST = 8
-"""Brightness that half of the photographs of a set do not fall short of."""
+"""Smallest median brightness of a usual set of photographs."""
 
 TRAIN_COLOUR, VAL_COLOUR = (43, 87, 154), (214, 122, 20)
 
@@ -115,7 +115,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if cfg.TEST.PICTURES or arguments.sheet:
         _write_sheet(report, _sheet_file(arguments, cfg), dataset, splits, found)
     _write_files(report, arguments, dataset, proposed)
-    verdict = number_of(report.problems, "problem") if report.problems else "nothing stands in the way of training"
+    verdict = number_of(report.problems, "problem") if report.problems else "no problem found"
     show_results(f"{verdict}\n")  # all files are written; a report that cannot be printed is an error
     return 1 if report.problems else 0
 
@@ -238,7 +238,7 @@ def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
 
 
 def _check_test(report: Report, dataset: ReIDDataset, separator: str) -> None:
-    """What the data set's own notes (queries without a match, identities that train and test) do not say."""
+    """Checks besides the data set's notes (queries without a match, identities in training and test)."""
     for text in dataset.trivial():
         report.problem(text)
     if not separator:
@@ -282,9 +282,12 @@ def _check_levels(report: Report, found: Mapping[str, Fingerprint], unreadable: 
     for note in level_notes(print_.facts for print_ in found.values()):
         report.warn(note)
     if len(depths) > 1:
-        report.warn(f"files of different depth ({listed}): is white the same in all of them?")
+        report.warn(f"files of different depth ({listed}): is the white level the same in all of them?")
     if levels < FEW_LEVELS:
-        report.warn(f"half of the pictures have {levels:g} grey levels or fewer: INPUT.WHITE, or pictures of one bit?")
+        report.warn(
+            f"half of the pictures have {levels:g} grey levels or fewer: is INPUT.WHITE right, or are they pictures "
+            "of one bit?"
+        )
     if not DARKEST <= typical <= 255 - DARKEST:
         report.warn(f"the pictures are almost {'black' if typical < DARKEST else 'white'} (brightness {typical:.0f})")
     off = (brightness < typical / 4) | (255 - brightness < (255 - typical) / 4)
@@ -334,19 +337,19 @@ def _short(path: str, root: Path) -> str:
 
 
 def _check_leaks(report: Report, splits: Splits, found: Mapping[str, Fingerprint]) -> None:
-    """Training pictures that test: equal files are a problem, near-identical ones are to be looked at."""
+    """Training pictures among the test pictures: identical files are problems, near-duplicates are listed."""
     train, test = (
         list(dict.fromkeys(r.path for name in names for r in splits[name][0] if r.path in found))
         for names in (("train", "val"), ("query", "gallery"))
     )
-    enrolled = set(train)  # of a closed protocol: gallery images that train, as was said
+    enrolled = set(train)  # gallery images of a closed protocol, which were reported above
     test = [path for path in test if path not in enrolled]
     if not train or not test:
         return
     of_digest: dict[bytes, str] = {found[path].digest: path for path in train}
     equal = [(of_digest[found[path].digest], path) for path in test if found[path].digest in of_digest]
     cells = [np.stack([found[path].cells for path in paths]) for paths in (train, test)]
-    near, count = [], 0  # of pictures that all look alike there are many pairs: only some are kept
+    near, count = [], 0  # uniform pictures give many pairs: only some are kept
     for i, j, value in similar_pairs(*cells, NEAR_IDENTICAL):
         if found[train[i]].digest != found[test[j]].digest:
             count += 1
@@ -431,7 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="several sets as one, each a folder as for --root or a YAML file; --write-listing keeps it",
     )
     source.add_argument("--root", metavar="DIR", help="with train/ and test/, listing.csv or HandInfo.csv, or unsplit")
-    data.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the file")
+    data.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file")
     written.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")
     written.add_argument("--write-config", metavar="FILE", help="write what is proposed for an unsplit folder as YAML")
     written.add_argument("--sheet", metavar="FILE", help="contact sheet; default: contact_sheet.png in OUTPUT_DIR")
@@ -445,7 +448,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="identities of an unsplit folder by the beginning of its file names: '(?P<identity>\\d+_[LR])'; a group "
         "person keeps a person's hands together",
     )
-    written.add_argument("--drop-duplicates", action="store_true", help="leave equal files out, but one, and name them")
+    written.add_argument(
+        "--drop-duplicates", action="store_true", help="leave out all but one of identical files, and list them"
+    )
     written.add_argument(
         "--val-people", metavar="SHARE", type=float, default=0.0, help="give this share of the training people to val"
     )

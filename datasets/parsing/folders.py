@@ -27,7 +27,7 @@ class FolderContent(NamedTuple):
 
 
 def scan(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> FolderContent:
-    """Names directly in ``folder``; hidden ones and the litter of operating systems are left out.
+    """Names directly in ``folder``; hidden ones and files that operating systems add are left out.
 
     Args:
         suffixes: what makes a file an image, in lower case; the files' own case does not matter.

@@ -105,7 +105,7 @@ def read_keypoints(path: str | Path) -> KeyPointFile:
 
     Raises:
         ReIDError: the file cannot be read, has another number of points than 17 or 21, names an image twice, or holds
-            a value that is none.
+            an invalid value.
     """
     path = Path(path)
     return _from_npz(path) if path.suffix.lower() == ".npz" else _from_table(path)

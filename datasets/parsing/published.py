@@ -1,4 +1,4 @@
-"""What the six published sets share: the folder, file-name grammars, list files, and the papers' counts."""
+"""Common parts of the six published sets: the folder, file-name grammars, list files, and the papers' counts."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class PublishedDataset(ReIDDataset):
 
     @classmethod
     def may_skip(cls, train: Path, require_train: bool, notes: list[str]) -> bool:
-        """Whether the train split can be done without because it is absent and only a test is wanted."""
+        """Whether the train split may be skipped: it is absent and only a test is wanted."""
         if require_train or train.exists():
             return False
         notes.append(f"{train} is absent, so only a test is possible")
@@ -210,7 +210,7 @@ def read_list(path: Path, grammar: re.Pattern[str], example: str, notes: list[st
 
 
 def require_images(photos: Sequence[Photo], hint: str) -> None:
-    """Check that listed images lie on disk, listing each folder once instead of asking for every file.
+    """Check that listed images lie on disk, listing each folder once instead of testing every file.
 
     Raises:
         ReIDError: at least one is absent. A list that shrinks in silence would change the benchmark.

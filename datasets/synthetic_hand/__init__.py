@@ -1,1 +1,1 @@
-"""Hands that the project draws."""
+"""The data set of drawn hands."""

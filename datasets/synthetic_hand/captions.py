@@ -1,4 +1,4 @@
-"""What a person would see on a drawn hand, as attributes of the picture, from the numbers that the drawing has."""
+"""Visible attributes of a drawn hand, from the parameters of the drawing."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class SyntheticHand(HandFolder):
     Reference: none; this project's own drawing (``datasets/synthetic_hand/drawing.py``), free like the code.
 
     Each identity is one hand, left or right, seen from both sides in turn. Its pictures differ in the spread
-    and bend of the fingers, place, light, table, focus and noise, all independent of the identity: the table
-    says nothing about whose hand it is, and the light changes the colour of the skin.
+    and bend of the fingers, place, light, table, focus and noise, all independent of the identity; the light changes
+    the colour of the skin.
 
     ======  ==========  =================================
     split   identities  images (default settings)
@@ -69,7 +69,7 @@ class SyntheticHand(HandFolder):
     which :class:`HandFolder` reads. Views are those of 11k Hands: 0 dorsal right,
     1 dorsal left, 2 palmar right, 3 palmar left.
 
-    Attributes of each picture are what a person would see: ``side``, ``hand``, ``skin``, ``build``, ``fingers``,
+    Attributes of each picture are visible ones: ``side``, ``hand``, ``skin``, ``build``, ``fingers``,
     ``pose``, ``marks``, ``table``, ``veins`` and ``nails`` of a back, ``lines`` of a palm. Sentences are made of them
     (:mod:`datasets.captions`).
 
@@ -144,7 +144,7 @@ def _check(name: str, value: int, low: int, high: int) -> None:
 
 
 def _refuse_photographs(root: Path) -> None:
-    """Stop where the user's own hands lie: only the name of the data set was forgotten."""
+    """Refuse a folder with photographs: DATASETS.NAMES was probably not set."""
     content = scan(root) if root.is_dir() else FolderContent([], [], [])
     found = [
         *(f"{name}/" for name in ("train", "test", "query", "gallery") if name in content.folders),

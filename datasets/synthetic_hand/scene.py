@@ -1,4 +1,4 @@
-"""What surrounds a drawn hand: the table, the light, and the camera.
+"""The scene of a drawn hand: table, light and camera.
 
 As in ``hand_drawing``, pixels meet only float32 operations that IEEE 754 fixes to the last bit.
 """
@@ -64,7 +64,7 @@ def make_light(rng: np.random.Generator) -> Light:
 
 
 def _surface(rng: np.random.Generator) -> tuple[int, int]:
-    """Kind and colour of a table, the first that is drawn of it."""
+    """Kind and colour of a table, the first random numbers of a table."""
     return int(rng.integers(0, 4)), int(rng.integers(0, len(_TABLES)))
 
 
@@ -146,7 +146,7 @@ def light_scene(distance: Pixels, height: Pixels, colour: Pixels, unit: float, t
     table = table * (1 - np.float32(depth) * shadow * shadow * (3 - 2 * shadow))
 
     alpha = np.clip(np.float32(0.5) - distance, 0, 1)
-    # Light that wanders through skin comes out red: shadows keep more red than blue.
+    # Light scattered in skin is red: shadows keep more red than blue.
     red = np.array([0.12, 0.03, 0.0], np.float32)[:, None, None]
     skin = colour * (shade + (1 - shade) * red) + gloss
     return table + (skin - table) * alpha

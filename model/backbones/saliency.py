@@ -1,6 +1,6 @@
-"""Where an image encoder looks: attention rollout for ViTs, contributions to the feature for convolutional networks.
+"""Saliency of an image encoder: attention rollout for ViTs, contributions to the feature for convolutional networks.
 
-Both are for pictures; the way features are computed knows nothing of them.
+Both are for pictures; the computation of features is independent of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training images against whole sentences, as CLIP was (Radford et al., arXiv 2103.00020): what stage 0 needs.
+"""Training images against whole sentences, as CLIP was (Radford et al., arXiv 2103.00020): stage 0.
 
 Stages 1 and 2 need sentences as embedded tokens alone. Here the words themselves are read, so the token embedding
 table and the logit scale are parameters.

@@ -49,7 +49,7 @@ SIZE_LIMIT = 2 << 30
 TIMEOUT = 30.0
 """Seconds without any data after which a download is given up."""
 PROTOCOLS: tuple[type[urllib.request.BaseHandler], ...] = (urllib.request.HTTPSHandler,)
-"""All that is spoken: a redirection to plain HTTP leads nowhere."""
+"""The only protocol: a redirection to plain HTTP fails."""
 
 
 def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None = None) -> Path:
@@ -96,7 +96,7 @@ def find_weights(name: str, path: str | Path = "", cache_dir: str | Path | None 
             f"CLIP's weights for MODEL.NAME = {name!r} are needed and could not be downloaded: {reason}.\n"
             f"  from:    {weights.url}\n"
             f"  SHA-256: {weights.sha256}\n"
-            f"Download the file on a machine that can and put it at {target}, or anywhere and name it in "
+            f"Download the file on a machine with a network and put it at {target}, or anywhere and name it in "
             "MODEL.PRETRAIN_PATH."
         ) from error
     return target

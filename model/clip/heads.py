@@ -1,4 +1,4 @@
-"""Attention heads of CLIP weights, which no tensor shows: known designs, or the configuration beside the file."""
+"""Number of attention heads of CLIP weights, from known designs or the configuration beside the file."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def check_heads(tensors: Mapping[str, Tensor], folder: Path) -> None:
         heads = stated.get(tower) if stated.get(f"{tower} width") == width else None
         if heads is not None and heads * channels != width:
             raise ReIDError(
-                f"the {tower} transformer has {heads} attention heads at width {width}, says the configuration beside "
-                f"it; networks of this width have heads of {channels} channels here. Its features would be others."
+                f"the {tower} transformer has {heads} attention heads at width {width}, according to the "
+                f"configuration beside it; networks of this width have heads of {channels} channels here. Its "
+                "features would differ."
             )
         if heads is None and hugging_face and width not in PUBLISHED_WIDTHS:
             raise ReIDError(

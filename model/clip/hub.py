@@ -20,7 +20,7 @@ CONFIGURATIONS = ("config.json", "open_clip_config.json")
 def hub_file(address: str) -> Path:
     """The file at ``hf://owner/name``, ``hf://owner/name/file`` or ``hf://owner/name@revision``.
 
-    A file in the hub's cache is taken without asking the network; another one is downloaded into the cache.
+    A file in the hub's cache is used without a network access; another one is downloaded into the cache.
 
     Raises:
         ReIDError: not such an address, or the download failed: where it is, and where to name it.
@@ -45,8 +45,8 @@ def hub_file(address: str) -> Path:
             f"MODEL.PRETRAIN_PATH = {address}: the weights are not in the hub's cache, and the download failed: "
             f"{reason}.\n"
             f"  from: https://huggingface.co/{repository}/tree/{revision or 'main'}\n"
-            f"Download {wanted or FILES[0]} and {CONFIGURATIONS[0]} on a machine that can, put both into one folder "
-            "anywhere and name the file of weights in MODEL.PRETRAIN_PATH."
+            f"Download {wanted or FILES[0]} and {CONFIGURATIONS[0]} on a machine with a network, put both into one "
+            "folder and name the file of weights in MODEL.PRETRAIN_PATH."
         ) from None
 
 

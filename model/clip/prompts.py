@@ -188,7 +188,7 @@ def text_of(backbone: Backbone, method: str) -> TextTower:
 def check_sentence(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str, sentence: str) -> None:
     """Compare a checkpoint's sentence with the model's: tokens before the X, number of X, tokens after them.
 
-    The fixed words can only be the file's, since it has no token embedding table.
+    The fixed words must be those of the file, which has no token embedding table.
 
     Args:
         state, own: tensors of the file and of the model.

@@ -68,7 +68,7 @@ def _vocabulary() -> _Vocabulary:
 
 
 def _vocabulary_lines() -> list[str]:
-    """The vocabulary file's lines; any other file would number the tokens otherwise, and weights would mean nothing.
+    """The vocabulary file's lines; any other file would number the tokens differently, which makes weights useless.
 
     Raises:
         ReIDError: the file is missing or is not the published one.

@@ -1,8 +1,8 @@
 """Tensors out of a TorchScript archive, in which OpenAI published CLIP, without running any of its code.
 
 An archive is a zip file: ``code/`` holds a program, which is never looked at; ``data.pkl`` holds the tree
-of modules as a pickle; ``data/<key>`` holds the numbers of one storage each. A pickle is a program too:
-whoever reads it decides what it may call. Here that is what a tree of tensors takes and nothing else.
+of modules as a pickle; ``data/<key>`` holds the numbers of one storage each. A pickle is a program too, whose reader
+decides what it may call: here only what a tree of tensors needs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Module:
 
 
 class _Placed(NamedTuple):
-    """Where a tensor lies. The unpickler makes no tensors, so that a pickle has none to play with."""
+    """Where a tensor lies. The unpickler makes no tensors, so a pickle cannot change one."""
 
     storage: tuple[str, torch.dtype, str, str, int]
     """The word ``storage``, type, key in the archive, device, number of elements."""

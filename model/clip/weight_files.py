@@ -1,4 +1,4 @@
-"""What lies at a path where a file of weights was expected, by its name and its first bytes."""
+"""What a path holds where a file of weights was expected, by its name and first bytes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reading weights: whatever file they come in, plain float32 tensors under one set of names come out.
+"""Reading weights: from any kind of file to plain float32 tensors under one set of names.
 
-The content of a file decides what it is, never its name. No code of a file is run: pickles are read as plain tensors
+The content of a file determines its kind, never its name. No code of a file is run: pickles are read as plain tensors
 (``weights_only``), TorchScript archives are parsed, ``safetensors`` files hold no code.
 """
 
@@ -124,13 +124,13 @@ def is_reid_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _what_went_wrong(error: Exception) -> str:
-    """The reader's trouble in one sentence for the user; PyTorch's advice to trust the file is left out."""
+    """The reader's error as one sentence; PyTorch's advice to trust the file is left out."""
     if isinstance(error, MissingPackageError):
         return f"reading this file needs the package safetensors; {error}. Run pip install safetensors."
     needed = re.search(r"GLOBAL (\S+)|needs (\S+)", str(error))
     if needed:
         return (
-            f"this file isn't plain tensors: loading it would run {(needed[1] or needed[2]).rstrip('.')}. "
+            f"this file holds more than plain tensors: loading it would run {(needed[1] or needed[2]).rstrip('.')}. "
             "It was not run. Save the state dict alone: torch.save(model.state_dict(), ...)."
         )
     reason = str(error).strip().partition("\n")[0][:120]

@@ -70,7 +70,7 @@ def _named(name: Any, value: Any) -> bool:
 
 
 def _several(groups: Mapping[str, dict], content: Mapping[Any, Any]) -> str:
-    """What to say of a file without one state dict."""
+    """The message for a file without exactly one state dict."""
     if groups:
         return (
             f"it holds several groups of tensors, {_listed(groups)}, and not one model's alone. Read the file with "

@@ -1,4 +1,4 @@
-"""AAFormer, auto-aligned transformer (Zhu et al., arXiv 2104.00921): a reconstruction from what is known of it."""
+"""AAFormer, auto-aligned transformer (Zhu et al., arXiv 2104.00921): a reconstruction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AAFormer(LocalReID):
     part token attends to itself and its own patches; class token and patches do not see part tokens. Class token and
     part tokens have a BNNeck and a classifier each, ID and triplet loss.
 
-    Neither code nor the whole paper could be had; docs/methods.md lists what is established and what was chosen.
+    Neither code nor the full paper was available; docs/methods.md lists what is established and what was chosen.
 
     Args:
         backbone: pre-trained.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class AutoReID(ImageReID):
     """BNNeck, ID and triplet loss on the mean of the last cell's map, as :class:`ImageReID` has them.
 
-    The head of the paper is unknown; that its final training has an ID and a triplet loss is remembered.
+    The head of the paper is unknown; an ID and a triplet loss in its final training are from memory.
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("autoreid",)

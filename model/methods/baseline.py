@@ -208,7 +208,7 @@ class ImageReID(Method):
 def _check_switched_off(cfg: CfgNode, rows: int, seen: DataFacts) -> None:
     """A table of another data set's cameras may be left out; one that fits this data set must be used."""
     if not cfg.MODEL.NAME.startswith("ViT"):
-        return  # a published ResNet has a table that nothing reads
+        return  # a published ResNet has an unused table
     if rows in (seen.cameras, seen.views, seen.cameras * seen.views) or not seen.cameras:
         raise ReIDError(
             "it was trained with side information; set MODEL.SIE_CAMERA and MODEL.SIE_VIEW as in its training."

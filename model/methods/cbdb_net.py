@@ -134,7 +134,7 @@ class CBDBNet(Method):
 
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of the released code; its layers that nothing reads are dropped."""
+        """Names of the released code; its unused layers are dropped."""
         renamed = {}
         for name, tensor in state.items():
             published = next((prefix for prefix in _NAMES if name.startswith(prefix)), "")

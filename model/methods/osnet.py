@@ -65,7 +65,7 @@ class OSNetClassifier(Method):
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:
-        # Random weights have nothing that a random classifier could spoil.
+        # Random weights need no protection from a random classifier.
         pretrained = cfg.MODEL.PRETRAIN_CHOICE != "random"
         return cls(
             backbone,

@@ -1,4 +1,4 @@
-"""What several methods demand of a configuration, and how they read the keys of their losses."""
+"""Checks of a configuration that several methods share, and the options of their losses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def identity_pairs(cfg: CfgNode) -> None:
 
 
 def divisible_height(cfg: CfgNode, pixels: int, why: str) -> None:
-    """Refuse image heights that are no multiple of ``pixels``; ``why`` names what would not come out even."""
+    """Refuse image heights that are no multiple of ``pixels``; ``why`` names what would be divided unevenly."""
     height, width = cfg.INPUT.SIZE_TRAIN
     if height % pixels:
         below = max(height // pixels, 1) * pixels

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 TITLE = "SAN, joint optimisation"
-"""What reports and logs call it: the published code steps one optimiser for the identities and two for the texture."""
+"""Its name in reports and logs: the published code steps one optimiser for the identities and two for the texture."""
 
 ROLES = (((0, 1), (0, 0)), ((1, 2), (1, 1)), ((2, 3), (2, 2)), ((0, 3), (3, 0)))
-"""For each of the decoder's four maps: two images of an identity that shall be near, and an image of it and one of the
-next identity that shall be far; the last pair is as the released code has it."""
+"""For each of the decoder's four maps: two images of an identity as the near pair, and an image of it and one of the
+next identity as the far pair; the last pair is as the released code has it.
+"""
 
 _NARROWEST = 64
 """Side in pixels below which the decoder cannot pad its maps by reflection."""

@@ -21,15 +21,15 @@ class TFMemory(ImageReID):
     """:class:`ImageReID` guided by the features of CLIP's own image encoder before its training.
 
     For each identity the mean of the projected features of its images takes the place of CLIP-ReID's text feature in
-    :math:`L_{i2tce}`, and never changes. So there are no prompts, no text encoder and no stage 1. What TF-CLIP has
-    besides is for videos and not here.
+    :math:`L_{i2tce}`, and never changes. So there are no prompts, no text encoder and no stage 1. TF-CLIP's other parts
+    are for videos and are left out.
 
     Args:
         weight, label_smoothing: of the cross-entropy with the memory bank.
         other arguments: see :class:`ImageReID`.
 
     Attributes:
-        memory: [C, E]; zeros until training begins. Checkpoints keep it, since the changed encoder cannot give it.
+        memory: [C, E]; zeros until training begins. Checkpoints keep it, since the trained encoder cannot recompute it.
     """
 
     backbones = ("clip",)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ZeroShot(ImageReID):
-    """Nothing is trained: what CLIP (arXiv 2103.00020), or another backbone, has learned elsewhere.
+    """No training: the features of CLIP's (arXiv 2103.00020) or another backbone's pre-training.
 
     Args:
         text: CLIP's text tower, to match sentences; None for none.

@@ -1,1 +1,1 @@
-"""Biometric performance of one evaluation: which sections TEST selects, and what they leave."""
+"""Biometric performance of one evaluation: the sections that TEST selects, and their results."""

@@ -1,4 +1,4 @@
-"""Likelihood ratios: calibrated on training people, tested on the test, and kept beside the checkpoint."""
+"""Likelihood ratios: calibrated on training people, evaluated on test people, and stored beside the checkpoint."""
 
 from __future__ import annotations
 

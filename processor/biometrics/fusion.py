@@ -114,7 +114,7 @@ def modalities_of(dataset: ReIDDataset, records: Sequence[Record]) -> list[str]:
     if None in found or len(names) < 2:
         missing = sum(place is None for place in found)
         raise ReIDError(
-            f"TEST.FUSE: {dataset.name} says no person, or none of {', '.join(PARTS)}, of {missing} of {len(found)} "
+            f"TEST.FUSE: {dataset.name} gives no person, or none of {', '.join(PARTS)}, of {missing} of {len(found)} "
             f"test images, and {len(names)} modalities of the others. Fusion joins the hands or fingers of a person: "
             "give them in the listing's columns person, hand, side, finger, or in DATASETS.PATTERN."
         )

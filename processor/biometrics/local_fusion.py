@@ -1,6 +1,6 @@
 """The joint score of features, agreeing points and phase-only correlation, learned from training people of one set.
 
-What each part is worth differs from set to set, so a joint score keeps the name of the set that it was fitted on.
+The weights of the parts differ from set to set, so a joint score records the set that it was fitted on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class JointScore:
-    """A natural-log likelihood ratio, as far as the training people speak for the test.
+    """A natural-log likelihood ratio, as far as the training people represent the test people.
 
     Attributes:
         fusion: of the three parts.
@@ -101,7 +101,7 @@ def training_pairs(training: TrainingFeatures, seed: int) -> tuple[np.ndarray, n
     for kind, found in kinds.items():
         rows = np.flatnonzero(found & apart)
         if not len(rows):
-            raise ReIDError(f"TEST.FUSE_LOCAL fit: the training images have no {kind} pair to learn from.")
+            raise ReIDError(f"TEST.FUSE_LOCAL fit: the training images have no {kind} pair to fit on.")
         chosen.append(np.sort(generator.permutation(rows)[: MOST_PAIRS[kind]]))
     rows = np.concatenate(chosen)
     return left[rows], right[rows], np.arange(len(rows)) < len(chosen[0])

@@ -1,4 +1,4 @@
-"""The biometric performance of an evaluation: which sections the configuration wants, and their numbers."""
+"""The biometric performance of an evaluation: the sections that the configuration selects, and their numbers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def measure(
 
 
 def check_performance(cfg: CfgNode, dataset: ReIDDataset) -> None:
-    """Refuse, before hours are spent, what the data set cannot give.
+    """Refuse, before training, figures that the data set cannot give.
 
     Raises:
         ReIDError: fusion without persons, unknown attributes, thresholds of a run that is not there.

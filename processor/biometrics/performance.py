@@ -1,4 +1,4 @@
-"""What an evaluation leaves of its biometric performance: numbers, replicates, pictures, one table for a paper."""
+"""Files of the biometric performance of an evaluation: numbers, replicates, pictures, one table for a paper."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ def write_charts(folder: Path, sections: Sequence[Section]) -> None:
         if chart in curves:
             save_figure(rate_chart(chart, curves[chart]), path)
         else:
-            path.unlink(missing_ok=True)  # of an evaluation before
+            path.unlink(missing_ok=True)  # charts of an earlier evaluation

@@ -181,7 +181,7 @@ def crossing_of(trial: QueryGallerySplit[Record], query: Features, gallery: Feat
 
 
 def ranked_without_copies(crossing: Crossing) -> tuple[Features, Features, str]:
-    """Query, gallery and camera rule of a ranking in which no query finds itself.
+    """Query, gallery and camera rule of a ranking that never compares an image with itself.
 
     Without a camera rule, the numbers of the files take the place of cameras: a match under the same number is ignored.
     With one, an image is under its own camera, and is ignored anyway.
@@ -200,7 +200,7 @@ def verified(
     span = (-1, 1) if local is None else local.span
     try:
         return verify_comparisons(blocks, crossing, keys.FAR, given_thresholds(keys), span)
-    except ReIDError as error:  # such as a test set of one person: no reason to lose the other numbers
+    except ReIDError as error:  # such as a test set of one person: the other numbers are kept
         LOGGER.warning("no verification: %s", error)
         return None
 
@@ -258,7 +258,7 @@ def copy_numbers(query: Sequence[Record], gallery: Sequence[Record]) -> tuple[Te
 def _size(path: str) -> int:
     try:
         return Path(path).stat().st_size
-    except OSError:  # the image was read before; where it is gone, its name is what is left
+    except OSError:  # the image was read before; if it has been removed, its name is compared
         return -1
 
 

@@ -1,4 +1,4 @@
-"""Features of training people: the cohort of score normalisation, the scores that fusion and calibration learn from."""
+"""Features of training people: cohort of score normalisation, scores for fitting fusion and calibration."""
 
 from __future__ import annotations
 

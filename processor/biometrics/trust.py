@@ -1,4 +1,4 @@
-"""Which calibration belongs to a checkpoint, and whether it still does."""
+"""The calibration of a checkpoint, and whether it is still valid."""
 
 from __future__ import annotations
 

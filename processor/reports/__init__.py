@@ -1,1 +1,1 @@
-"""What a run writes for readers: tables, curves, pictures, pages."""
+"""Reports of a run: tables, curves, pictures, pages."""

@@ -31,7 +31,7 @@ SEEN_BY_TESTS = ("TEST.NECK_FEAT", "TEST.FEATURE")
 """Keys of ``TEST`` that belong to a method and change the numbers of one model."""
 
 METHODS_OWN = (*SEEN_BY_TESTS, "TEST.WEIGHT", "TEST.IMS_PER_BATCH", "TEST.BEFORE_TRAINING", "TEST.PICTURES")
-"""Keys of ``TEST`` in which configurations may differ: what is tested, not how."""
+"""Keys of ``TEST`` in which configurations may differ: they choose what is tested, not how."""
 
 MORE_NUMBERS = tuple(
     f"TEST.{key}"
@@ -43,7 +43,7 @@ MORE_NUMBERS = tuple(
 """Keys of ``TEST`` that add numbers and change none of those that are compared."""
 
 NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
-"""Keys of ``DATASETS``, or their beginnings, that do not say which images there are."""
+"""Keys of ``DATASETS``, or their beginnings, that do not select images."""
 
 
 def is_protocol(key: str) -> bool:
@@ -60,14 +60,14 @@ def measured_on(run: RunFolder) -> dict[str, Any]:
 
 
 def number_format(run: RunFolder) -> str | None:
-    """Such as float32 or bfloat16; None where the run did not say."""
+    """Such as float32 or bfloat16; None where the run did not record it."""
     return str(run.result.get("device", "")).rpartition(", ")[2] or None
 
 
 def set_apart_by(first: RunFolder, second: RunFolder) -> list[str]:
     """Why the numbers of two runs do not compare: the keys of :func:`measured_on` with different values.
 
-    An older run may know nothing of its images, or of a key.
+    An older run may lack the fingerprint of its images, or a key.
     """
     one, other = measured_on(first), measured_on(second)
     return [

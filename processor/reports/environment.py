@@ -1,4 +1,4 @@
-"""What a run was computed with: software and machine, without anything that names the machine or its user."""
+"""Software and machine of a run, without names of the machine or its user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of one evaluation: rankings, error rates, confused identities, where the network looks, feature maps."""
+"""Pictures of one evaluation: rankings, error rates, confused identities, saliency, feature maps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_pictures(
 ) -> None:
     """Write every picture of ``evaluation``: ``ranking.png`` beside ``folder``, the others into it.
 
-    Numbers are worth more than pictures: one that cannot be drawn is named in the log, and the others are drawn.
+    A picture that cannot be drawn is named in the log, and the others are drawn.
 
     Args:
         folder: for the PNG files, ``pictures`` or ``pictures_test``.
@@ -85,7 +85,7 @@ def write_pictures(
             raise
         except ReIDError as error:
             LOGGER.warning("picture %s left out: %s", name, error)
-        except Exception as error:  # libraries that draw raise anything, and what was measured is not written yet
+        except Exception as error:  # drawing libraries raise any exception, and the results are not written yet
             LOGGER.warning("picture %s left out: %s: %s", name, type(error).__name__, error)
 
 

@@ -1,4 +1,4 @@
-"""The report's part about sentences: how well they fit the images, and what their learned tokens are near to."""
+"""The report's part about sentences: their fit to the images, and the nearest words of their learned tokens."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _words(path: Path) -> str:
             f"{path}: not the words of a run ({type(error).__name__}). Remove it, or train again."
         ) from None
     columns = ["identity", "words near each learned token", "attribute sentences near its sentence (cosine)"]
-    shown = table("What learned prompts are near to", columns, rows)
+    shown = table("Nearest words and sentences of learned prompts", columns, rows)
     return f"<p>{escape(CAUTION)}</p>" + folded("Words and sentences near the learned prompts", shown)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: numbers as JSON, a table in the log, rankings as a picture."""
+"""Results of a run: numbers as JSON, a table in the log, rankings as a picture."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def finish_run(
 def merge_results(earlier: Mapping[str, dict], now: Mapping[str, dict]) -> dict[str, dict]:
     """Rows of all evaluations in one folder, those of ``now`` last.
 
-    A name that somebody noted stays with what it names: a row that measures the same as an earlier one
+    Rows keep their names: a row that measures the same as an earlier one
     (:data:`MEASURED_ON`) replaces it, another takes the first free of "test", "test 2", "test 3", ...
     """
     rows = dict(earlier)
@@ -186,7 +186,7 @@ def _checkpoint(cfg: CfgNode, run: Run, name: str) -> Path | None:
 
 
 def _ending(cfg: CfgNode) -> str:
-    """What the last checkpoint's name ends in; nothing where none is written."""
+    """The end of the last checkpoint's name; empty where none is written."""
     if not cfg.SOLVER.STAGES:
         return ""
     last = max(cfg.SOLVER.STAGES)
@@ -194,7 +194,7 @@ def _ending(cfg: CfgNode) -> str:
 
 
 def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
-    """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is what the model does, whatever the key says."""
+    """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is that of the model, not of the key."""
     keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
     keys += ["FEATURE"] if cfg.TEST.FEATURE != "both" else []
     keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
@@ -254,7 +254,7 @@ def _note_text(cfg: CfgNode, run: Run, dataset: ReIDDataset, name: str, row: dic
 
 
 def next_commands(cfg: CfgNode, run: Run, name: str) -> list[str]:
-    """What to do with the run, as command lines."""
+    """The next commands for the run."""
     config = shlex.quote(str(run.output_dir / f"config{run.suffix}.yml"))
     if name == "test":
         given = f"--config_file {config} TEST.WEIGHT {shlex.quote(cfg.TEST.WEIGHT)}"
@@ -319,7 +319,7 @@ def describe(dataset: ReIDDataset) -> dict[str, Any]:
 
 
 def start_weights(cfg: CfgNode) -> str:
-    """What training started from, in words: the label every number needs."""
+    """The weights that training started from, in words."""
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         return "random start"
     if cfg.MODEL.PRETRAIN_CHOICE == "hands":
@@ -335,7 +335,7 @@ def _read_earlier(path: Path) -> dict[str, Any]:
     try:
         return read_metrics(path)
     except (ReIDError, ValueError) as error:
-        LOGGER.warning("%s is not what a run writes (%s) and is kept as %s", path, error, back_up(path).name)
+        LOGGER.warning("%s was not written by a run (%s) and is kept as %s", path, error, back_up(path).name)
         return {}
 
 

@@ -1,4 +1,4 @@
-"""A finished run's folder, read back and checked, since anybody may have made it: numbers, configuration, queries."""
+"""A finished run's folder, read and checked as untrusted input: numbers, configuration, queries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST_QUERIES = 1 << 30
 
 
 class RunFolder(NamedTuple):
-    """What a run left: its folder, ``metrics.json``, configuration, the name of its result and the files' suffix."""
+    """A finished run: its folder, ``metrics.json``, configuration, the name of its result and the files' suffix."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -47,7 +47,7 @@ class RunFolder(NamedTuple):
                 return {
                     name: file[name] for name in file.files if file[name].ndim == 1 and file[name].dtype.kind == "f"
                 }
-        except Exception:  # damaged archives raise about anything; the queries' own numbers do as well
+        except Exception:  # damaged archives raise any exception; the queries' numbers are used instead
             return {}
 
     def queries(self) -> Mapping[str, np.ndarray] | None:
@@ -84,7 +84,7 @@ def kind(row: str) -> str:
 
 
 def below_start(results: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """What to say of a trained model that is worse than its own start (``TEST.BEFORE_TRAINING``); else nothing."""
+    """The warning for a trained model that is worse than its start (``TEST.BEFORE_TRAINING``); else empty."""
     start, end = results.get("untrained"), results.get(name)
     if not start or not end or kind(name) not in ("best", "trained") or end["mAP"] >= start["mAP"]:
         return ""

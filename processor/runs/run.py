@@ -1,4 +1,4 @@
-"""One run and its folder: what is set up at the beginning, kept on the way and found again after an interruption."""
+"""One run and its folder: set-up, state during training, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FREE_TO_CHANGE = (
 """Keys, or their beginnings or ends, that may change when a run resumes: no training step sees them."""
 
 VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "FEATURE", "NECK_FEAT"))
-"""What chooses the best epoch where images are held out: there they may not change."""
+"""Keys that choose the best epoch where images are held out: there they may not change."""
 
 
 class TrainingProgress(NamedTuple):
@@ -83,7 +83,7 @@ class Stateful(Protocol):
 
 @dataclass
 class Run:
-    """What everything in one run shares.
+    """State that all parts of a run share.
 
     Attributes:
         precision: device and number format.
@@ -226,7 +226,7 @@ class Run:
         """The best model so far belongs to the state; it lies beside ``resume/``.
 
         Raises:
-            ReIDError: it is gone.
+            ReIDError: it is missing.
         """
         own = model_file(self.output_dir, self.settings["MODEL.NAME"], "best")
         source = folder / own.name
@@ -240,7 +240,7 @@ class Run:
                 write_atomically(own, lambda target: shutil.copyfileobj(file, target))
 
     def _set_numbers_aside(self) -> None:
-        """The numbers of another run stay, but not among those of this one."""
+        """Move the numbers of another run to a backup."""
         path = self.output_dir / "metrics.json"
         if path.exists():
             LOGGER.info("the numbers of the run before are in %s", back_up(path).name)
@@ -285,7 +285,7 @@ class Run:
             if name in self.unclaimed:
                 try:
                     part.load_state_dict(self.unclaimed.pop(name))
-                except Exception as error:  # each part complains in its own way
+                except Exception as error:  # each part raises errors of its own
                     raise ReIDError(
                         f"{self.states.folder}: the saved {name} does not fit this run ({str(error)[:300]}). Set "
                         "RESUME to never to start over, or choose another OUTPUT_DIR."
@@ -364,7 +364,7 @@ def _check_finite(tensors: Mapping[str, torch.Tensor], position: TrainingProgres
 
 
 def _check_shape(state: object, folder: Path) -> None:
-    """Refuse what is no state of a run, however well its checksum fits."""
+    """Refuse what is no state of a run even if its checksum fits."""
     kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
     kinds |= {"parts": dict, "best": dict}
     whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
@@ -380,7 +380,7 @@ def _check_shape(state: object, folder: Path) -> None:
 
 
 def _started_from(state: object) -> object:
-    """``RESUME`` of the run that saved ``state``, which anybody may have written."""
+    """``RESUME`` of the run that saved ``state``, an untrusted file."""
     settings = state.get("settings") if isinstance(state, dict) else None
     return settings.get("RESUME") if isinstance(settings, dict) else None
 

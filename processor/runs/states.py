@@ -24,11 +24,11 @@ class TrainingStates:
 
     A state is two files: ``state_<n>.pt``, plain tensors and numbers read with ``weights_only``, and
     ``state_<n>.json`` with its size and SHA-256, written after it. A state without a manifest that fits is no state:
-    the run died while writing it, or somebody changed it.
+    the run died while writing it, or the file was changed.
 
     Args:
         folder: where they are; it need not exist yet.
-        kept: how many stay. Each is as large as model and optimizer; of one, nothing is left once it is damaged.
+        kept: how many stay. Each is as large as model and optimizer; a single one is lost once it is damaged.
     """
 
     def __init__(self, folder: Path, kept: int = 2) -> None:
@@ -53,7 +53,7 @@ class TrainingStates:
             if not reason:
                 try:
                     return torch.load(path, map_location="cpu", weights_only=True)
-                except Exception as error:  # the checksum fits, so somebody made this file
+                except Exception as error:  # the checksum fits, so another program wrote the file
                     reason = f"it does not hold plain tensors and numbers ({type(error).__name__})"
             LOGGER.warning("%s is not used: %s. Trying the one before it.", path, reason)
         if numbers:

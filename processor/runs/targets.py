@@ -10,7 +10,7 @@ from configs import load_config
 from utils.errors import ReIDError
 
 OF_THE_RUN = ("CHECK_IMAGES", "BAD_IMAGES", "CACHE", "CACHE_GB", "CACHE_DIR")
-"""Keys of ``DATASETS`` that do not say which images there are."""
+"""Keys of ``DATASETS`` that do not select images."""
 
 OF_THE_FILES = ("EXIF", "WHITE")
 """Keys of ``INPUT`` that say how the files of a data set are to be read."""

@@ -79,7 +79,7 @@ def order(text):
     return lambda path: path.write_text(text.replace("CANARY", str(path.parent / CANARY)))
 
 
-NOT_AN_IMAGE = "not an image, whatever its name says"
+NOT_AN_IMAGE = "not an image, despite its name"
 NO_FILE = "there is no such file"
 BOMB = "larger than 178 megapixels; save it smaller"
 NOT_READ = ", which is not read; save it as"

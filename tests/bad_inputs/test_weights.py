@@ -20,7 +20,7 @@ from tests.bad_inputs.kit import Case, Hostile, cases, judge
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
 NAME = "image_encoder.conv1.weight"
 HEAD = {NAME: torch.ones(2, 3, 4, 4)}
-NOT_TENSORS = "isn't plain tensors: loading it would run .*It was not run"
+NOT_TENSORS = "holds more than plain tensors: loading it would run .*It was not run"
 DAMAGED = "damaged or cut short"
 
 

@@ -329,8 +329,8 @@ def test_a_query_that_is_in_the_gallery_under_another_name_is_counted(root):
     query = root / "test/query/xi/q.png"
     shutil.copy(query, root / "test/gallery/yo/copy.png")
     _, dataset = start(root)
-    (note,) = [note for note in dataset.notes if "find themselves" in note]
-    assert note.startswith("warning: 1 query is in the gallery too, as equal files under other names, and find")
+    (note,) = [note for note in dataset.notes if "their first match is a copy" in note]
+    assert note.startswith("warning: 1 query is also in the gallery, as identical files under other names, so")
     assert f"{query} = {root}/test/gallery/yo/copy.png" in note and "--drop-duplicates" in note
 
 
@@ -347,7 +347,7 @@ def test_what_an_epoch_of_pk_batches_covers(root):
     _, dataset = start(root)
     (note,) = [note for note in dataset.notes if "PK batch" in note]
     assert note.startswith("warning: an epoch is") and "of 47 training images" in note
-    assert "identities with many images wait for those with few" in note
+    assert "the epoch ends when too few identities have images left" in note
 
 
 @pytest.mark.parametrize(("white", "expected"), [("auto", "set INPUT.WHITE 4095"), ("4095", "")])

@@ -75,7 +75,7 @@ def test_what_has_no_words_is_refused(start, tmp_path):
     with pytest.raises(ReIDError, match="its text encoder is not that of"):
         sentence_encoder(with_weight(cfg, model, tmp_path))
     cfg = config("clipreid")
-    with pytest.raises(ReIDError, match="has never read words"):
+    with pytest.raises(ReIDError, match="has no trained word embeddings"):
         sentence_encoder(with_weight(cfg, build(cfg), tmp_path))
     cfg = config("baseline", "MODEL.NAME", "ViT-Tiny-16")
     with pytest.raises(ReIDError, match="there is no text encoder in it"):

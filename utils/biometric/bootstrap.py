@@ -1,7 +1,7 @@
-"""Subject bootstrap: how far a figure would move with other people.
+"""Subject bootstrap: the spread of a figure over samples of people.
 
-The people of query and gallery are drawn together, with replacement. A person drawn m times stands there as m separate
-people, its copies. A comparison of two people a and b counts m_a m_b times, one within a person m_a times, and two
+The people of query and gallery are drawn together, with replacement. A person drawn m times counts as m separate
+people, the copies. A comparison of two people a and b counts m_a m_b times, one within a person m_a times, and two
 copies of one person are never compared. Every measure of a replicate is that of the sample with these weights.
 
 A figure that was measured by several runs (seeds) is resampled hierarchically: runs first, then people, the same people

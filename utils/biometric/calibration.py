@@ -1,6 +1,6 @@
 """From scores to likelihood ratios: what was fitted on training people, its limits, and the file that keeps it.
 
-Weights of evidence are natural-log LRs inside; people read the LR.
+Internally weights of evidence are natural-log LRs; outputs give the LR.
 """
 
 from __future__ import annotations

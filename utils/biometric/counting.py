@@ -1,8 +1,8 @@
 """Counting any number of scores in bounded memory, exactly at every threshold that matters.
 
 A first pass counts all scores in 2^20 bins. A second one keeps the scores in the bins where the rates meet, where a
-FAR is reached, and where a threshold lies, and these bins give way to the scores themselves. So rates at those
-thresholds are those of all scores kept; elsewhere they are exact at the bins' edges.
+FAR is reached, and where a threshold lies; these scores replace their bins. So rates at those thresholds are exact;
+elsewhere they are exact at the bins' edges.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def count(
         used = np.flatnonzero(counted.genuine + counted.impostor)
         low, high = edges[used[0]], edges[used[-1] + 1]
         if high - low > (edges[-1] - edges[0]) / 2:
-            break  # so many scores lie all over: what is kept is what there is
+            break  # scores are few: all are kept
         edges = np.linspace(low, high, BINS + 1)
         counted = _histogram(blocks, edges)
     chosen = _bins_that_matter(counted, fars, thresholds)

@@ -1,4 +1,4 @@
-"""Score normalisation with a cohort: images of people who take no part in the comparison.
+"""Score normalisation with a cohort: images of people who are not compared.
 
 Standard deviations are those of the population (divisor n). References: z- and t-norm, Auckenthaler et al. 2000;
 s-norm, Kenny 2010; adaptive s-norm, Matejka et al. 2017 (its AS-norm1).

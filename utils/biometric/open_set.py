@@ -1,4 +1,4 @@
-"""Open-set identification (ISO/IEC 19795-1): who of the enrolled people is it, if anybody?
+"""Open-set identification (ISO/IEC 19795-1): which enrolled person a probe shows, if any.
 
 A probe of an enrolled person is mated, any other non-mated. FPIR(t), the false positive identification rate, is the
 share of the non-mated probes with at least one enrolled person at score t or above. FNIR(R, t), the false negative

@@ -1,7 +1,7 @@
 """Open-set identification in replicates of the subject bootstrap.
 
-Enrolled people and those who only probe are drawn together. Other people stand ahead of a probe's own person as often
-as they were drawn; a copy of the own person never does.
+Enrolled people and those who only probe are drawn together. Other people rank ahead of a probe's own person as often as
+they were drawn; copies of the own person never do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: styles, sorting and images inside the file, nothing fetched from anywhere."""
+"""Self-contained HTML pages: styles, sorting and images inside the file, no external resources."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ TOO_FEW = 10
 
 _CELL, _GAP, _TITLE, _CAPTION, _RADIUS = (480, 480), 10, 34, 22, 9
 _INK, _HALO = (255, 214, 10), (20, 20, 20)
-"""Yellow on black reads on any skin, in grey and without colour vision."""
+"""Yellow on black is legible on any skin, in grey, and for colour-blind readers."""
 
 
 class Compared(NamedTuple):
-    """Two images, what is written above and under them, and the points that they have in common."""
+    """Two images, their title and caption, and the points that they have in common."""
 
     left: Image.Image
     right: Image.Image

@@ -1,4 +1,4 @@
-"""Features brought into the plane, to be looked at."""
+"""Projection of features into the plane, for charts."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from utils.logger import LOGGER
 from utils.text_files import printable
 
 RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
-"""Frame colours; right and wrong also differ by a tick or cross in the caption as well."""
+"""Frame colours; right and wrong also differ in the caption."""
 
 HEAT = colormaps["viridis"]
-"""From 0 to 1 ever lighter, so that it also reads in grey and without colour vision."""
+"""Lightness rises from 0 to 1, so the scale can be read in grey and by colour-blind readers."""
 
 STROKES = ((230, 75, 53), (240, 170, 0), (0, 140, 70), (0, 110, 200), (150, 60, 180))
 """Colours of lines on pictures, one after the other."""
@@ -87,7 +87,7 @@ def _number(value: float) -> str:
 
 
 class Seen(NamedTuple):
-    """A picture, how much each place of it matters [h, w] in [0, 1], and two lines about it."""
+    """A picture, the weight of each place [h, w] in [0, 1], and two lines of caption."""
 
     image: Image.Image
     weights: np.ndarray

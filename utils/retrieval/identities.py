@@ -23,8 +23,7 @@ class IdentityPairs:
     Args:
         query_pids, query_camids: int64 [Q].
         gallery_pids, gallery_camids: int64 [G].
-        camera_rule: ``"market"`` takes the pairs under the same camera for no matches; ``"none"`` all pairs for
-            matches.
+        camera_rule: ``"market"`` excludes pairs under the same camera from the matches; ``"none"`` excludes none.
 
     Raises:
         ReIDError: unknown camera rule.

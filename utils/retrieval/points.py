@@ -2,8 +2,8 @@
 
 SIFT points (Lowe 2004) of the grey, locally equalised image, described by RootSIFT (Arandjelović and Zisserman 2012).
 Two points match where each is the other's nearest and clearly nearer than the second nearest. Of the matches, those
-count that one turn, scale and shift explains. The count needs no training and no threshold that was learned, and every
-point of it can be looked at. It is no likelihood ratio.
+count that one turn, scale and shift explains. The count needs no training and no learned threshold, and every point of
+it can be inspected. It is no likelihood ratio.
 
 OpenCV finds the points and is imported when they are first wanted; points that were found are compared without it.
 """

@@ -62,7 +62,7 @@ class DistanceBlock:
     def __init__(self, chunk: Tensor) -> None:
         if torch.isnan(chunk).any():
             raise ReIDError("the distances hold NaN. Were they computed from the features of a diverged model?")
-        # The judge marks what it ignores by infinity.
+        # The evaluator marks what it ignores by infinity.
         self.chunk = chunk.clamp_(-torch.finfo(chunk.dtype).max / 2, torch.finfo(chunk.dtype).max / 2)
 
     def exact(self, row: Tensor, column: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ def require_faiss() -> ModuleType:
     except MissingPackageError as error:
         raise ReIDError(
             f"approximate search (TEST.SEARCH faiss, --search faiss) needs the package FAISS; {error}. "
-            "Run `pip install faiss-cpu`, or use the exact search, which needs nothing."
+            "Run `pip install faiss-cpu`, or use the exact search, which needs no package."
         ) from None
 
 

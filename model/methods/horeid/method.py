@@ -207,7 +207,7 @@ class HOReID(Method):
 
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of the released code; the tensors that nothing reads there are dropped."""
+        """Names of the released code; its unused tensors are dropped."""
         renamed = {}
         for name, tensor in state.items():
             if not re.match(_UNUSED, name):

@@ -1,4 +1,4 @@
-"""ISP: a classifier of pixels divides the map into parts, taught by clusters of the network's own pixel features."""
+"""ISP: a classifier of pixels divides the map into parts; its labels are clusters of the network's pixel features."""
 
 from __future__ import annotations
 

@@ -150,7 +150,9 @@ def test_two_hands_are_better_than_one(rule):
 def test_fusion_needs_persons_and_modalities(setting):
     dataset = setting.dataset
     dataset.attributes = {path: {"person": facts["person"]} for path, facts in dataset.attributes.items()}
-    with pytest.raises(ReIDError, match=r"TEST.FUSE: made up says no person, or none of side, hand, finger, of 192 of"):
+    with pytest.raises(
+        ReIDError, match=r"TEST.FUSE: made up gives no person, or none of side, hand, finger, of 192 of"
+    ):
         fuse(setting)
     cfg, _ = load_config(None, ["TEST.FUSE", "mean"])
     with pytest.raises(ReIDError, match=r"TEST.FUSE"):
