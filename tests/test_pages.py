@@ -92,6 +92,9 @@ RUN_BY = {
     "python test_clipreid.py": "test_scripts.py::test_testing_gives_the_trained_numbers_without_training_images",
     "python -m configs.table": "configs/test_table.py::test_the_command_prints_the_page",
     "python -m datasets.inspect": "datasets/inspect/test_report.py::test_from_a_configuration",
+    "python -m datasets.synthetic_hand.textures": (
+        "datasets/synthetic_hand/test_textures.py::test_each_training_image_gets_the_texture_of_its_hand"
+    ),
     "python -m datasets.keypoints": "datasets/test_keypoints.py::test_hands_are_written_counted_and_shown",
     "python -m model.convert": "model/backbones/test_timm_backbone.py::test_names_in_the_same_order_are_converted",
     "python -m model.export": "model/test_export.py::test_command_writes_the_file",

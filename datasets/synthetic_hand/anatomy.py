@@ -8,7 +8,7 @@ machine: it comes from NumPy's PCG64 stream, and points are rounded before they 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ AVERAGE_RADII = np.array(
     ]
 )
 _WRIST = np.array([0.0, -0.62])
+_AVERAGE_WRIST = 0.295  # half its width
+_MIDDLE = np.array([-0.08, 0.40])  # of a hand with its fingers
 _THUMB_TURNS = np.array([0.0, -14.0, -8.0])  # the thumb's bones turn towards the fingers, in degrees
 
 _TONES = (
@@ -134,6 +136,19 @@ def make_hand(rng: np.random.Generator) -> Hand:
         relief=rng.uniform(0.6, 1.3),
         lines={"dorsal": _veins(rng), "palmar": _creases(rng)},
         marks={"dorsal": _marks(rng, 1.0), "palmar": _marks(rng, 0.6)},
+    )
+
+
+def average_shape(hand: Hand) -> Hand:
+    """The skin, lines and marks of ``hand`` on a right hand of average shape."""
+    return replace(
+        hand,
+        right=True,
+        roots=_ROOTS,
+        directions=_DIRECTIONS,
+        bones=AVERAGE_BONES,
+        radii=AVERAGE_RADII,
+        wrist=_AVERAGE_WRIST,
     )
 
 
@@ -263,6 +278,14 @@ class Pose:
         return self.to_picture(points, size)
 
 
+def flat_pose(hand: Hand) -> Pose:
+    """``hand`` flat and upright, seen in its own frame: the thumb is on the left, whatever the aspect."""
+    angles = np.repeat(hand.directions[:, None], 3, axis=1)
+    angles[THUMB] += np.cumsum(_THUMB_TURNS)
+    matrix = 0.42 * np.diag([1.0, -1.0])
+    return Pose(angles, np.ones((5, 3)), matrix, 0.5 - matrix @ _MIDDLE)
+
+
 def make_pose(rng: np.random.Generator, hand: Hand, aspect: str) -> Pose:
     """A new way to hold ``hand`` with its ``aspect`` to the camera."""
     spread = rng.uniform(0.85, 1.2)
@@ -280,5 +303,5 @@ def make_pose(rng: np.random.Generator, hand: Hand, aspect: str) -> Pose:
     scale = rng.uniform(0.405, 0.43)
     matrix = scale * rotate @ tilt @ np.diag([mirror, -1.0])
     centre = np.array([0.5, 0.5]) + rng.uniform(-0.02, 0.02, 2)
-    offset = centre - matrix @ np.array([-0.08, 0.40])
+    offset = centre - matrix @ _MIDDLE
     return Pose(first[:, None] + np.cumsum(sideways, 1), 1.0 - bend, matrix, offset)

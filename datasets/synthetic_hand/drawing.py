@@ -13,10 +13,24 @@ from functools import reduce
 import numpy as np
 import numpy.typing as npt
 
-from datasets.synthetic_hand.anatomy import LITTLE, MIDDLE, THUMB, Curve, Floats, Hand, Mark, Pose, make_pose
+from datasets.synthetic_hand.anatomy import (
+    ASPECTS,
+    LITTLE,
+    MIDDLE,
+    THUMB,
+    Curve,
+    Floats,
+    Hand,
+    Mark,
+    Pose,
+    average_shape,
+    flat_pose,
+    make_pose,
+)
 from datasets.synthetic_hand.scene import Pixels, expose, light_scene, make_light, make_table
 
 _SUPERSAMPLING = 2
+_GREY = np.float32(0.5)
 _STEPS = np.linspace(0, 1, 9)[:, None]
 _BEZIER = ((1 - _STEPS) ** 2, 2 * _STEPS * (1 - _STEPS), _STEPS**2)
 _TAPER = np.array([0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35])
@@ -32,10 +46,28 @@ def draw_hand(hand: Hand, aspect: str, rng: np.random.Generator, size: int) -> n
     canvas.draw_details()
     table = make_table(rng, fine)
     picture = light_scene(canvas.distance, canvas.height, canvas.colour, canvas.unit, table, light)
-    picture = (
-        picture[:, 0::2, 0::2] + picture[:, 1::2, 0::2] + picture[:, 0::2, 1::2] + picture[:, 1::2, 1::2]
-    ) * np.float32(0.25)
-    return expose(picture, light, rng)
+    return expose(_halved(picture), light, rng)
+
+
+def draw_texture(hand: Hand, size: int) -> npt.NDArray[np.uint8]:
+    """The surface of ``hand`` [size, 2 size, 3], its back beside its palm: the colour of the skin, without light, on a
+    hand of average shape, so that each place of the skin has its pixel. What is no hand is grey.
+    """
+    shape = average_shape(hand)
+    sides = []
+    for aspect in ASPECTS:
+        canvas = _Canvas(shape, aspect, flat_pose(shape), size * _SUPERSAMPLING)
+        canvas.draw_details()
+        inside = np.clip(np.float32(0.5) - canvas.distance, 0, 1)
+        sides.append(_halved(_GREY + (canvas.colour - _GREY) * inside))
+    picture = np.concatenate(sides, 2) * 255 + np.float32(0.5)
+    return np.ascontiguousarray(np.clip(np.floor(picture), 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _halved(picture: Pixels) -> Pixels:
+    """Each pixel is the mean of four."""
+    four = picture[:, 0::2, 0::2] + picture[:, 1::2, 0::2] + picture[:, 0::2, 1::2] + picture[:, 1::2, 1::2]
+    return four * np.float32(0.25)
 
 
 class _Canvas:

@@ -42,7 +42,7 @@ MORE_NUMBERS = tuple(
 )
 """Keys of ``TEST`` that add numbers and change none of those that are compared."""
 
-NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES")
+NOT_DATA = ("DATASETS.CACHE", "DATASETS.CHECK_IMAGES", "DATASETS.BAD_IMAGES", "DATASETS.TEXTURES")
 """Keys of ``DATASETS``, or their beginnings, that do not select images."""
 
 
