@@ -49,6 +49,13 @@ REFUSED = [
     ("pcb", {"INPUT.SIZE_TRAIN": [64, 64], "MODEL.PCB.STRIPES": "overlap"}, "only 4 rows.*at least 96"),
     ("pcb", {"SOLVER.STAGES": [1, 2]}, "SOLVER.STAGES = .1, 2.*RPP = False.*to .2."),
     ("pcb", {"SOLVER.STAGES": [1], "MODEL.PCB.RPP": True}, "SOLVER.STAGES = .1.*untrained"),
+    ("transreid", {"MODEL.TRANSREID.SHIFT": 0}, "SHIFT = 0.*cannot be shuffled.*SHIFT lies between 1 and 210"),
+    ("transreid", {"MODEL.TRANSREID.PARTS": 211}, "PARTS = 211.*210 patches.*210 or less"),
+    ("dcal", {"SOLVER.STAGE2.MICRO_BATCHES": 2}, "MICRO_BATCHES = 2.*dcal.*Set it to 1"),
+    ("aaformer", {"MODEL.AAFORMER.PARTS": 0}, "AAFORMER.PARTS = 0.*set 1 to"),
+    ("promptsg", {"MODEL.PROMPT": "A photo of a X X person"}, "MODEL.PROMPT = .*promptsg.*one X"),
+    ("clip_reident", {"DATALOADER.SAMPLER": "softmax_triplet"}, "SAMPLER = softmax_triplet.*clip_reident.*to pairs"),
+    ("cilp_fgdi", {"MODEL.CILP_FGDI.DOMAIN_EPOCHS": 150}, "DOMAIN_EPOCHS = 150.*MAX_EPOCHS = 150.*Set it lower"),
 ]
 
 
