@@ -296,6 +296,7 @@ class Method(nn.Module):
         resume_only: prefixes of tensors that are kept to resume and not in checkpoints (pseudo-labels, text features).
         train_only: prefixes of tensors that are in checkpoints and not built for a test (prompts, text encoder).
         has_sentences: each identity has a sentence of its own, whose fit to the images is logged.
+        note: for the log, what is left out of the published method, or that no published number belongs to this one.
         image_encoder: the backbone.
         card: what the checkpoint keeps besides tensors; set by :mod:`model.make_model_clipreid`.
         inputs: what :meth:`needs` names for a test; set there too.
@@ -308,6 +309,7 @@ class Method(nn.Module):
     resume_only: ClassVar[tuple[str, ...]] = ()
     train_only: ClassVar[tuple[str, ...]] = ()
     has_sentences: ClassVar[bool] = False
+    note: ClassVar[str] = ""
     image_encoder: Backbone
 
     def __init__(self) -> None:

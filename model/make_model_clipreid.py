@@ -73,6 +73,8 @@ def make_model(cfg: CfgNode, facts: DataFacts) -> Method:
         ReIDError: weights are missing, unreadable or do not fit.
     """
     method = METHODS[cfg.MODEL.METHOD]
+    if method.note:
+        LOGGER.info("MODEL.METHOD %s: %s (docs/methods.md)", cfg.MODEL.METHOD, method.note)
     if cfg.MODEL.PRETRAIN_CHOICE == "random":
         LOGGER.info("MODEL.PRETRAIN_CHOICE random: %s starts from random weights", cfg.MODEL.NAME)
         if cfg.MODEL.PRETRAIN_PATH:

@@ -41,6 +41,7 @@ class AAFormer(LocalReID):
     """
 
     backbones = ("vit",)
+    note = "a reconstruction, no published number of AAFormer belongs to it"
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:

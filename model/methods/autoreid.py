@@ -18,6 +18,7 @@ class AutoReID(ImageReID):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("autoreid",)
+    note = "published cells in a frame of ours, without the architecture search"
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:

@@ -43,6 +43,7 @@ class CDNetReID(Method):
 
     backbones: ClassVar[tuple[str, ...]] = ("cdnet",)
     identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
+    note = "the published network, without the architecture search"
 
     def __init__(
         self,

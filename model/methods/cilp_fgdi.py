@@ -62,6 +62,7 @@ class CILPFGDI(CLIPReID):
     identity_bound = (*CLIPReID.identity_bound, "domain_")
     resume_only = (*CLIPReID.resume_only, "all_domain_texts")
     train_only = (*CLIPReID.train_only, "domain_")
+    note = "each stage has an optimiser of its own, where the published code carries one over"
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:

@@ -45,6 +45,7 @@ class DCAL(ImageReID):
 
     backbones = ("vit",)
     mixes_images = True
+    note = "there is no published code, this follows the paper's text and choices of ours"
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:

@@ -27,6 +27,8 @@ class GPANet(MBANet):
         dropout, smoothing, id_weight: of :class:`MBANet`.
     """
 
+    note = "its grid and recipe are inferred"
+
     def __init__(
         self,
         backbone: ResNet,

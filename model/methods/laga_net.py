@@ -33,6 +33,7 @@ class LAGANet(MBANet):
         options: of :class:`MBANet`.
     """
 
+    note = "inferred, no published number of LAGA-Net belongs to it"
     mined: ClassVar[tuple[str, ...]] = ("g", "s", "c")
     """Heads whose pooled vectors have a triplet loss: our choice, the paper's is unknown."""
 

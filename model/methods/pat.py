@@ -14,13 +14,10 @@ from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Te
 from model.layers.heads import accuracy, make_classifier
 from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 from utils.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
-
-NOTE = "MODEL.METHOD pat is a reconstruction: no published number of PAT belongs to it, see docs/methods.md"
 
 
 class PAT(Method):
@@ -53,6 +50,7 @@ class PAT(Method):
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
+    note = "a reconstruction, no published number of PAT belongs to it"
 
     def __init__(
         self,
@@ -118,7 +116,6 @@ class PAT(Method):
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:
         own = cfg.MODEL.PAT
-        LOGGER.info(NOTE)
         return cls(
             backbone,
             facts.identities,

@@ -56,6 +56,7 @@ class PromptSG(Method):
 
     backbones = ("clip",)
     resume_only = ("criterion.",)
+    note = "there is no published code, this follows the paper's equations and choices of ours"
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:

@@ -20,9 +20,6 @@ from utils.logger import LOGGER
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-TITLE = "SAN, joint optimisation"
-"""Its name in reports and logs: the published code steps one optimiser for the identities and two for the texture."""
-
 ROLES = (((0, 1), (0, 0)), ((1, 2), (1, 1)), ((2, 3), (2, 2)), ((0, 3), (3, 0)))
 """For each of the decoder's four maps: two images of an identity as the near pair, and an image of it and one of the
 next identity as the far pair; the last pair is as the released code has it.
@@ -51,6 +48,7 @@ class SAN(Method):
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     train_only: ClassVar[tuple[str, ...]] = ("decoder.",)
+    note = "SAN, joint optimisation: one total and one optimiser, so no published number of SAN belongs to it"
 
     def __init__(
         self,
@@ -115,7 +113,7 @@ class SAN(Method):
     def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:
         own = cfg.MODEL.SAN
         if training:
-            LOGGER.info("%s: one total and one optimiser; textures are read from %s", TITLE, cfg.DATASETS.TEXTURES)
+            LOGGER.info("textures are read from %s", cfg.DATASETS.TEXTURES)
         return cls(
             backbone,
             facts.identities,

@@ -56,6 +56,7 @@ class HOReID(Method):
     backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.", "graph_classifiers.")
     train_only: ClassVar[tuple[str, ...]] = ("matching.", "verifier.")
+    note = "a test does not score its best pairs again with the verifier, as the published one does"
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 
 from model.backbones.resnet import SHAPES, ResNet
 from model.base import Batch, Progress
-from model.methods.pat import NOTE, PAT, part_similarity
+from model.methods.pat import PAT, part_similarity
 
 AT, SIZE, LABELS = Progress(2, 1, 1), (64, 32), torch.tensor([0, 0, 1, 1])
 PARTS, WIDTH = 3, 8
@@ -172,7 +172,3 @@ def test_the_test_feature(tested, size):
     method = build(tested=tested, neck=True).eval()
     with torch.no_grad():
         assert method.embed(method(Batch(torch.randn(2, 3, *SIZE, dtype=torch.float64)))).shape == (2, size)
-
-
-def test_it_is_called_a_reconstruction():
-    assert "reconstruction" in NOTE and "no published number" in NOTE

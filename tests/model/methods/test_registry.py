@@ -1,14 +1,27 @@
 """A method's limits are checked before any data is read."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from configs import load_config
 from model.methods.registry import METHODS, check_method
+from tests.model.methods.toy import build, config
 from utils.errors import ReIDError
+from utils.logger import LOGGER
 
 ROOT = Path(__file__).resolve().parents[3]
+NOTED = {
+    **dict.fromkeys(("aaformer", "pat"), "reconstruction, no published number"),
+    **dict.fromkeys(("autoreid", "cdnet"), "without the architecture search"),
+    **dict.fromkeys(("dcal", "promptsg"), "no published code"),
+    **dict.fromkeys(("gpa_net", "laga_net"), "inferred"),
+    "cilp_fgdi": "optimiser of its own",
+    "horeid": "verifier",
+    "san": "joint optimisation",
+}
+"""What the log of a training says of the methods that are not wholly the published ones."""
 
 
 def check(overrides):
@@ -70,3 +83,14 @@ def test_every_method_has_a_recipe_and_each_recipe_passes(folder):
     for cfg in recipes:
         check_method(cfg)
     assert {cfg.MODEL.METHOD for cfg in recipes} == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_the_log_says_what_is_not_the_published_method(name, caplog):
+    caplog.set_level(logging.INFO, LOGGER.name)
+    build(config(name))
+    assert [line for line in caplog.messages if line.startswith(f"MODEL.METHOD {name}: ") and NOTED[name] in line]
+
+
+def test_the_log_says_nothing_of_the_others():
+    assert {name for name, method in METHODS.items() if method.note} == NOTED.keys()
