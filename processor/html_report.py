@@ -43,7 +43,10 @@ PICTURES = {
         "Scores",
         "Cosine similarities of genuine and impostor pairs; dashed: the threshold of the equal error rate.",
     ),
-    "ranking": ("Rankings", "Queries from best to worst; their nearest images framed green if right, red if wrong."),
+    "ranking": (
+        "Rankings",
+        "Queries from best to worst; their nearest images framed green if right, dashed red if wrong.",
+    ),
     "rankings_worst": ("Worst queries", "Queries of lowest average precision with their ten nearest images."),
     "rankings_median": ("Median queries", "Queries of median average precision with their ten nearest images."),
     "rankings_random": ("Random queries", "Queries drawn with the run's seed, with their ten nearest images."),

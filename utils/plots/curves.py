@@ -21,15 +21,17 @@ from utils.checkpoint import write_atomically
 from utils.text_files import printable
 from utils.words import number_of
 
-GENUINE, IMPOSTOR, MARK = "#1b7f5c", "#b5442e", "#333333"
-"""Colours that stay apart for colour-blind readers; line styles and labels say the same again."""
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Colours of lines that colour-blind readers tell apart (Okabe and Ito); line styles distinguish them in print."""
+
+GENUINE, IMPOSTOR, MARK = LINES[0], LINES[1], "#333333"
 
 STYLES = ("-", "--", "-.", ":")
 NOT_LOSSES = frozenset(
     {"stage", "epoch", "accuracy", "lr", "images_per_second", "seconds", "length_product", "alignment_left"}
 )
 SENTENCES = {
-    "sentence_accuracy": ("nearest sentence is its own", "% of the clean training images", 100),
+    "sentence_accuracy": ("images nearest to their sentence", "% of the clean training images", 100),
     "sentence_cosine": ("sentence and centroid", "cosine, mean over identities", 1),
     "logit_span": ("span of the logits", "largest - smallest, mean", 1),
 }
@@ -53,6 +55,7 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> 
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes:
         axis.grid(alpha=0.3)
+        axis.set_prop_cycle(color=LINES)
     return figure, axes
 
 
@@ -131,7 +134,7 @@ def training_curves(
             axis.set_ylim(0, 102)
         if "lr" in panel.lines:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-        if list(panel.lines) != ["lr"]:
+        if len(panel.lines) > 1:
             axis.legend(fontsize=8)
     for axis in axes[len(panels) :]:
         axis.remove()
@@ -140,7 +143,7 @@ def training_curves(
 
 def cmc_chart(cmc: np.ndarray, mean_ap: float, queries: int) -> Figure:
     """Cumulative match characteristic of ``queries``, ``cmc`` [K] in [0, 1], with the ranks that are quoted marked."""
-    figure, (axis,) = new_figure(5.6, 4)
+    figure, (axis,) = new_figure(6.4, 4.2)
     ranks = np.arange(1, len(cmc) + 1)
     axis.plot(ranks, cmc, color=GENUINE, marker="." if len(cmc) <= 50 else None, clip_on=False)
     for rank, marker in ((1, "o"), (5, "s"), (10, "^")):
@@ -150,7 +153,7 @@ def cmc_chart(cmc: np.ndarray, mean_ap: float, queries: int) -> Figure:
     low = max(0.0, float(cmc[0]) - 0.35 * max(1 - float(cmc[0]), 0.2))
     title = f"Cumulative match characteristic, {number_of(queries, 'query', 'queries')} (mAP {mean_ap:.1%})"
     axis.set(xlim=(0.5, len(cmc) + 0.5), ylim=(low, 1), title=title)
-    axis.set(xlabel="rank k: the k nearest gallery images", ylabel="queries with a right image among them")
+    axis.set(xlabel="rank k", ylabel="queries with a right image among the k nearest")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.legend(loc="lower right")
@@ -274,7 +277,7 @@ def embedding_chart(points: np.ndarray, groups: Sequence[str], is_query: np.ndar
             here = (groups == name) & (is_query == query)
             style = {"color": palette[number % len(palette)], "marker": marker, "s": size, "linewidths": 0.3}
             label = _label(name) if not query else None
-            axis.scatter(*points[here].T, label=label, alpha=0.75, edgecolors="white", **style)
+            axis.scatter(*points[here].T, label=label, alpha=0.85, edgecolors=MARK, **style)
     axis.set(title=f"Features by {method}, coloured by identity (stars: queries)")
     axis.set(xlabel="first axis (no unit)", ylabel="second axis (no unit)")
     figure.legend(loc="outside right center", title="identity", fontsize=7, ncols=1 + (len(names) > 24))

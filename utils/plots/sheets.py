@@ -15,8 +15,8 @@ from utils.images import AS_STORED, Reading, read_image
 from utils.logger import LOGGER
 from utils.text_files import printable
 
-RIGHT, WRONG, QUERY = (27, 138, 60), (196, 43, 43), (60, 60, 60)
-"""Frame colours; right and wrong also differ in the caption."""
+RIGHT, WRONG, QUERY = (0, 124, 104), (205, 62, 20), (60, 60, 60)
+"""Frame colours: a green and a red for colour-blind readers. In print, the frames of wrong answers differ by dashes."""
 
 HEAT = colormaps["viridis"]
 """Lightness rises from 0 to 1, so the scale can be read in grey and by colour-blind readers."""
@@ -25,6 +25,7 @@ STROKES = ((230, 75, 53), (240, 170, 0), (0, 140, 70), (0, 110, 200), (150, 60, 
 """Colours of lines on pictures, one after the other."""
 
 _GAP, _FRAME, _CAPTION, _TITLE = 10, 4, 34, 30
+_DASH = 12
 
 
 class Answer(NamedTuple):
@@ -50,18 +51,20 @@ class Shown(NamedTuple):
     """One picture of a contact sheet, its frame's colour and what stands under it (two lines).
 
     ``strokes`` are drawn on it: lines [P, 2] in shares of its width and height, with a dot at each of their points.
+    ``dashed`` is for its frame.
     """
 
     path: str
     caption: str
     colour: tuple[int, int, int] = QUERY
     strokes: Sequence[np.ndarray] = ()
+    dashed: bool = False
 
 
 def ranking_sheet(
     rankings: Sequence[Ranking], title: str, cell: tuple[int, int] = (128, 128), reading: Reading = AS_STORED
 ) -> Image.Image:
-    """A row for each ranking: the query, then its nearest images framed green (right) or red (wrong).
+    """A row for each ranking: the query, then its nearest images framed green (right) or dashed red (wrong).
 
     Args:
         rankings: rows, of any number of answers.
@@ -76,7 +79,7 @@ def ranking_sheet(
         for place, answer in enumerate(ranking.answers, 1):
             mark, colour = ("right", RIGHT) if answer.correct else ("wrong", WRONG)
             caption = f"{place}: {printable(answer.identity)}\n{mark}, {_number(answer.distance)}"
-            row.append(Shown(answer.path, caption, colour))
+            row.append(Shown(answer.path, caption, colour, dashed=not answer.correct))
         rows.append(row)
     return contact_sheet(rows, title, cell, reading, lead=_GAP)
 
@@ -146,7 +149,7 @@ def contact_sheet(
     for number, row in enumerate(rows):
         for column, (shown, picture) in enumerate(zip(row, pictures[number], strict=True)):
             corner = (_GAP + column * width + lead * (column > 0), _TITLE + number * height)
-            _paste(sheet, corner, picture, shown.colour, shown.caption, cell)
+            _paste(sheet, corner, picture, shown, cell)
     return sheet
 
 
@@ -188,16 +191,19 @@ def blank_sheet(title: str, width: int, height: int) -> Image.Image:
 
 
 def _paste(
-    sheet: Image.Image,
-    corner: tuple[int, int],
-    image: Image.Image,
-    colour: tuple[int, int, int],
-    caption: str,
-    cell: tuple[int, int],
+    sheet: Image.Image, corner: tuple[int, int], image: Image.Image, shown: Shown, cell: tuple[int, int]
 ) -> None:
-    """Put ``image``, no larger than ``cell``, in a frame of ``colour`` at ``corner``, and the caption under it."""
-    sheet.paste(ImageOps.expand(image, _FRAME, colour), corner)
-    write_lines(sheet, (corner[0], corner[1] + cell[1] + 2 * _FRAME + 2), caption, cell[0] + 2 * _FRAME, colour)
+    """Put ``image``, no larger than ``cell``, in the frame of ``shown`` at ``corner``, and the caption under it."""
+    frame = ImageOps.expand(image, _FRAME, shown.colour)
+    if shown.dashed:
+        draw = ImageDraw.Draw(frame)
+        for start in range(_DASH, max(frame.size) - _DASH, 2 * _DASH):
+            draw.rectangle((start, 0, start + _DASH - 1, frame.height), "white")
+            draw.rectangle((0, start, frame.width, start + _DASH - 1), "white")
+        frame.paste(image, (_FRAME, _FRAME))
+    sheet.paste(frame, corner)
+    below = corner[0], corner[1] + cell[1] + 2 * _FRAME + 2
+    write_lines(sheet, below, shown.caption, cell[0] + 2 * _FRAME, shown.colour)
 
 
 def write_lines(

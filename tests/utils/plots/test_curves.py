@@ -66,7 +66,7 @@ def test_curves_of_sentences_begin_at_the_start():
     ]
     start = {"sentence_accuracy": 0.1, "sentence_cosine": 0.0, "logit_span": 1.0, "length_product": 12}
     panels = {panel.title: panel for panel in curve_panels(history, {}, {"1": start})}
-    assert panels["stage 1: nearest sentence is its own"].lines == {"sentence_accuracy": ([0, 1], [10.0, 50.0])}
+    assert panels["stage 1: images nearest to their sentence"].lines == {"sentence_accuracy": ([0, 1], [10.0, 50.0])}
     assert panels["stage 1: span of the logits"].lines == {"logit_span": ([0, 1], [1.0, 9.0])}
     assert panels["stage 1: sentence and centroid"].lines == {"sentence_cosine": ([0, 1], [0.0, 0.4])}
     assert panels["stage 1: losses"].lines.keys() == {"loss", "i2t", "t2i"}

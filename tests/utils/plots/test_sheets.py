@@ -31,16 +31,21 @@ def boxes(sheet, colour):
     return found
 
 
-def test_frames_tell_query_right_and_wrong(picture):
+def test_frames_distinguish_query_right_and_wrong(picture):
     square = picture(40, 40)
     answers = [Answer(square, "a", 0.1, True), Answer(square, "b", 0.2, False), Answer(square, "a", 0.3, True)]
     sheet = ranking_sheet([Ranking(square, "a", 0.83, answers)] * 2, "title", cell=(40, 40))
     pixels = np.asarray(sheet)
     outer = {colour: [box for box in boxes(sheet, colour) if box[2] - box[0] == 47] for colour in (QUERY, RIGHT, WRONG)}
-    # Each frame has a top and a bottom edge: two boxes.
-    assert [len(outer[c]) for c in (QUERY, RIGHT, WRONG)] == [2 * 2, 2 * 4, 2 * 2]
-    columns = [sorted({left for left, _, _ in outer[c]}) for c in (QUERY, RIGHT, WRONG)]
-    assert columns[0][0] < columns[1][0] < columns[2][0] < columns[1][1], "query, right, wrong, right"
+    # Each frame has a top and a bottom edge: two boxes. Those of wrong answers are dashed.
+    assert [len(outer[c]) for c in (QUERY, RIGHT, WRONG)] == [2 * 2, 2 * 4, 0]
+    columns = [sorted({left for left, _, _ in outer[c]}) for c in (QUERY, RIGHT)]
+    assert columns[0][0] < columns[1][0] < columns[1][1], "query, right, wrong, right"
+    between, top = sum(columns[1]) // 2, outer[RIGHT][0][1]
+    for edge in (pixels[top + 1, between : between + 48], pixels[top : top + 48, between + 1]):
+        assert {tuple(pixel) for pixel in edge.tolist()} == {WRONG, (255, 255, 255)}
+        assert (edge[[0, 11, 36, 47]] == WRONG).all() and (edge[12:24] == 255).all()
+    del outer[WRONG]
     for colour, found in outer.items():
         for left, top, _ in found[:1]:
             assert tuple(pixels[top + 2, left + 2]) == colour and tuple(pixels[top + 20, left + 1]) == colour
@@ -109,9 +114,9 @@ def test_titles_and_captions_have_their_room(picture, pictures):
 
 def test_rows_of_different_length(picture):
     square = picture(40, 40)
-    rows = [Ranking(square, "a", 0.5, [Answer(square, "b", 1.0, False)] * n) for n in (0, 3)]
+    rows = [Ranking(square, "a", 0.5, [Answer(square, "a", 1.0, True)] * n) for n in (0, 3)]
     sheet = ranking_sheet(rows, "t", cell=(40, 40))
-    assert len([b for b in boxes(sheet, WRONG) if b[2] - b[0] == 47]) == 2 * 3
+    assert len([b for b in boxes(sheet, RIGHT) if b[2] - b[0] == 47]) == 2 * 3
     assert len([b for b in boxes(sheet, QUERY) if b[2] - b[0] == 47]) == 2 * 2
     assert ranking_sheet([], "nothing").size[0] > 0
 
