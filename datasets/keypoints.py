@@ -202,7 +202,7 @@ def write_sheet(work: Work, found: Mapping[str, KeyPoints], path: Path) -> None:
         said = f"{points.hand} {points.score:.2f}, {100 * points.share:.0f} %" if points.found else "no hand"
         colour = WRONG if not points.found else QUERY if points.hands > 1 else RIGHT
         caption = f"{'/'.join(Path(name).parts[-2:])}\n{said}{f', {points.hands} hands' if points.hands > 1 else ''}"
-        shown.append(Shown(work.paths[name], caption, colour, points.strokes))
+        shown.append(Shown(work.paths[name], caption, colour, points.strokes, dashed=not points.found))
     rows = [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)]
     counts = f"{len(shown)} of {len(found)} images; {sum(not p.found for p in found.values())} without a hand"
     title = f"Key points on {counts}; below: side, score, share of the picture"

@@ -21,8 +21,8 @@ RIGHT, WRONG, QUERY = (0, 124, 104), (205, 62, 20), (60, 60, 60)
 HEAT = colormaps["viridis"]
 """Lightness rises from 0 to 1, so the scale can be read in grey and by colour-blind readers."""
 
-STROKES = ((230, 75, 53), (240, 170, 0), (0, 140, 70), (0, 110, 200), (150, 60, 180))
-"""Colours of lines on pictures, one after the other."""
+STROKES = ((230, 110, 50), (255, 225, 60), (60, 210, 165), (110, 190, 250), (215, 150, 200))
+"""Colours of lines on pictures, one after the other. Light ones with a dark outline show on any skin, in grey too."""
 
 _GAP, _FRAME, _CAPTION, _TITLE = 10, 4, 34, 30
 _DASH = 12
@@ -176,9 +176,10 @@ def _stroked(picture: Image.Image, strokes: Sequence[np.ndarray]) -> Image.Image
     for number, stroke in enumerate(strokes):
         colour = STROKES[number % len(STROKES)]
         points = [tuple(point) for point in (stroke * picture.size).tolist() if not math.isnan(sum(point))]
-        draw.line(points, fill=colour, width=1)
+        for ink, width in (("black", 3), (colour, 1)):
+            draw.line(points, fill=ink, width=width)
         for x, y in points:
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour, outline="black")
     return picture
 
 
