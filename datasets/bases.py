@@ -85,15 +85,15 @@ class ReIDDataset:
 
     Args:
         train, query, gallery: what the reader found. ``train`` may be empty where only a test is wanted.
-        name: the dataset as the user knows it, for messages.
+        name: name of the dataset for messages.
         camera_rule: ``"market"`` ignores gallery images of the query's person under the query's camera (the
             Market-1501 protocol); ``"none"`` ignores nothing (hands).
         val: images of training people held out of training, for choosing a checkpoint; they carry training
             pids. A person all of whose images are held out is numbered after the training people.
         absent: training images that are known of but not there, where only a test is wanted; they take part
             in the numbering of cameras and views, which SIE models need, and in nothing else.
-        require_train: whether the caller wants to train; if so an unusable train set is an error.
-        notes: what the reader wants logged: files left out, counts that differ from the published ones.
+        require_train: whether training follows; if so an unusable train set is an error.
+        notes: for the log: files left out, counts that differ from the published ones.
         run: which random choice ``query`` and ``gallery`` are, where the set has several.
         redrawn: further random choices of query and gallery.
 

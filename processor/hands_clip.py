@@ -75,7 +75,7 @@ def _run(folder: Path, settings: Sequence[str]) -> None:
 def _card(
     cfg: CfgNode, overrides: Sequence[str], file: Path, trained: dict[str, Any], tested: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a reader of the file wants to know."""
+    """The card of the file: recipe, data, seed, figures."""
     drawn = cfg.DATASETS.SYNTHETIC
     changes = {
         key: value for key, value in zip(overrides[::2], overrides[1::2], strict=True) if key.startswith(CARD_KEYS)

@@ -4,7 +4,7 @@ Identities are the names of the folders in GALLERY (or, without folders, file na
 has one answer, its most similar image. The similarity is the cosine of the features.
 
 An answer is accepted from --threshold on. --far finds the threshold: the similarity that this share of the gallery's
-own pairs of different people reaches. Where the best answer is below the threshold, the verdict is "nobody enrolled".
+own pairs of different people reaches. Where the best answer is below the threshold, the verdict is "not enrolled".
 The rate holds for one comparison. A query is compared with all N images of the gallery, so a person who is not
 enrolled is accepted with a probability of about 1 - (1 - FAR)^N, which the answers give too.
 
@@ -59,7 +59,7 @@ EXAMPLES = (
     f"{_ENROLLED} --text 'A photo of a palmar right hand.'",
 )
 THUMBNAIL = 112
-NOBODY = "nobody enrolled"
+NOT_ENROLLED = "not enrolled"
 MAY_BE_EMPTY = ("accepted", "evidence", "points")
 """Columns that only options fill."""
 
@@ -87,7 +87,7 @@ class Threshold(NamedTuple):
 class Answer(NamedTuple):
     """One enrolled person, by the most similar image, or with --points by the image with most agreeing points.
 
-    ``accepted`` (yes or no) and ``verdict`` (the accepted person, or :data:`NOBODY`) are empty without a threshold,
+    ``accepted`` (yes or no) and ``verdict`` (the person, or :data:`NOT_ENROLLED`) are empty without a threshold,
     ``evidence`` without --lr, ``points`` (None) without --points or beyond its images. ``gallery_far`` is that of
     :class:`Threshold`, None where it is not known.
     """
@@ -146,7 +146,7 @@ def search(
         for rank, (identity, (similarity, image, points)) in enumerate(list(best.items())[:top], 1):
             accepted = "" if threshold is None else "yes" if similarity >= threshold.similarity else "no"
             if rank == 1:
-                verdict = {"": "", "yes": identity, "no": NOBODY}[accepted]
+                verdict = {"": "", "yes": identity, "no": NOT_ENROLLED}[accepted]
             evidence = "" if calibration is None else calibration.answer(similarity).text()
             answers.append(
                 Answer(name, rank, identity, similarity, accepted, image.name, evidence, points, verdict, rate)

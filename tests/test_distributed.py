@@ -1,4 +1,4 @@
-"""Two processes train, test, fail and go on as one process does. Both run on the CPU and talk by Gloo."""
+"""Two processes train, test, fail and resume as one process does, on the CPU with Gloo."""
 
 import json
 import os

@@ -196,7 +196,7 @@ def test_so_many_states_are_kept(driver, hands, tmp_path, kept):
 
 
 def test_two_trainings_in_one_folder(driver, hands, whole, tmp_path):
-    """The second is stopped, a test is not; the first one's end, however sudden, lets the same command go on."""
+    """The second is stopped, a test is not; after any end of the first one the same command resumes."""
     runs = Runs(driver, hands, tmp_path / "run")
     assert runs(2, KILL, "stage 2")["status"] == KILLED
     before = {path: path.read_bytes() for path in runs.folder.rglob("*.*") if path.name != "run.lock"}

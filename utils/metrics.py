@@ -30,7 +30,7 @@ from utils.retrieval.distances import (
     save_distances,
 )
 from utils.retrieval.identities import IdentityPairs, check_choice
-from utils.retrieval.ranks import strangers_between_matches
+from utils.retrieval.ranks import negatives_between_matches
 from utils.retrieval.scores import TILE_ELEMENTS, Block, DistanceBlock, FeatureKeys
 
 __all__ = [
@@ -204,7 +204,7 @@ class RankingEvaluator:
         if not is_match.any():
             return
         size = stop - start
-        slots = strangers_between_matches(block, row, column, is_match, self.labels.junk, size, device)
+        slots = negatives_between_matches(block, row, column, is_match, self.labels.junk, size, device)
         self._score(slots, torch.bincount(row[is_match], minlength=size), start)
 
     def _score(self, slots: Tensor, count: Tensor, start: int) -> None:

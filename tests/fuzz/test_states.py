@@ -1,4 +1,4 @@
-"""Any bytes as a state to go on from, with a manifest that fits or not: a state, the one before, or none."""
+"""Any bytes as a state to resume from, with a manifest that fits or not: this state, the one before, or none."""
 
 import io
 import json

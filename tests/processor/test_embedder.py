@@ -339,14 +339,14 @@ def test_a_query_of_a_person_who_is_not_enrolled():
     gallery, listed = np.eye(3, dtype=np.float32), [Listed(f"{i}.png", f"p{i}") for i in range(3)]
     query = np.array([[1, 0.1, 0], [-1, -1, -0.5]], np.float32)
     found = search.search(query, ["known", "new"], gallery, listed, 2, threshold=Threshold(0.5, 0.1))
-    assert [a.verdict for a in found] == ["p0", "p0", "nobody enrolled", "nobody enrolled"]
+    assert [a.verdict for a in found] == ["p0", "p0", "not enrolled", "not enrolled"]
     text = as_text(found).splitlines()
-    assert text[-3:-1] == ["verdict on known: p0", "verdict on new: nobody enrolled"]
+    assert text[-3:-1] == ["verdict on known: p0", "verdict on new: not enrolled"]
     assert text[-1].endswith("about 27.10%"), "1 - 0.9^3"
     assert "verdict" not in text[0] and "gallery_far" not in text[0]
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert rows[2]["verdict"] == "nobody enrolled" and float(rows[2]["gallery_far"]) == pytest.approx(0.271)
-    assert json.loads(as_json(found))[2]["verdict"] == "nobody enrolled"
+    assert rows[2]["verdict"] == "not enrolled" and float(rows[2]["gallery_far"]) == pytest.approx(0.271)
+    assert json.loads(as_json(found))[2]["verdict"] == "not enrolled"
     silent = as_text(search.search(query, ["known", "new"], gallery, listed, 2))
     assert "verdict" not in silent and "probability" not in silent
 
@@ -409,8 +409,8 @@ def test_formats(model):
     assert str(gallery) not in text and f"query {Path(image).parent.name}/{Path(image).name}" in text
     assert text.count("<img") == 3 and text.count("p &lt;1&gt;") >= 4 and "http" not in text
     assert "Verdict" not in text
-    text = as_html([answer._replace(verdict="nobody enrolled", gallery_far=0.5) for answer in answers], gallery)
-    assert text.count("Verdict: <b>nobody enrolled</b>") == 1 and "about 50.00%" in text
+    text = as_html([answer._replace(verdict="not enrolled", gallery_far=0.5) for answer in answers], gallery)
+    assert text.count("Verdict: <b>not enrolled</b>") == 1 and "about 50.00%" in text
 
 
 def test_names_that_are_no_text_or_steer_terminals(model, tmp_path, capsys):

@@ -14,7 +14,7 @@ from utils.retrieval.scores import Block, Tile
 _SLOT_ELEMENTS = 2**20
 
 
-def strangers_between_matches(
+def negatives_between_matches(
     block: Block, row: Tensor, column: Tensor, is_match: Tensor, junk: Tensor, num_rows: int, device: torch.device
 ) -> Tensor:
     """How many gallery items of other identities rank after exactly 0, 1, ..., K matches: int64 [b, K + 1], CPU.

@@ -22,7 +22,7 @@ def test_published_names(name):
 
 
 def _identities(name, names):
-    """What a person who knows the set calls an identity, from the place of words in its names."""
+    """The identity by hand, from the place of words in the names of a set."""
     rules = {
         "iitd": r"(Left|Right)/(\d+)",
         "polyu_ii": r"PolyU_(\d+)()",
