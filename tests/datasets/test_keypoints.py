@@ -1,4 +1,4 @@
-"""``python -m datasets.keypoints``: with a detector that returns true points, and with MediaPipe where it is installed."""
+"""``python -m datasets.keypoints``: with a detector that returns true points, and with MediaPipe where installed."""
 
 import logging
 import os
