@@ -16,7 +16,7 @@ def silent_log():
     close_logger()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def driver():
     """The process that makes runs for :class:`tests.run_client.Runs`."""
     from tests.run_client import start_driver

@@ -19,7 +19,6 @@ LONG = {
     "SOLVER.STAGE2.EVAL_PERIOD": 1,
     "MODEL.METRIC_LOSS_TYPE": "triplet_center",
     "TEST.BEFORE_TRAINING": True,
-    "TEST.PICTURES": False,
     "CHECKPOINT_MINUTES": 0.0,
 }
 """Both stages, every kind of state: two optimisers, centers, batch norm, an evaluation in between."""

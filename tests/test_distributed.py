@@ -25,7 +25,6 @@ OPTIONS = {
     "SOLVER.STAGE2.MAX_EPOCHS": 2,
     "SOLVER.STAGE2.EVAL_PERIOD": 1,
     "TEST.BEFORE_TRAINING": True,
-    "TEST.PICTURES": False,
 }
 # By SGD: where a BNNeck takes out what all features share, Adam would follow the rounding of zero gradients.
 SHORT = {

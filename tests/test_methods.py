@@ -97,7 +97,7 @@ def test_a_checkpoint_with_a_memory_is_tested(hands, tmp_path):
     import test_clipreid
 
     folder = tmp_path / "run"
-    options = {"MODEL.METHOD": "tfmemory", "SOLVER.STAGES": [2], "TEST.PICTURES": False}
+    options = {"MODEL.METHOD": "tfmemory", "SOLVER.STAGES": [2]}
     argv = ["--config_file", str(write_config(hands, folder)), *words(options)]
     assert train_clipreid.main(argv) == 0
     metrics = json.loads((folder / "metrics.json").read_text())

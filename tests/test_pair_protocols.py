@@ -43,8 +43,6 @@ def trained(tmp_path_factory):
         "baseline",
         "SOLVER.STAGE2.IMS_PER_BATCH",
         4,
-        "TEST.PICTURES",
-        "False",
         *ALL,
     )
     yield base
@@ -64,7 +62,7 @@ def evaluated(trained, folder, protocol, *words):
     """Results of the command, and similarities [N, N] and people of the test images by file name."""
     base = trained
     (weight,) = (base / "run").glob("*_1.pth")
-    keys = ["TEST.WEIGHT", weight, "TEST.BOOTSTRAP", 50, "TEST.PICTURES", "False"]
+    keys = ["TEST.WEIGHT", weight, "TEST.BOOTSTRAP", 50]
     run(test_clipreid, base / "run" / "config.yml", *keys, "OUTPUT_DIR", folder, "DATASETS.PROTOCOL", protocol, *words)
     row = json.loads((folder / "metrics.json").read_text())["results"]["test"]
     paths = sorted(path for path in (base / "hands").glob("*.png") if int(path.name[:3]) in TESTED)

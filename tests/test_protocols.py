@@ -20,7 +20,7 @@ from tests.toy_hands import make_toy_hands, toy_hand, write_config
 from utils.logger import close_logger
 
 PEOPLE = [*range(6), *range(1060, 1065)]
-PROTOCOL = ["DATASETS.NAMES", "hand_11k", "TEST.PICTURES", "False", "TEST.METRIC", "cosine"]
+PROTOCOL = ["DATASETS.NAMES", "hand_11k", "TEST.METRIC", "cosine"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -239,7 +239,7 @@ def test_one_person_has_ranks_but_no_impostors(trained, tmp_path):
 
 def test_a_set_without_held_out_images_says_so(tmp_path):
     file = write_config(make_toy_hands(tmp_path / "hands"), tmp_path / "run")
-    train(file, "DATASETS.HOLD_OUT", "True", "TEST.PICTURES", "False")
+    train(file, "DATASETS.HOLD_OUT", "True")
     assert "DATASETS.HOLD_OUT = True, but hand holds out no images" in log(tmp_path / "run")
     assert list(metrics(tmp_path / "run")["results"]) == ["trained"]
 

@@ -85,7 +85,7 @@ def trained(tmp_path_factory):
     """A run of the training script: its folders and what it said."""
     base = tmp_path_factory.mktemp("trained")
     hands = make_toy_hands(base / "hands")
-    file = write_config(hands, base / "run")
+    file = write_config(hands, base / "run", pictures=True)
     status, lines = script("train_clipreid.py", file, "TEST.BEFORE_TRAINING", "True", "SOLVER.STAGE2.MAX_EPOCHS", "2")
     assert status == 0, "\n".join(lines)
     return base, file, lines
@@ -201,9 +201,10 @@ def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path
 
     shutil.rmtree(run / "resume")  # states are large; the files of the training are still not a test's
     shutil.copy(run / "ViT-Tiny-16_2.pth", run / "other.pth")
-    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run, "TEST.METRIC", "cosine")
-    evaluate(file, "TEST.WEIGHT", run / "other.pth", "OUTPUT_DIR", run)
-    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run)  # nothing new
+    again = ["OUTPUT_DIR", run, "TEST.PICTURES", "False"]
+    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", *again, "TEST.METRIC", "cosine")
+    evaluate(file, "TEST.WEIGHT", run / "other.pth", *again)
+    evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", *again)  # nothing new
     assert {name: (run / name).read_bytes() for name in kept} == kept
     rows = results(run)["results"]
     tests = [(name, row["protocol"]["METRIC"], row["weights"]) for name, row in rows.items() if "test" in name]
@@ -248,7 +249,7 @@ def test_a_test_made_while_a_training_runs_survives_its_end(trained, config, tmp
         train_stage2(*args, **kwargs)
 
     monkeypatch.setattr(train_clipreid, "do_train_stage2", tested_meanwhile)
-    train(config, "TEST.PICTURES", "False")
+    train(config)
     found = results(tmp_path / "run")
     assert list(found["results"]) == ["test", "trained"] and len(found["history"]) == 2
 
@@ -386,16 +387,8 @@ def test_every_sampler_and_loss_trains(config, tmp_path, sampler, id_loss, metri
     train(
         config,
         *["DATALOADER.SAMPLER", sampler, "MODEL.ID_LOSS_TYPE", id_loss, "MODEL.METRIC_LOSS_TYPE", metric_loss],
-        *[
-            "MODEL.METHOD",
-            method,
-            "SOLVER.STAGES",
-            stages,
-            "MODEL.NO_MARGIN",
-            str(soft_margin),
-            "TEST.PICTURES",
-            "False",
-        ],
+        *["MODEL.METHOD", method, "SOLVER.STAGES", stages, "MODEL.NO_MARGIN", str(soft_margin)],
+        *["TEST.VERIFICATION", "False"],
     )
     (entry,) = (entry for entry in results(tmp_path / "run")["history"] if entry["stage"] == 2)
     terms = {

@@ -49,13 +49,13 @@ SOLVER:
   PRECISION: fp32
   STAGE1: {IMS_PER_BATCH: 16, MAX_EPOCHS: 1, WARMUP_EPOCHS: 0, CHECKPOINT_PERIOD: 100}
   STAGE2: {IMS_PER_BATCH: 8, BASE_LR: 0.001, MAX_EPOCHS: 1, WARMUP_ITERS: 0, CHECKPOINT_PERIOD: 100, EVAL_PERIOD: 100}
-TEST: {NECK_FEAT: before, IMS_PER_BATCH: 16}
+TEST: {NECK_FEAT: before, IMS_PER_BATCH: 16, PICTURES: %(pictures)s}
 OUTPUT_DIR: %(output)s
 """
 
 
-def write_config(root: Path, output: Path, name: str = "ViT-Tiny-16") -> Path:
-    """A configuration beside ``output`` for a run of a second on the hands in ``root``."""
+def write_config(root: Path, output: Path, name: str = "ViT-Tiny-16", pictures: bool = False) -> Path:
+    """A configuration beside ``output`` for a run of a second on the hands in ``root``; pictures take two more."""
     file = output.parent / f"{output.name}.yml"
-    file.write_text(SMALL % {"name": name, "root": root, "output": output}, encoding="utf-8")
+    file.write_text(SMALL % {"name": name, "root": root, "output": output, "pictures": pictures}, encoding="utf-8")
     return file

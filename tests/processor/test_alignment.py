@@ -132,7 +132,7 @@ def test_a_resumed_stage_keeps_its_start(said):
 def trained(tmp_path_factory):
     base = tmp_path_factory.mktemp("trained")
     file = write_config(make_toy_hands(base / "hands"), base / "run", "RN-Tiny")
-    options = ["SOLVER.STAGE1.MAX_EPOCHS", "2", "SOLVER.STAGE2.MAX_EPOCHS", "3", "TEST.PICTURES", "False"]
+    options = ["SOLVER.STAGE1.MAX_EPOCHS", "2", "SOLVER.STAGE2.MAX_EPOCHS", "3"]
     assert train_clipreid.main(["--config_file", str(file), *options, "TEST.BOOTSTRAP", "0"]) == 0
     return base / "run"
 

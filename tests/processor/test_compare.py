@@ -24,7 +24,7 @@ from utils.errors import ReIDError
 from utils.interrupt import InterruptedRunError
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["TEST.PICTURES", "False", "SOLVER.STAGES", "[2]"]
+QUICK = ["SOLVER.STAGES", "[2]"]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ LEARN = {
     "SOLVER.STAGE2.STEPS": "[8]",
     "INPUT.RE_PROB": 0.0,
     "TEST.BEFORE_TRAINING": True,
-    "TEST.PICTURES": False,
 }
 
 
@@ -132,7 +131,7 @@ def test_stage_two_trains_every_parameter_it_should(config, name):
 @pytest.mark.parametrize("name", ["ViT-Tiny-16", "RN-Tiny"])
 def test_same_seed_same_bits(config, tmp_path, name):
     """Also with images read by other processes, and whatever was drawn in this one before."""
-    options = {"MODEL.NAME": name, "MODEL.METRIC_LOSS_TYPE": "triplet_center", "TEST.PICTURES": False}
+    options = {"MODEL.NAME": name, "MODEL.METRIC_LOSS_TYPE": "triplet_center"}
     states = []
     for number, (workers, seed) in enumerate(((0, 1234), (2, 1234), (0, 4321))):
         torch.rand(number + 1)

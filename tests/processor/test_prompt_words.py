@@ -40,7 +40,7 @@ def test_sentences_are_of_the_values_that_training_images_have():
 
 def test_a_training_writes_them_and_the_report_shows_them(tmp_path):
     file = write_config(make_toy_hands(tmp_path / "hands"), tmp_path / "run", "RN-Tiny")
-    options = ["TEST.PICTURES", "False", "TEST.BOOTSTRAP", "0", "TEST.VERIFICATION", "False"]
+    options = ["TEST.BOOTSTRAP", "0", "TEST.VERIFICATION", "False"]
     assert train_clipreid.main(["--config_file", str(file), *options]) == 0
     found = json.loads((tmp_path / "run" / "sentences.json").read_text())
     assert found["caution"] == CAUTION and len(found["identities"]) == 6

@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
     file = write_config(hands, root / "run", "RN-Tiny")
     stage = {"IMS_PER_BATCH": "8", "MAX_EPOCHS": "2", "BASE_LR": "0.001", "WARMUP_EPOCHS": "0"}
     settings = [word for key, value in stage.items() for word in (f"SOLVER.STAGE0.{key}", value)]
-    train_clipreid.train(str(file), [*settings, "SOLVER.STAGES", "[0]", "INPUT.PROB", "0.0", "TEST.PICTURES", "False"])
+    train_clipreid.train(str(file), [*settings, "SOLVER.STAGES", "[0]", "INPUT.PROB", "0.0"])
     return file, root / "run", {path: sentence for path, sentence in said.items() if "train" in path.parts}
 
 

@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 
 def baseline(folder):
-    keys = "MODEL.METHOD baseline SOLVER.STAGES [2] TEST.BOOTSTRAP 0 TEST.PICTURES False"
+    keys = "MODEL.METHOD baseline SOLVER.STAGES [2] TEST.BOOTSTRAP 0"
     return [*keys.split(), "OUTPUT_DIR", str(folder / "out")]
 
 

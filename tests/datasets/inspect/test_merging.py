@@ -79,7 +79,7 @@ def test_cilp_fgdi_learns_the_sources(both, monkeypatch):
     file = write_config(both / "one", both / "run")
     keys = ["DATASETS.NAMES", "listing", "DATASETS.ROOT_DIR", str(both), "DATASETS.LISTING", str(both / "both.csv")]
     keys += ["MODEL.METHOD", "cilp_fgdi", "MODEL.CILP_FGDI.DOMAIN_EPOCHS", "1", "SOLVER.STAGE1.MAX_EPOCHS", "2"]
-    keys += ["MODEL.PROMPT", "A photo of a X X X X hand.", "TEST.PICTURES", "False", "TEST.BOOTSTRAP", "0"]
+    keys += ["MODEL.PROMPT", "A photo of a X X X X hand.", "TEST.BOOTSTRAP", "0"]
     found = []
     begin = CILPFGDI.begin_epoch
 

@@ -324,7 +324,7 @@ def test_a_flat_folder_of_raw_files(tmp_path, examine):
 
 
 def test_no_sheet_where_pictures_are_not_wanted(hands, tmp_path, capsys):
-    file = write_config(hands, tmp_path / "run")
+    file = write_config(hands, tmp_path / "run", pictures=True)
     assert main(["--config_file", str(file), "TEST.PICTURES", "False"]) in (0, 1)
     assert "contact sheet" not in capsys.readouterr().out and not (tmp_path / "run" / "contact_sheet.png").exists()
 

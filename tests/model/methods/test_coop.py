@@ -102,7 +102,7 @@ def hands(tmp_path_factory):
 @pytest.mark.parametrize("stages", [[1], [1, 2]])
 def test_a_whole_run(hands, tmp_path, stages):
     file = write_config(hands, tmp_path / "run")
-    words = ["MODEL.METHOD", "coop", "SOLVER.STAGES", str(stages), "TEST.PICTURES", "False"]
+    words = ["MODEL.METHOD", "coop", "SOLVER.STAGES", str(stages)]
     words += [
         "SOLVER.STAGE1.MAX_EPOCHS",
         "12",

@@ -17,7 +17,7 @@ from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
 
 SMALL = ["INPUT.SIZE_TRAIN", "[64, 64]", "INPUT.SIZE_TEST", "[64, 64]", "SOLVER.STAGES", "[2]"]
-SMALL += ["SOLVER.STAGE2.MAX_EPOCHS", "2", "TEST.BOOTSTRAP", "0", "TEST.PICTURES", "False"]
+SMALL += ["SOLVER.STAGE2.MAX_EPOCHS", "2", "TEST.BOOTSTRAP", "0"]
 VISIBLE = ["TEST.METRIC", "visible", "TEST.FEAT_NORM", "no", "TEST.VERIFICATION", "False"]
 
 

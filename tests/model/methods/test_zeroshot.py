@@ -103,7 +103,7 @@ def test_retrieval_by_hand():
 def test_a_run_promises_no_checkpoint(tmp_path, capfd):
     hands = make_toy_hands(tmp_path / "hands")
     file = write_config(hands, tmp_path / "run")
-    words = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "TEST.PICTURES", "False", "TEST.NECK_FEAT", "after"]
+    words = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "TEST.NECK_FEAT", "after"]
     assert train_clipreid.main(["--config_file", str(file), *words]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["results"]) == ["zero-shot"] and not list((tmp_path / "run").glob("*.pth"))
