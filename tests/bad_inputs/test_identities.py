@@ -25,7 +25,7 @@ def test_names_of_any_kind(tmp_path, capsys):
     for folder in ("train", "test/query", "test/gallery"):
         for place, name in zip(sorted((hands / folder).iterdir()), NAMES, strict=True):
             place.rename(place.with_name(name))
-    file = write_config(hands, tmp_path / "run")
+    file = write_config(hands, tmp_path / "run", pictures=True)
     assert train_clipreid.main(["--config_file", str(file), "SOLVER.STAGES", "[1]"]) == 0
     said = "".join(capsys.readouterr())
     assert "left out: " not in said and "\x1b" not in said and "\u202e" not in said
