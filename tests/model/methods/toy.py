@@ -46,13 +46,16 @@ EXTRA = {
     "texture": lambda size: torch.rand(len(LABELS), 3, *size),
 }
 """What a batch may hold besides images, by the names of :meth:`Method.needs`."""
+SIZE = "[96, 96]"
+"""The smallest image that every method can divide into its parts."""
 
 
 def config(name: str, *overrides: str):
-    """The recipe for hands of a method, on the smallest backbone of its family."""
+    """The recipe for hands of a method, on the smallest backbone of its family and small images."""
     recipe = f"configs/hand/{OLD_NAMES.get(name, name)}.yml"
     network = SMALLEST[(*METHODS[name].backbones, "clip")[0]]
-    cfg, _ = load_config(recipe, ["MODEL.NAME", network, "MODEL.PRETRAIN_CHOICE", "random", *overrides])
+    small = ["MODEL.NAME", network, "MODEL.PRETRAIN_CHOICE", "random", "INPUT.SIZE_TRAIN", SIZE, "INPUT.SIZE_TEST", SIZE]
+    cfg, _ = load_config(recipe, [*small, *overrides])
     check_method(cfg)
     return cfg
 
