@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Stage, Terms
 from model.layers.attention import ChannelAttention, PositionAttention
 from model.layers.heads import accuracy
-from model.methods.requirements import divisible_height, identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import divisible_height, loss_options
 from utils.precision import full_precision
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Penalties(NamedTuple):
 PUBLISHED = Penalties()
 
 
-class ABDNet(Method):
+class ABDNet(IDTripletMethod):
     """ResNet with channel attention behind layer1, a global branch, and a branch of two halves with three heads.
 
     Stage 1 trains what is not pre-trained, without penalties; stage 2 trains everything.
@@ -61,15 +61,11 @@ class ABDNet(Method):
         identities: C.
         dropout: on the global vector.
         head_dropout: on channels of the heads' maps.
-        smoothing: of the labels.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight: of the mean losses.
+        losses: see :class:`IDTripletMethod`.
         penalties: of the eigenvalues.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = (Stage(1), Stage(2))
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
-    identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
 
     def __init__(
         self,
@@ -78,15 +74,11 @@ class ABDNet(Method):
         *,
         dropout: float = 0.5,
         head_dropout: float = 0.1,
-        smoothing: float = 0.1,
-        margin: float | None = 1.2,
-        id_weight: float = 1.0,
-        triplet_weight: float = 0.1,
         penalties: Penalties = PUBLISHED,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.dropout, self.id_weight, self.triplet_weight = dropout, id_weight, triplet_weight
+        super().__init__(backbone, **losses)
+        self.dropout = dropout
         self.penalties = penalties
         width = backbone.dims["map"]
         self.abd_layer4 = copy.deepcopy(backbone.layer4)
@@ -100,12 +92,10 @@ class ABDNet(Method):
         for name, module in self.named_modules():
             if not name.startswith(_PRETRAINED) and name not in ("image_encoder", "abd_layer4"):
                 _initialise(module)
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
+        super().check(cfg)
         divisible_height(cfg, 32, "the map cannot be cut into two halves of equal height")
 
     @classmethod

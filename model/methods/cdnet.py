@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.cdnet import CDNet, own_name
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
 from model.layers.parts import stripe_means
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -25,7 +25,7 @@ HIDDEN = 512
 """Values between a branch's feature and its classifier."""
 
 
-class CDNetReID(Method):
+class CDNetReID(IDTripletMethod):
     """Global mean of the last map, and the means of an upper and a lower half of the map behind the last transition.
 
     Each branch has a linear layer, BatchNorm, ReLU and a classifier, which a test leaves out, and a triplet loss on
@@ -36,13 +36,10 @@ class CDNetReID(Method):
         identities: C.
         reduced: channels of a stripe.
         dropout: on both features.
-        smoothing: of the labels.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight: of the losses of each branch.
+        losses: see :class:`IDTripletMethod`.
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("cdnet",)
-    identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
     note = "the published network, without the architecture search"
 
     def __init__(
@@ -52,25 +49,15 @@ class CDNetReID(Method):
         *,
         reduced: int = 128,
         dropout: float = 0.2,
-        smoothing: float = 0.0,
-        margin: float | None = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.dropout, self.id_weight, self.triplet_weight = dropout, id_weight, triplet_weight
+        super().__init__(backbone, **losses)
+        self.dropout = dropout
         self.squeeze = nn.Conv2d(backbone.dims["middle"], reduced, 1, bias=False)
         nn.init.kaiming_normal_(self.squeeze.weight)
         widths = {"whole": backbone.dims["map"], "halves": STRIPES * reduced}
         self.hidden = nn.ModuleDict({name: _hidden(widths[name]) for name in BRANCHES})
         self.classifiers = nn.ModuleDict({name: make_classifier(HIDDEN, identities, bias=True) for name in BRANCHES})
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
-
-    @classmethod
-    def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet, set_stride
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
 from model.layers.heads import accuracy
 from model.layers.parts import stripe_maxima
-from model.methods.requirements import divisible_height, identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import divisible_height, loss_options
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -27,7 +27,7 @@ ORDER = ("p1", "p2", "p3", "p2_0", "p2_1", "p3_0", "p3_1", "p3_2")
 GLOBAL = len(STRIPES)
 
 
-class MGN(Method):
+class MGN(IDTripletMethod):
     """Three branches from the first block of layer3 on, each max-pooled whole, two of them in stripes too.
 
     The eight vectors are reduced and classified each by itself; the three of whole maps also have a triplet loss. The
@@ -40,13 +40,8 @@ class MGN(Method):
         shared: one reduction for all vectors, in place of one each.
         ce_dim: 256: classifiers of whole maps read the reduced vector, as in the public code; 2048: they read the
             pooled one and have no bias, as in the paper.
-        smoothing: of the labels.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight: of the mean losses.
+        losses: see :class:`IDTripletMethod`.
     """
-
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
-    identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
 
     def __init__(
         self,
@@ -56,14 +51,9 @@ class MGN(Method):
         reduced: int = 256,
         shared: bool = False,
         ce_dim: int = 256,
-        smoothing: float = 0.0,
-        margin: float | None = 1.2,
-        id_weight: float = 1.0,
-        triplet_weight: float = 2.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.id_weight, self.triplet_weight = id_weight, triplet_weight
+        super().__init__(backbone, **losses)
         width = backbone.dims["map"]
         rest = nn.Sequential(nn.Sequential(*backbone.layer3[1:]), backbone.layer4)
         self.branches = nn.ModuleDict({name: copy.deepcopy(rest) for name in ("p1", "p3")})
@@ -77,12 +67,10 @@ class MGN(Method):
             else _classifier(reduced, identities, bias=True)
             for index in range(len(ORDER))
         )
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
+        super().check(cfg)
         divisible_height(cfg, 96, "the map cannot be cut into 2 and into 3 stripes of equal height")
 
     @classmethod

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 from utils.errors import ReIDError
 from utils.precision import full_precision
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
-class PAT(Method):
+class PAT(IDTripletMethod):
     """A transformer encoder over the pixels of the last map; learned part prototypes attend to them in a decoder.
 
     No code of the authors is known; every choice that the description leaves open is an argument.
@@ -42,14 +42,10 @@ class PAT(Method):
         neck: a BatchNorm between each feature and its classifier.
         joined: the parts have one classifier and triplet loss together, in place of one each.
         tested: ``both`` | ``whole`` | ``parts``: what the test feature is made of.
-        smoothing: of the labels.
-        margin: of the triplet losses, None for the soft margin.
-        id_weight, triplet_weight: of the losses of the global feature.
-        part_weight, diversity_weight: of those of the parts, and of their mean cosine.
+        part_weight, diversity_weight: of the losses of the parts, and of their mean cosine.
+        losses: see :class:`IDTripletMethod`.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
-    identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
     note = "a reconstruction, no published number of PAT belongs to it"
 
     def __init__(
@@ -72,16 +68,11 @@ class PAT(Method):
         neck: bool = False,
         joined: bool = False,
         tested: str = "both",
-        smoothing: float = 0.1,
-        margin: float | None = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
         part_weight: float = 1.0,
         diversity_weight: float = 1.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.id_weight, self.triplet_weight = id_weight, triplet_weight
+        super().__init__(backbone, **losses)
         self.part_weight, self.diversity_weight = part_weight, diversity_weight
         self.reduction = nn.Conv2d(backbone.dims["map"], width, 1)
         self.prototypes = nn.Parameter(torch.randn(parts, width) * std)
@@ -97,12 +88,10 @@ class PAT(Method):
         widths = [width, *([parts * width] if joined else [width] * parts)]
         self.necks = nn.ModuleList(nn.BatchNorm1d(w) if neck else nn.Identity() for w in widths)
         self.classifiers = nn.ModuleList(make_classifier(w, identities) for w in widths)
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
+        super().check(cfg)
         own = cfg.MODEL.PAT
         for key in ("HEADS", "MASKS"):
             if own.WIDTH % own[key]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.relation import RelationAttention
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -21,7 +21,7 @@ STRIDES = (4, 8, 16, 16)
 """Of the maps of the four stages, in pixels."""
 
 
-class RGANet(Method):
+class RGANet(IDTripletMethod):
     """ResNet with an attention module behind each of its stages, a BNNeck and a classifier.
 
     The modules have the size of the maps in their weights, so a model has one image size.
@@ -32,12 +32,8 @@ class RGANet(Method):
         image_size: height and width in pixels.
         branch: ``both`` (RGA-SC), ``spatial`` (RGA-S) or ``channel`` (RGA-C).
         neck_feat: test feature ``after`` or ``before`` the neck.
-        smoothing: of the labels.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight: of the losses.
+        losses: see :class:`IDTripletMethod`.
     """
-
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
 
     def __init__(
         self,
@@ -47,14 +43,10 @@ class RGANet(Method):
         *,
         branch: str = "both",
         neck_feat: str = "after",
-        smoothing: float = 0.1,
-        margin: float | None = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.neck_feat, self.id_weight, self.triplet_weight = neck_feat, id_weight, triplet_weight
+        super().__init__(backbone, **losses)
+        self.neck_feat = neck_feat
         width = backbone.dims["map"]
         height, breadth = image_size
         self.attentions = nn.ModuleList(
@@ -63,12 +55,6 @@ class RGANet(Method):
         )
         self.bottleneck = make_neck(width)
         self.classifier = make_classifier(width, identities)
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
-
-    @classmethod
-    def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:

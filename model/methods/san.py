@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
 from model.layers.heads import accuracy
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 from utils.errors import ReIDError
 from utils.logger import LOGGER
 
@@ -29,7 +29,7 @@ _NARROWEST = 64
 """Side in pixels below which the decoder cannot pad its maps by reflection."""
 
 
-class SAN(Method):
+class SAN(IDTripletMethod):
     """ResNet with a hidden layer and a classifier; in training a decoder paints each image's texture from its maps.
 
     The decoder's maps after each doubling have triplet terms, which act as a perceptual loss. A test leaves it out.
@@ -40,13 +40,11 @@ class SAN(Method):
         hidden: channels of the feature.
         decoder: whether there is one, in training.
         double_width: the texture is twice as wide as the image, as published.
-        smoothing: of the labels.
-        margin: of the triplet loss on the feature, None for the soft margin.
         map_margin: of the terms on the decoder's maps.
-        id_weight, triplet_weight, texture_weight, map_weight: of the terms.
+        texture_weight, map_weight: of the terms of the decoder.
+        losses: see :class:`IDTripletMethod`.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     train_only: ClassVar[tuple[str, ...]] = ("decoder.",)
     note = "SAN, joint optimisation: one total and one optimiser, so no published number of SAN belongs to it"
 
@@ -58,30 +56,23 @@ class SAN(Method):
         hidden: int = 512,
         decoder: bool = True,
         double_width: bool = True,
-        smoothing: float = 0.1,
-        margin: float | None = 0.3,
         map_margin: float = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
         texture_weight: float = 1.0,
         map_weight: float = 1.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
+        super().__init__(backbone, **losses)
         self.map_margin = map_margin
-        self.id_weight, self.triplet_weight = id_weight, triplet_weight
         self.texture_weight, self.map_weight = texture_weight, map_weight
         width = backbone.dims["map"]
         self.fc = nn.Sequential(_linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
         self.classifier = _linear(hidden, identities)
         if decoder:
             self.decoder = Decoder(width, double_width)
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
+        super().check(cfg)
         instances = cfg.DATALOADER.NUM_INSTANCE
         if instances < 4 and instances != 2:
             raise ReIDError(

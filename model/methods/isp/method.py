@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import CenterLoss, CrossEntropyLabelSmooth, TripletLoss, weighted_center
+from loss import CenterLoss, weighted_center
 from model.backbones.hrnet import STRIDE, HRNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms, TrainingSet
+from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Terms, TrainingSet
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.warp import warped_labels
+from model.methods.id_triplet import IDTripletMethod
 from model.methods.isp.clustering import part_labels
 from model.methods.requirements import identity_pairs, loss_options, softmax_classifiers
 from utils.distributed import gather_objects
@@ -33,7 +34,7 @@ UNKNOWN = 255
 """Label of a pixel that has not been clustered: it has no loss."""
 
 
-class ISP(Method):
+class ISP(IDTripletMethod):
     """HRNet's map, weighed by spatial attention, is averaged whole, over the foreground and over each part.
 
     The parts are classes of pixels. Their labels are clusters of the pixels of each identity, renewed while the network
@@ -47,17 +48,15 @@ class ISP(Method):
         enhanced, by_centre, restarts: of the clustering.
         cluster_every, cluster_until: epochs between two clusterings, and the last one that may have one.
         visible: for :meth:`embed`.
-        smoothing: of the labels.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight, pixel_weight: of the losses.
+        pixel_weight: of the loss of the pixels.
         center_weight: of the center losses, which have a rate of their own; 0 for none.
+        losses: see :class:`IDTripletMethod`.
 
     Attributes:
         pseudo_labels: a buffer [N, h, w] of uint8.
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("hrnet",)
-    identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.",)
     resume_only: ClassVar[tuple[str, ...]] = ("pseudo_labels", "centers.")
 
     def __init__(
@@ -73,20 +72,15 @@ class ISP(Method):
         cluster_every: int = 2,
         cluster_until: int = 101,
         visible: bool = False,
-        smoothing: float = 0.1,
-        margin: float | None = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
         pixel_weight: float = 0.1,
         center_weight: float = 0.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
+        super().__init__(backbone, **losses)
         self.parts, self.visible = parts, visible
         self.clustering = {"enhanced": enhanced, "by_centre": by_centre, "restarts": restarts}
         self.cluster_every, self.cluster_until = cluster_every, cluster_until
-        self.id_weight, self.triplet_weight, self.pixel_weight = id_weight, triplet_weight, pixel_weight
-        self.center_weight = center_weight
+        self.pixel_weight, self.center_weight = pixel_weight, center_weight
         self.cls_head = nn.Sequential(nn.Conv2d(backbone.dims["map"], WIDTH, 1), nn.BatchNorm2d(WIDTH), nn.ReLU())
         self.spatial_attn = SpatialGate(WIDTH)
         self.part_cls_layer = nn.Conv2d(WIDTH, 1 + parts, 1)
@@ -96,7 +90,6 @@ class ISP(Method):
         if center_weight:
             self.centers = nn.ModuleDict({head: CenterLoss(identities, width) for head, width in widths.items()})
         self.register_buffer("pseudo_labels", torch.full((images, *backbone.grid), UNKNOWN, dtype=torch.uint8))
-        self.cross_entropy, self.triplet = CrossEntropyLabelSmooth(smoothing), TripletLoss(margin)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:

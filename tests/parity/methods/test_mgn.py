@@ -30,8 +30,9 @@ def build(shared=False, ce_dim=256):
         paper = golden.state("manifest_paper2048", dtype=WIDE)
         state |= {name.removeprefix("paper."): t for name, t in paper.items()}
     backbone = ResNet(SHAPES["resnet50"], tuple(golden.input(meta["image"]).shape[2:]))
-    weights = {"triplet_weight": meta["weights"]["triplet"], "id_weight": meta["weights"]["ce"]}
-    method = MGN(backbone, meta["num_classes"], shared=shared, ce_dim=ce_dim, margin=meta["triplet_margin"], **weights)
+    losses = {"triplet_weight": meta["weights"]["triplet"], "id_weight": meta["weights"]["ce"]}
+    losses |= {"margin": meta["triplet_margin"], "smoothing": 0.0}
+    method = MGN(backbone, meta["num_classes"], shared=shared, ce_dim=ce_dim, **losses)
     return method.to(WIDE), load_published(method, state)
 
 
@@ -106,9 +107,8 @@ def statistics(name):
 
 @golden.array(r"loss\.(triplet|ce)(?:\.grad(\d+))?")
 def losses(kind, index):
-    method = MGN(
-        ResNet(SHAPES["resnet-tiny"], (96, 96)), golden.meta["num_classes"], margin=golden.meta["triplet_margin"]
-    )
+    backbone, margin = ResNet(SHAPES["resnet-tiny"], (96, 96)), golden.meta["triplet_margin"]
+    method = MGN(backbone, golden.meta["num_classes"], margin=margin, smoothing=0.0)
     features = [golden.input(f"loss.feat{i}", WIDE).requires_grad_() for i in range(3)]
     scores = [golden.input(f"loss.logits{i}", WIDE).requires_grad_() for i in range(len(ORDER))]
     method.reduce, method.logits = lambda _: features, lambda *_: scores
