@@ -89,11 +89,11 @@ class Batch:
             extra={name: t for name, t in moved.items() if name not in own},
         )
 
-    def split(self, parts: int) -> list[Batch]:
-        """At most ``parts`` micro-batches, in order, as :func:`torch.chunk` cuts them."""
-        if parts == 1:
+    def split(self, micro_batches: int) -> list[Batch]:
+        """At most so many micro-batches, in order, as :func:`torch.chunk` cuts them."""
+        if micro_batches == 1:
             return [self]
-        rows = torch.arange(len(self.images)).chunk(parts)
+        rows = torch.arange(len(self.images)).chunk(micro_batches)
         return [self._rows(int(part[0]), int(part[-1]) + 1) for part in rows]
 
     def _rows(self, start: int, stop: int) -> Batch:

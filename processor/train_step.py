@@ -41,7 +41,7 @@ class Encoder:
     Attributes:
         method: whose ``forward`` is called.
         precision: of ``forward``.
-        micro_batches: a batch is encoded in so many parts. The activations of none are kept: the backward pass encodes
+        micro_batches: how many a batch is encoded in. The activations of none are kept: the backward pass encodes
             one part after the other again and accumulates the gradients (gradient caching). Behind the seam all images
             of the batch are compared, so the gradient is that of the whole batch where ``forward`` has no BatchNorm.
         seed: of the draws in ``forward``, with stage, epoch, iteration, process and micro-batch. A recomputation draws
@@ -54,15 +54,15 @@ class Encoder:
     seed: int = 0
 
     def __call__(self, batch: Batch, at: Progress) -> tuple[Outputs, Tensor]:
-        parts = batch.split(self.micro_batches)
-        if len(parts) == 1:
+        micro_batches = batch.split(self.micro_batches)
+        if len(micro_batches) == 1:
             outputs = self._rows(batch, at, 0)
         else:
             found = [
                 checkpoint(
-                    self._rows, part, at, i, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts
+                    self._rows, rows, at, i, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts
                 )
-                for i, part in enumerate(parts)
+                for i, rows in enumerate(micro_batches)
             ]
             outputs = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         labels, *rows = gather_batch(batch.labels, *(widened(rows) for rows in outputs.values()))

@@ -44,9 +44,9 @@ def whole(driver, hands, tmp_path_factory):
 
 def kill_again_and_again(runs, times, furthest, seed):
     """Kill at the 1st to ``furthest``-th event after each start; the events."""
-    chance, events = random.Random(seed), []
+    rng, events = random.Random(seed), []
     for _ in range(times):
-        done = runs(chance.randint(1, furthest), KILL)
+        done = runs(rng.randint(1, furthest), KILL)
         assert done["status"] == KILLED and "Traceback" not in done["said"], done["said"]
         events.append(done["event"])
     done = runs()

@@ -137,9 +137,9 @@ def check_method(cfg: CfgNode) -> None:
 
 def _check_whole_batches(cfg: CfgNode, name: str) -> None:
     for stage in cfg.SOLVER.STAGES:
-        parts = cfg.SOLVER[f"STAGE{stage}"].MICRO_BATCHES
-        if parts > 1:
+        micro_batches = cfg.SOLVER[f"STAGE{stage}"].MICRO_BATCHES
+        if micro_batches > 1:
             raise ReIDError(
-                f"SOLVER.STAGE{stage}.MICRO_BATCHES = {parts} with MODEL.METHOD {name}: each image is compared with "
-                "others of its batch inside the network, so a batch cannot be cut into micro-batches. Set it to 1."
+                f"SOLVER.STAGE{stage}.MICRO_BATCHES = {micro_batches} with MODEL.METHOD {name}: each image is compared "
+                "with others of its batch inside the network, so a batch cannot be cut into micro-batches. Set it to 1."
             )

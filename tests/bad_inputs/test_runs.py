@@ -84,7 +84,7 @@ STATES = cases(
     Case("manifest-of-another", manifest(json.dumps({"bytes": 1, "sha256": "0" * 64}).encode()), kept(1)),
     Case("manifest-types", manifest(b'{"bytes": [], "sha256": {}}'), kept(1)),
     Case("manifest-pipe", damage(lambda _, path: (path.unlink(), os.mkfifo(path))), kept(1)),
-    Case("strangers", damage(lambda state, _: state.with_name("state_99999999999.pt").touch()), kept(2)),
+    Case("a-file-of-another", damage(lambda state, _: state.with_name("state_99999999999.pt").touch()), kept(2)),
 )
 
 

@@ -116,7 +116,7 @@ def test_distances_equal_the_slow_evaluator(split, rule, dtype):
             assert_same(evaluate_distances(given_as, *label, camera_rule=rule), expected)
 
 
-def test_settles_what_float32_cannot_tell():
+def test_keys_that_float32_cannot_order_are_exact():
     """Gallery features one float32 step apart: a float32 distance orders them at random."""
     random = np.random.default_rng(0)
     base = random.normal(size=(4, 16)).astype(np.float32)
@@ -142,7 +142,7 @@ def test_features_that_are_all_equal_rank_by_index():
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("spread", [0, 1e-7, 0.1])
-def test_pairs_that_crowd_a_tile_are_settled_together_to_the_same_bit(monkeypatch, metric, spread):
+def test_many_pairs_of_a_tile_have_the_same_exact_keys_to_the_bit(monkeypatch, metric, spread):
     """As those of a collapsed model: one by one, a tile of them takes many times as long."""
     random = np.random.default_rng(0)
     base = random.normal(size=300)

@@ -43,10 +43,10 @@ def unit_rows(features: Tensor | np.ndarray, index: slice | Tensor, device: torc
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     """Scores [n, m] in float64 of unit rows [n, D] and [m, D]."""
-    return settle(torch.mm(first, second.T))
+    return round_scores(torch.mm(first, second.T))
 
 
-def settle(scores: Tensor) -> Tensor:
+def round_scores(scores: Tensor) -> Tensor:
     """Round scores to :data:`GRAIN`, in place."""
     return scores.div_(GRAIN).round_().mul_(GRAIN)
 
@@ -88,6 +88,6 @@ def paired_scores(
     for start in range(0, len(left), step):
         part = slice(start, start + step)
         products = unit_rows(first, left[part], where).mul_(unit_rows(second, right[part], where)).sum(1)
-        out[part] = settle(products).cpu()
+        out[part] = round_scores(products).cpu()
         release(second)
     return out

@@ -386,11 +386,11 @@ def _blocks(
             products = part @ known.quick_rows(columns).T
             out[:, columns] = squared_distances(products, asked.norms[mine], known.norms[columns])
             release(gallery)
-        _settle_close(out, asked, known, start)
+        _recompute_close(out, asked, known, start)
         yield place.distance(out)
 
 
-def _settle_close(out: Tensor, query: Placed, gallery: Placed, start: int) -> None:
+def _recompute_close(out: Tensor, query: Placed, gallery: Placed, start: int) -> None:
     """Compute the short ones of the distances ``out`` [q, G] of the queries from ``start`` again, in float64."""
     # A row at a time, since a mask of all would take as much memory as the distances.
     for number, row in enumerate(out, start):

@@ -83,10 +83,10 @@ def _count_slots(tile: Tile, block: Block, matches: _Matches) -> Tensor:
     slots = torch.zeros_like(slot_after).scatter_add_(1, slot_after, counts[:, :-1:2])
     row, column = row.to(keys.device), column.to(keys.device)
     column += tile.column
-    settled = block.exact(row + tile.row, column)
+    exact = block.exact(row + tile.row, column)
     step = max(1, _SLOT_ELEMENTS // keys.shape[1])
     for i in range(0, len(row), step):
-        r, c, key = row[i : i + step], column[i : i + step], settled[i : i + step, None]
+        r, c, key = row[i : i + step], column[i : i + step], exact[i : i + step, None]
         later = (keys[r] < key) | ((keys[r] == key) & (columns[r] < c[:, None]))
         slots += torch.bincount(r * slots.shape[1] + later.sum(1), minlength=slots.numel()).view_as(slots)
     return slots

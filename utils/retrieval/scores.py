@@ -26,7 +26,7 @@ TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
 
 _PAIRS_AT_A_TIME = 2**20
 
-_CROWDED = 1 / 8
+_DENSE = 1 / 8
 """Share of a tile's pairs from which on a matrix product of all of them is faster than those pairs one by one."""
 
 _PRODUCT_ERROR = 2.0**-46
@@ -109,7 +109,7 @@ class FeatureKeys:
         """Keys [r, c] in float32 for the queries [r, D] and the gallery rows [c, D] from ``start``."""
         return torch.mm(query.mul_(-2), gallery.T).add_(self.gallery.norms[start : start + len(gallery)])
 
-    def settle(self, distance: Tensor, query: Tensor, shift: float = 0.0) -> Tensor:
+    def exact_keys(self, distance: Tensor, query: Tensor, shift: float = 0.0) -> Tensor:
         """Keys in float64 from squared distances [P] to the queries with the numbers ``query``, rounded to 2^-40 of
         the scale: far finer than float32 and far coarser than float64, so that the order in which a device adds hardly
         ever makes a tie differ. ``shift``, a share of the scale and of |q|^2, is added before the rounding.
@@ -131,7 +131,7 @@ class FeatureBlock:
             part = row[i : i + _PAIRS_AT_A_TIME], column[i : i + _PAIRS_AT_A_TIME]
             (top, bottom), (left, right) = (torch.stack(index.aminmax()).tolist() for index in part)
             height, width = bottom + 1 - top, right + 1 - left
-            if width <= GALLERY_ROWS and len(part[0]) > _CROWDED * height * width:
+            if width <= GALLERY_ROWS and len(part[0]) > _DENSE * height * width:
                 found = self._by_product(*part, slice(top, bottom + 1), slice(left, right + 1))
             else:
                 found = self._one_by_one(*part)
@@ -143,10 +143,10 @@ class FeatureBlock:
         return pair_distances(self.keys.query, self.keys.gallery, row + self.start, column)
 
     def _one_by_one(self, row: Tensor, column: Tensor) -> Tensor:
-        return self.keys.settle(self.distances(row, column), row + self.start)
+        return self.keys.exact_keys(self.distances(row, column), row + self.start)
 
     def _by_product(self, row: Tensor, column: Tensor, height: slice, width: slice) -> Tensor:
-        """The same for pairs that crowd a tile, as those of a collapsed model do. Where another order of adding might
+        """The same for a tile with many pairs, as a collapsed model has them. Where another order of adding might
         round a key the other way, it is found one by one: equal on paper is equal here, however it was computed.
         """
         keys = self.keys
@@ -154,7 +154,7 @@ class FeatureBlock:
         products = keys.query.rows64(queries) @ keys.gallery.rows64(width).T
         distance = squared_distances(products, keys.query.norms64[queries], keys.gallery.norms64[width])
         distance = distance[row - height.start, column - width.start]
-        low, high = (keys.settle(distance, row + self.start, shift) for shift in (-_PRODUCT_ERROR, _PRODUCT_ERROR))
+        low, high = (keys.exact_keys(distance, row + self.start, shift) for shift in (-_PRODUCT_ERROR, _PRODUCT_ERROR))
         unsure = low != high
         low[unsure] = self._one_by_one(row[unsure], column[unsure])
         return low

@@ -79,12 +79,12 @@ def _nearest(keys: FeatureKeys, start: int, stop: int, k: int) -> tuple[Tensor, 
     """Distances and gallery indices [q, k] of the nearest items of the queries ``start`` to ``stop``."""
     block, total = keys.block(start, stop), len(keys.gallery)
     coarse, candidates = _candidates(block, stop - start, min(2 * k + 64, total), total)
-    index, exact = _settle(block, candidates.to(keys.scale64.device), k)
+    index, exact = _exact_best(block, candidates.to(keys.scale64.device), k)
     # Whatever is no candidate has a float32 key from the last candidate's on, and an exact one within the tolerance.
     limit = coarse[:, -1].to(exact) - keys.tolerance[start:stop].to(exact)
     doubtful = (exact[:, -1] >= limit).nonzero()[:, 0] if candidates.shape[1] < total else []
     for row in doubtful:
-        index[row] = _settle(keys.block(start + int(row), start + int(row) + 1), torch.arange(total)[None], k)[0][0]
+        index[row] = _exact_best(keys.block(start + int(row), start + int(row) + 1), torch.arange(total)[None], k)[0][0]
     row = torch.arange(stop - start, device=index.device).repeat_interleave(k)
     distance = block.distances(row, index.flatten()).view(-1, k)
     return keys.gallery.place.distance(distance).float(), index
@@ -104,7 +104,7 @@ def _candidates(block: FeatureBlock, queries: int, count: int, total: int) -> tu
     return value, index
 
 
-def _settle(block: FeatureBlock, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _exact_best(block: FeatureBlock, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Gallery indices and exact keys [q, k] of the best ``candidates`` [q, n] of each query."""
     candidates = candidates.sort(1)[0]
     row = torch.arange(len(candidates), device=candidates.device).repeat_interleave(candidates.shape[1])

@@ -28,16 +28,16 @@ def total(method, outputs, labels, at):
     return sum(terms.values())
 
 
-def gradients(cfg, stage, parts, recompute=True):
+def gradients(cfg, stage, micro_batches, recompute=True):
     """Of one step from the same start; without ``recompute`` each micro-batch is encoded once and kept."""
     method, batch = build(cfg), toy_batch(cfg)
     method.requires_grad_(True)
     at = Progress(stage.number, 1, 1)
-    encode = outputs_of(method, stage, batch, parts)
+    encode = outputs_of(method, stage, batch, micro_batches)
     if recompute:
         outputs, labels = encode(batch, at)
     else:
-        found = [encode._rows(part, at, i) for i, part in enumerate(batch.split(parts))]
+        found = [encode._rows(rows, at, i) for i, rows in enumerate(batch.split(micro_batches))]
         outputs, labels = {name: torch.cat([one[name] for one in found]) for name in found[0]}, batch.labels
     torch.manual_seed(9)
     loss = total(method, outputs, labels, at)

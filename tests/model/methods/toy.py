@@ -54,8 +54,8 @@ def config(name: str, *overrides: str):
     """The recipe for hands of a method, on the smallest backbone of its family and small images."""
     recipe = f"configs/hand/{OLD_NAMES.get(name, name)}.yml"
     network = SMALLEST[(*METHODS[name].backbones, "clip")[0]]
-    small = ["MODEL.NAME", network, "MODEL.PRETRAIN_CHOICE", "random", "INPUT.SIZE_TRAIN", SIZE, "INPUT.SIZE_TEST", SIZE]
-    cfg, _ = load_config(recipe, [*small, *overrides])
+    small = ["MODEL.NAME", network, "INPUT.SIZE_TRAIN", SIZE, "INPUT.SIZE_TEST", SIZE]
+    cfg, _ = load_config(recipe, [*small, "MODEL.PRETRAIN_CHOICE", "random", *overrides])
     check_method(cfg)
     return cfg
 
@@ -99,16 +99,16 @@ class Images:
             yield label, (labels == label).nonzero().flatten(), rows[labels == label]
 
 
-def outputs_of(method: Method, stage, batch: Batch, parts: int = 1, seed: int = 5):
+def outputs_of(method: Method, stage, batch: Batch, micro_batches: int = 1, seed: int = 5):
     """What the loop calls in this stage: an encoder, or the cached outputs."""
     if not stage.cached:
-        return Encoder(method, CPU, parts, seed)
+        return Encoder(method, CPU, micro_batches, seed)
     images = Images(method, batch)
     cached = {name: images.features(lambda rows, name=name: rows[name], side=False)[0] for name in stage.cached}
     return lambda found, at: ({name: rows[found.index] for name, rows in cached.items()}, found.labels)
 
 
-def trained(cfg, stage, tmp_path, parts: int = 1):
+def trained(cfg, stage, tmp_path, micro_batches: int = 1):
     """The method when ``stage`` begins, its step and its optimizers."""
     method, batch = build(cfg), toy_batch(cfg)
     optimizers = make_optimizers(cfg, method, stage.number)
@@ -116,7 +116,7 @@ def trained(cfg, stage, tmp_path, parts: int = 1):
     with torch.no_grad():
         method.begin_epoch(Images(method, batch), Progress(stage.number, 1))
     method.train()
-    outputs = outputs_of(method, stage, batch, parts)
+    outputs = outputs_of(method, stage, batch, micro_batches)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     step = TrainStep(method, outputs, optimizers, scaler, CPU, 0.0, lambda b: ["x"] * len(b.labels), tmp_path)
     return method, step, optimizers, batch

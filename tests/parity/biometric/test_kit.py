@@ -12,7 +12,7 @@ from utils.biometric.comparisons import Comparisons
 from utils.biometric.error_rates import tally
 from utils.biometric.isotonic import isotonic_blocks
 from utils.biometric.logistic import fit_logistic
-from utils.biometric.pair_scores import score_blocks, settle
+from utils.biometric.pair_scores import round_scores, score_blocks
 from utils.biometric.protocols import all_against_all, fvc
 from utils.biometric.rank_bootstrap import resample_rankings
 from utils.metrics import Features, evaluate, evaluate_distances
@@ -203,7 +203,7 @@ def test_open_set_from_features(name, chunk_size):
         chunk_size=chunk_size,
     )
     # Some thresholds equal a score, which is rounded to 2^-40 here.
-    thresholds = settle(torch.from_numpy(data["thresholds"]).clone()).numpy()
+    thresholds = round_scores(torch.from_numpy(data["thresholds"]).clone()).numpy()
     kit.check(name, open_set_values(name, searches, thresholds), float32=True)
 
 
