@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
 from yacs.config import CfgNode
 
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 YES_NO = ("yes", "no")
@@ -183,7 +182,8 @@ def check_config(cfg: CfgNode) -> None:
         ReIDError: at the first such value.
     """
     for key, value in _flat(cfg):
-        _check_choice(key, value)
+        if key in CHOICES:
+            require_choice(key, value, CHOICES[key])
         _check_range(key, value)
     _check_input(cfg)
     _check_batches(cfg)
@@ -197,15 +197,6 @@ def _flat(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
     for key, value in node.items():
         flat += _flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [(f"{prefix}{key}", value)]
     return flat
-
-
-def _check_choice(key: str, value: Any) -> None:
-    choices = CHOICES.get(key)
-    if choices is None or value in choices:
-        return
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ReIDError(f"{key} = {value!r}: choose one of {', '.join(str(c) for c in choices)}.{hint}")
 
 
 def _check_range(key: str, value: Any) -> None:

@@ -341,12 +341,6 @@ def some(names: Sequence[str], limit: int = 5, total: int | None = None) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def require_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    """Raise :class:`ReIDError` naming the configuration ``key`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ReIDError(f"{key} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
-
-
 def require_folder(path: Path, hint: str) -> Path:
     """``path`` itself if it is a folder; ``hint`` says what belongs there.
 

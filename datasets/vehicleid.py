@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets.bases import Photo, QueryGallerySplit
 from datasets.parsing.published import PublishedDataset, Size, Splits, read_list, require_images
 from datasets.parsing.splits import pick, require_run
-from utils.errors import ReIDError
+from utils.errors import require_choice
 
 LINE = re.compile(r"(?P<image>\d+)\s+(?P<identity>\d{1,9})")
 EXAMPLE = "0211592 3"
@@ -82,9 +82,7 @@ class VehicleID(PublishedDataset):
         seed: int = 0,
         require_train: bool = True,
     ) -> None:
-        if test_size not in QUERY_IMAGES:
-            choices = ", ".join(map(str, QUERY_IMAGES))
-            raise ReIDError(f"DATASETS.TEST_SIZE is {test_size}; choose one of {choices}.")
+        require_choice("DATASETS.TEST_SIZE", test_size, QUERY_IMAGES)
         require_run(run)
         folder = self.locate(root)
         notes: list[str] = []

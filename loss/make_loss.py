@@ -13,7 +13,7 @@ from loss.center_loss import CenterLoss, weighted_center
 from loss.softmax_loss import CrossEntropyLabelSmooth
 from loss.supcontrast import SupConLoss
 from loss.triplet_loss import TripletLoss
-from utils.errors import ReIDError
+from utils.errors import require_choice
 
 
 def contrast_terms(contrast: SupConLoss, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -119,8 +119,7 @@ def make_loss(cfg: CfgNode, num_classes: int, feat_dim: int) -> Criterion:
 def _margin_head(id_type: str, scale: float, margin: float) -> MarginHead | None:
     if id_type == "softmax":
         return None
-    if id_type not in MARGIN_HEADS:
-        raise ReIDError(f"MODEL.ID_LOSS_TYPE = {id_type!r}: choose one of {', '.join(['softmax', *MARGIN_HEADS])}.")
+    require_choice("MODEL.ID_LOSS_TYPE", id_type, ("softmax", *MARGIN_HEADS))
     return MARGIN_HEADS[id_type](scale, margin)
 
 

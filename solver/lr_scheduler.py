@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from utils.errors import ReIDError
+from utils.errors import require_choice
 
 
 def cosine_lr(
@@ -94,8 +94,7 @@ def multistep_factor(
     Raises:
         ReIDError: ``warmup_method`` is neither.
     """
-    if warmup_method not in ("linear", "constant"):
-        raise ReIDError(f"WARMUP_METHOD = {warmup_method!r}: choose one of linear, constant.")
+    require_choice("WARMUP_METHOD", warmup_method, ("linear", "constant"))
     warmup = 1.0
     if epoch < warmup_iters:
         done = epoch / warmup_iters if warmup_method == "linear" else 0.0

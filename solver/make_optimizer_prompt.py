@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from yacs.config import CfgNode
 
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 
 if TYPE_CHECKING:
     from model.base import Method, Rate
@@ -69,8 +69,7 @@ def _build(
     name: str, solver: CfgNode, rates: Iterable[tuple[nn.Parameter, str, Rate]], fused: bool | None
 ) -> Optimizer:
     """One parameter group for each different rate, so that each can be updated in few kernels."""
-    if name not in OPTIMIZERS:
-        raise ReIDError(f"OPTIMIZER_NAME = {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
+    require_choice("OPTIMIZER_NAME", name, OPTIMIZERS)
     groups: dict[Rate, dict[str, Any]] = {}
     for parameter, own_name, rate in rates:
         group = groups.setdefault(rate, {"params": [], "names": []})

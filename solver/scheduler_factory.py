@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from yacs.config import CfgNode
 
 from solver.lr_scheduler import EpochScheduler, WarmupMultiStepLR, cosine_lr, cycle_of, polynomial_lr, table_factor
-from utils.errors import ReIDError
+from utils.errors import require_choice
 
 
 def create_scheduler(
@@ -77,8 +77,7 @@ def make_scheduler(stage_cfg: CfgNode, optimizer: Optimizer | Sequence[Optimizer
     Raises:
         ReIDError: SCHEDULER names none.
     """
-    if stage_cfg.SCHEDULER not in SCHEDULERS:
-        raise ReIDError(f"SCHEDULER = {stage_cfg.SCHEDULER!r}: choose one of {', '.join(SCHEDULERS)}.")
+    require_choice("SCHEDULER", stage_cfg.SCHEDULER, SCHEDULERS)
     scheduler = SCHEDULERS[stage_cfg.SCHEDULER](stage_cfg, optimizer)
     if stage_cfg.EPOCH_OFFSET:
         own, offset = scheduler.schedule, stage_cfg.EPOCH_OFFSET

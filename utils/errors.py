@@ -1,4 +1,10 @@
-"""The one exception class of the project."""
+"""The one exception class of the project, and messages that several modules share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
 
 
 class ReIDError(Exception):
@@ -11,6 +17,15 @@ class ReIDError(Exception):
 
 EXIT_STATUS = 2
 """Exit status of the scripts after a :class:`ReIDError`."""
+
+
+def require_choice(key: str, value: Any, choices: Collection) -> None:
+    """Refuse a ``value`` of ``key`` that is none of ``choices``, naming them and the nearest one."""
+    if value not in choices:
+        names = [str(choice) for choice in choices]
+        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ReIDError(f"{key} = {value!r}: choose one of {', '.join(names)}.{hint}")
 
 
 def unreadable_folder(error: OSError) -> ReIDError:

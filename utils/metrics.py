@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 from utils.retrieval.distances import (
     VISIBLE,
     Features,
@@ -29,7 +29,7 @@ from utils.retrieval.distances import (
     release,
     save_distances,
 )
-from utils.retrieval.identities import IdentityPairs, check_choice
+from utils.retrieval.identities import IdentityPairs
 from utils.retrieval.ranks import negatives_between_matches
 from utils.retrieval.scores import TILE_ELEMENTS, Block, DistanceBlock, FeatureKeys
 
@@ -190,7 +190,7 @@ class RankingEvaluator:
         camera_rule: str,
         average_precision: str,
     ) -> None:
-        check_choice("TEST.AP", average_precision, AVERAGE_PRECISIONS)
+        require_choice("TEST.AP", average_precision, AVERAGE_PRECISIONS)
         self.labels = IdentityPairs(query_pids, gallery_pids, query_camids, gallery_camids, camera_rule)
         self.average_precision = average_precision
         queries = len(query_pids)

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.bases import require_choice, some
+from datasets.bases import some
 from datasets.hands.attributes import hand_attributes
 from datasets.parsing.folders import find_root, scan
 from datasets.parsing.published import Size
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run, take_one_each
 from datasets.parsing.tables import Row, read_table
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 
 TREE = (
     "Expected: HandInfo.csv and Hands/Hand_*.jpg. 11k Hands is available from M. Afifi, "

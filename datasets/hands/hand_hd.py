@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.bases import require_choice, require_folder, some
+from datasets.bases import require_folder, some
 from datasets.parsing.folders import find_root, note_others, scan
 from datasets.parsing.published import Size
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run, take_one_each
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 from utils.words import number_of
 
 TREE = (

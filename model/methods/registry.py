@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from model.backbones.registry import family_of
@@ -36,7 +35,7 @@ from model.methods.san import SAN
 from model.methods.tfmemory import TFMemory
 from model.methods.transreid import TransReID
 from model.methods.zeroshot import ZeroShot
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -94,10 +93,7 @@ def check_method(cfg: CfgNode) -> None:
         ReIDError: naming the key, the value and a valid one.
     """
     name, stages = cfg.MODEL.METHOD, cfg.SOLVER.STAGES
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ReIDError(f"MODEL.METHOD = {name!r}: choose one of {', '.join(METHODS)}.{hint}")
+    require_choice("MODEL.METHOD", name, METHODS)
     method = METHODS[name]
     own = [stage.number for stage in method.stages]
     if not set(stages) <= set(own) or bool(stages) != bool(own):

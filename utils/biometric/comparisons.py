@@ -12,8 +12,9 @@ from torch import Tensor
 
 from utils.biometric.pair_scores import block_rows, check_features, score_blocks
 from utils.biometric.protocols import Pairs
+from utils.errors import require_choice
 from utils.retrieval.distances import Features, check_widths, device_of
-from utils.retrieval.identities import CAMERA_RULES, JUNK, IdentityPairs, check_choice
+from utils.retrieval.identities import CAMERA_RULES, JUNK, IdentityPairs
 
 
 class Comparisons(NamedTuple):
@@ -57,7 +58,7 @@ class Crossing:
     scores: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        check_choice("DATASETS.CAMERA_RULE", self.camera_rule, CAMERA_RULES)
+        require_choice("DATASETS.CAMERA_RULE", self.camera_rule, CAMERA_RULES)
         check_widths(self.query.features, self.gallery.features)
         check_features(self.query.features, self.gallery.features)
 

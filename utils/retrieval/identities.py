@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from utils.errors import ReIDError
+from utils.errors import ReIDError, require_choice
 
 JUNK = -1
 """Identity of images that count neither as right nor as wrong."""
@@ -37,7 +37,7 @@ class IdentityPairs:
         gallery_camids: Tensor,
         camera_rule: str,
     ) -> None:
-        check_choice("DATASETS.CAMERA_RULE", camera_rule, CAMERA_RULES)
+        require_choice("DATASETS.CAMERA_RULE", camera_rule, CAMERA_RULES)
         self.query_pids, self.gallery_pids = query_pids, gallery_pids
         self.query_camids, self.gallery_camids = query_camids, gallery_camids
         self.camera_rule = camera_rule
@@ -97,9 +97,3 @@ class IdentityPairs:
 def inside(row: Tensor, column: Tensor, shape: torch.Size) -> Tensor:
     """Which positions lie in a tile of this shape."""
     return (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
-
-
-def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise :class:`ReIDError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ReIDError(f"{key} is {value!r}; expected one of {', '.join(map(repr, choices))}.")

@@ -279,9 +279,9 @@ def test_only_the_test_images_are_needed_for_a_test(tmp_path, rows):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"aspect": "dorsal"}, "DATASETS.ASPECT is 'dorsal'; choose one of 'dorsal left'"),
-        ({"gallery": "own"}, "DATASETS.GALLERY is 'own'"),
-        ({"part": "val"}, "part is 'val'"),
+        ({"aspect": "dorsal"}, "DATASETS.ASPECT = 'dorsal': choose one of dorsal left"),
+        ({"gallery": "own"}, "DATASETS.GALLERY = 'own'"),
+        ({"part": "val"}, "part = 'val'"),
         ({"run": -1}, "DATASETS.RUN is -1"),
     ],
 )

@@ -97,6 +97,6 @@ def test_incomplete_copies(tmp_path):
 
 
 def test_arguments(root):
-    assert "DATASETS.GALLERY is 'own'" in message(HandHD, root, gallery="own")
+    assert "DATASETS.GALLERY = 'own'" in message(HandHD, root, gallery="own")
     assert "DATASETS.RUN is -1" in message(HandHD, root, run=-1)
-    assert "part is 'val'" in message(HandHD, root, part="val")
+    assert "part = 'val'" in message(HandHD, root, part="val")

@@ -480,7 +480,7 @@ def test_vehicleid_draws_are_uniform() -> None:
 
 def test_vehicleid_mistakes(tmp_path: Path) -> None:
     folder = vehicleid(tmp_path)
-    with pytest.raises(ReIDError, match=r"DATASETS\.TEST_SIZE is 801; choose one of 800, 1600, 2400"):
+    with pytest.raises(ReIDError, match=r"DATASETS\.TEST_SIZE = 801: choose one of 800, 1600, 2400"):
         VehicleID(folder, test_size=801)
     with pytest.raises(ReIDError, match=r"DATASETS\.RUN is -1"):
         VehicleID(folder, run=-1)

@@ -84,5 +84,5 @@ def test_a_missing_kind_is_said():
     crossing = Crossing(Features(query.features, np.zeros(len(query), int), query.camids), alone)
     with pytest.raises(ReIDError, match="needs two"):
         counting.count(crossing.blocks, reason=crossing.no_comparison)
-    with pytest.raises(ReIDError, match="CAMERA_RULE is 'x'"):
+    with pytest.raises(ReIDError, match="CAMERA_RULE = 'x'"):
         Crossing(query, gallery, "x")
