@@ -67,9 +67,6 @@ def do_train_stage1(
     def outputs(batch: Batch, at: Progress) -> tuple[Outputs, Tensor]:
         return {name: rows[batch.index] for name, rows in cached.items()}, batch.labels
 
-    def names(batch: Batch) -> list[str]:
-        return [loader.dataset.records[index].path for index in batch.index.tolist()]
-
     def after_epoch(epoch: int) -> dict[str, float]:
         if due(epoch, solver.CHECKPOINT_PERIOD, solver.MAX_EPOCHS):
             save_model(method.checkpoint(), model_file(run.output_dir, cfg.MODEL.NAME, f"stage{stage.number}_{epoch}"))
@@ -80,7 +77,7 @@ def do_train_stage1(
         solver,
         batches=batches,
         outputs=outputs,
-        names=names,
+        dataset=loader.dataset,
         images=images,
         optimizers=optimizers,
         scheduler=scheduler,

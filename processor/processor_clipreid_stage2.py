@@ -84,9 +84,6 @@ def do_train_stage2(
         loader.batch_sampler.set_epoch(epoch, skip)
         return DeviceBatches(loader, needs, run)
 
-    def names(batch: Batch) -> list[str]:
-        return [loader.dataset.records[index].path for index in batch.index.tolist()]
-
     images = PlainImages(method, plain_loader, run.precision, needs)
     alignment = StageAlignment(method, run, stage.number, images)
 
@@ -103,28 +100,33 @@ def do_train_stage2(
             found |= _summary(epoch, evaluate()) or {}
         return found
 
-    in_stage2 = stage.number == 2
-    layers = method.layers_up_to(solver.FREEZE) if in_stage2 else ()
-
-    def frozen(at: Progress) -> tuple[str, ...]:
-        probing = in_stage2 and at.epoch <= solver.HEAD_EPOCHS
-        return (*method.frozen(at), *layers, *(("image_encoder.",) if probing else ()))
-
     plan = StagePlan(
         stage,
         solver,
         batches=batches,
         outputs=Encoder(method, run.precision, solver.MICRO_BATCHES, cfg.SOLVER.SEED),
-        names=names,
+        dataset=loader.dataset,
         images=images,
         optimizers=optimizers,
         scheduler=scheduler,
-        frozen=frozen,
+        frozen=_frozen(method, stage, solver),
         after_epoch=after_epoch,
-        still=_fixed_statistics(method) if in_stage2 and solver.FREEZE_STATISTICS else frozenset(),
+        still=_fixed_statistics(method) if stage.number == 2 and solver.FREEZE_STATISTICS else frozenset(),
     )
     alignment.begin()
     train_epochs(plan, method, run)
+
+
+def _frozen(method: Method, stage: Stage, solver: CfgNode) -> Callable[[Progress], tuple[str, ...]]:
+    """What does not train in an epoch: as the method says, and in stage 2 by FREEZE and HEAD_EPOCHS."""
+    if stage.number != 2:
+        return method.frozen
+    layers = method.layers_up_to(solver.FREEZE)
+
+    def frozen(at: Progress) -> tuple[str, ...]:
+        return (*method.frozen(at), *layers, *(("image_encoder.",) if at.epoch <= solver.HEAD_EPOCHS else ()))
+
+    return frozen
 
 
 def _fixed_statistics(method: Method) -> frozenset[str]:

@@ -23,6 +23,7 @@ from utils.seed import RngState
 from utils.time_left import time_left
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
     from yacs.config import CfgNode
 
 
@@ -47,7 +48,7 @@ class StagePlan:
         solver: ``SOLVER.STAGE<n>``.
         batches: from the epoch (1-based) and a number of iterations to leave out to the batches after those.
         outputs: from a batch to outputs and labels of the whole batch.
-        names: from a batch to the files of its images.
+        dataset: the training images; a batch's index counts its ``records``.
         images: all training images, for :meth:`Method.begin_epoch`.
         optimizers: all are stepped on the total.
         scheduler: of their rates.
@@ -61,7 +62,7 @@ class StagePlan:
     solver: CfgNode
     batches: Callable[[int, int], Batches]
     outputs: Callable[[Batch, Progress], tuple[Outputs, Any]]
-    names: Callable[[Batch], Sequence[str]]
+    dataset: Dataset
     images: TrainingSet
     optimizers: Sequence[Optimizer]
     scheduler: Scheduler
@@ -81,7 +82,7 @@ def train_epochs(plan: StagePlan, method: Method, run: Run) -> None:
     scaler, meters = run.precision.scaler(), Meters()
 
     def short_names(batch: Batch) -> list[str]:
-        return [run.shorten(name) for name in plan.names(batch)]
+        return [run.shorten(plan.dataset.records[index].path) for index in batch.index.tolist()]
 
     step = TrainStep(
         method, plan.outputs, plan.optimizers, scaler, run.precision, plan.solver.CLIP_GRAD, short_names, run.output_dir
