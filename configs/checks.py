@@ -153,6 +153,7 @@ _SHARES = [
     "LAYER_DECAY",
     "RATIO",
     "MEMORY_MOMENTUM",
+    "PLAIN_SHARE",
     "PROB",
     "RE_PROB",
     "RERANK_LAMBDA",

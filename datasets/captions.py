@@ -1,7 +1,7 @@
 """Sentences about images, for training images against them: given ones, or made of attributes by templates.
 
-A sentence of attributes is drawn again each time an image is read. More than half are plain ("palm of a left hand"):
-from detailed sentences alone a small network does not learn which hand it sees.
+A sentence of attributes is drawn again each time an image is read. ``SOLVER.STAGE0.PLAIN_SHARE`` of them are plain
+("palm of a left hand"): from detailed sentences alone a small network does not learn which hand it sees.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FILE = "captions.csv"
 """In ``DATASETS.ROOT_DIR``, unless ``DATASETS.CAPTIONS`` names another file."""
 COLUMN = "caption"
 """Of a listing."""
-PLAIN, SINGLE = 0.7, 0.12
-"""Shares of plain sentences and of those with one attribute; the rest is detailed."""
-SHORTEST = 0.85
+SINGLE = 0.4
+"""Share of the other sentences that name one attribute; the rest is detailed."""
+SHORTEST = 0.9
 """Share of the plain sentences that are the first of their kind, so that many images of a batch share one."""
 KEPT = 0.6
 """Probability that a detailed sentence names an attribute."""
@@ -59,10 +59,13 @@ class Captions:
     Args:
         given: by path, sentences of which one is drawn.
         attributes: by path, for images without given sentences.
+        plain: share of plain sentences among those of attributes.
     """
 
-    def __init__(self, given: Mapping[str, Sequence[str]], attributes: Mapping[str, Attributes]) -> None:
-        self.given, self.attributes = given, attributes
+    def __init__(
+        self, given: Mapping[str, Sequence[str]], attributes: Mapping[str, Attributes], plain: float = 0.7
+    ) -> None:
+        self.given, self.attributes, self.plain = given, attributes, plain
 
     @property
     def sentences(self) -> list[str]:
@@ -75,7 +78,7 @@ class Captions:
         sentences = self.given.get(path)
         if sentences:
             return sentences[int(rng.integers(len(sentences)))]
-        return draw_sentence(self.attributes[path], rng)
+        return draw_sentence(self.attributes[path], rng, self.plain)
 
     def detailed(self, path: str) -> str:
         """The first of the given sentences, or one with all attributes."""
@@ -87,16 +90,16 @@ class Captions:
         return bool(self.given.get(path)) or not TEMPLATES.keys().isdisjoint(self.attributes.get(path, {}))
 
 
-def draw_sentence(attributes: Attributes, rng: np.random.Generator) -> str:
-    """A plain sentence, one about a single attribute, or a detailed one."""
+def draw_sentence(attributes: Attributes, rng: np.random.Generator, plain: float) -> str:
+    """A plain sentence with probability ``plain``, else one about a single attribute, or a detailed one."""
     kind = rng.random()
-    if kind < PLAIN and {"side", "hand"} <= attributes.keys():
+    if kind < plain and {"side", "hand"} <= attributes.keys():
         words, templates = SIDES.get(attributes["side"], (attributes["side"],)), PLAIN_SENTENCES
         if rng.random() < SHORTEST:
             words, templates = words[:1], templates[:1]
         return _one(templates, rng).format(side=_one(words, rng), hand=attributes["hand"])
     known = known_attributes(attributes)
-    if kind < PLAIN + SINGLE or len(known) == 1:
+    if kind < plain + SINGLE * (1 - plain) or len(known) == 1:
         name = list(known)[int(rng.integers(len(known)))]
         return TEMPLATES[name].format(known[name])
     return _detailed({name: value for name, value in known.items() if name == "side" or rng.random() < KEPT}, rng)
@@ -150,7 +153,7 @@ def captions_of(cfg: CfgNode, dataset: ReIDDataset) -> Captions:
         given = _read(file, Path(cfg.DATASETS.ROOT_DIR), dataset)
     else:
         given = {path: (known[COLUMN],) for path, known in dataset.attributes.items() if known.get(COLUMN)}
-    captions = Captions(given, dataset.attributes)
+    captions = Captions(given, dataset.attributes, cfg.SOLVER.STAGE0.PLAIN_SHARE)
     lost = [record.path for record in dataset.train if not captions.covers(record.path)]
     if lost:
         raise ReIDError(

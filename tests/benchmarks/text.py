@@ -13,7 +13,7 @@ and more than the mean image features of the start do (centroids).
 Keys behind the options hold for all rows: with CLIP's weights and photographs the same table is
 
     python -m tests.benchmarks.text --output output/text_clip --arms none clipreid shuffled centroids coop --of 15 \\
-        MODEL.NAME ViT-B-16 MODEL.PRETRAIN_PATH "" INPUT.SIZE_TRAIN "[224, 224]" INPUT.SIZE_TEST "[224, 224]" \\
+        MODEL.NAME ViT-B-16 MODEL.PRETRAIN_CHOICE imagenet INPUT.SIZE_TRAIN "[224, 224]" INPUT.SIZE_TEST "[224, 224]" \\
         DATASETS.NAMES hand_11k DATASETS.ROOT_DIR data/11k_hands SOLVER.STAGE1.BASE_LR 3.5e-4 \\
         SOLVER.STAGE1.MAX_EPOCHS 60 SOLVER.STAGE2.BASE_LR 5e-6 SOLVER.STAGE2.FREEZE transformer.resblocks.5
 """
