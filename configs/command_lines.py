@@ -17,8 +17,8 @@ TRAINING_EXAMPLES = (
 
 TEST = "Evaluate a trained model on the query and gallery images of a data set."
 TEST_EXAMPLES = (
-    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth",
-    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
+    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth",
+    "python test_clipreid.py --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "
     "TEST.RE_RANKING True",
 )
 

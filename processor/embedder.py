@@ -1,7 +1,7 @@
 """A trained model as one function: images in, features out. For notebooks, extraction and search.
 
 >>> from processor import load_embedder
->>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_28.pth")
+>>> embedder = load_embedder("configs/hand/demo.yml", "output/hand/demo/RN-Small_16.pth")
 >>> embedder.embed(["a.jpg", "b.jpg"]).shape
 (2, 1280)
 >>> embedder.embed("a.jpg").shape, embedder.embed(pixels).shape  # one image: a path, a picture, an array [H, W, 3]

@@ -32,7 +32,7 @@ from utils.logger import LOGGER, setup_console
 from utils.text_files import nfc, read_text
 
 EXAMPLES = (
-    "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
+    "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "
     "--images data/hands/test/gallery --output output/features",
 )
 SAVE_EVERY = 20

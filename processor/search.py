@@ -50,7 +50,7 @@ from utils.terminal import show_results
 from utils.text_files import printable
 
 _ENROLLED = (
-    "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_28.pth "
+    "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "
     "--gallery data/hands/test/gallery"
 )
 EXAMPLES = (

@@ -21,7 +21,7 @@ def test_the_notebook_example_runs(tmp_path, monkeypatch, capsys):
     shutil.move(write_config(hands, tmp_path / "run"), run / "config.yml")
     cfg, _ = load_config(run / "config.yml")
     torch.save(
-        make_model(cfg, DataFacts(6, 1, 1, sentence="A photo of a {} hand.")).checkpoint(), run / "RN-Small_28.pth"
+        make_model(cfg, DataFacts(6, 1, 1, sentence="A photo of a {} hand.")).checkpoint(), run / "RN-Small_16.pth"
     )
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

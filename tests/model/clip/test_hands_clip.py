@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-import test_clipreid
+import train_clipreid
 from configs import load_config
 from model import DataFacts, check_weights, make_model, make_test_model, use_start
 from model.clip import hands_clip
@@ -67,7 +67,7 @@ def test_the_zero_shot_accuracy_is_that_of_the_card(tmp_path):
     words += ["DATASETS.SYNTHETIC.TRAIN_IDS", "2", "DATASETS.ROOT_DIR", str(tmp_path)]
     words += ["SOLVER.PRECISION", "fp32", "TEST.PICTURES", "False", "TEST.BOOTSTRAP", "0"]
     words += ["OUTPUT_DIR", str(tmp_path / "run")]
-    assert test_clipreid.main(["--config_file", "configs/hand/hands_clip.yml", *words]) == 0
+    assert train_clipreid.main(["--config_file", "configs/hand/hands_clip.yml", *words]) == 0
     found = json.loads((tmp_path / "run/metrics.json").read_text())["results"]["text: attributes"]["accuracy"]
     assert found == pytest.approx(hands_clip.card()["zero-shot accuracy"], abs=0.6)
     assert min(found["side"], found["hand"]) >= 95
