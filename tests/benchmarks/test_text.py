@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from configs import load_config
-from model import check_method
 from model.clip.hands_clip import DRAWING_SEED, hands_weights
 from processor.compare import split_overrides
 from processor.runs.folder import read_run
