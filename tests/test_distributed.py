@@ -221,7 +221,7 @@ def test_batch_norm_sees_the_images_of_both(pair):
         torch.testing.assert_close(found[2], outputs, rtol=1e-5, atol=1e-5)
 
 
-def test_what_two_processes_tell_each_other(pair):
+def test_exchanges_between_two_processes(pair):
     first, second = pair.primitives
     for found in pair.primitives:
         assert found["shares"].tolist() == [0, 2, 4, 6, 8] and found["one for two"].tolist() == [0]

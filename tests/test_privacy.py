@@ -42,7 +42,7 @@ def test_nothing_leaves_the_machine(runs):
     assert runs.heard == ["", "", ""]
 
 
-def test_a_socket_would_be_heard(runs):
+def test_the_guard_detects_a_socket(runs):
     assert "socket.__new__" in runs(1, "overhear and speak", "start", OUTPUT_DIR=runs.folder.parent / "other")["event"]
 
 

@@ -237,7 +237,7 @@ def test_one_person_has_ranks_but_no_impostors(trained, tmp_path):
     assert "no verification: all pairs" in log(tmp_path / "out")
 
 
-def test_a_set_without_held_out_images_says_so(tmp_path):
+def test_a_set_without_held_out_images_has_a_note(tmp_path):
     file = write_config(make_toy_hands(tmp_path / "hands"), tmp_path / "run")
     train(file, "DATASETS.HOLD_OUT", "True")
     assert "DATASETS.HOLD_OUT = True, but hand holds out no images" in log(tmp_path / "run")

@@ -142,7 +142,7 @@ def test_a_read_only_folder_leaves_the_last_state(driver, hands, whole, tmp_path
     assert_same(runs, whole)
 
 
-def test_a_vanished_image_stops_the_run_and_its_return_lets_it_go_on(driver, hands, whole, tmp_path):
+def test_a_missing_image_stops_the_run_and_a_restored_one_resumes_it(driver, hands, whole, tmp_path):
     """With loader processes and without them."""
     own = shutil.copytree(hands, tmp_path / "hands")
     victim = next(own.glob("train/*/*.png"))

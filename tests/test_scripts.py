@@ -297,7 +297,7 @@ def test_an_output_folder_that_cannot_be_made(config, tmp_path, capsys):
     assert "OUTPUT_DIR" in said and "cannot be written" in said
 
 
-def test_missing_clip_weights_say_where_to_get_them(config, tmp_path, capsys, monkeypatch):
+def test_the_error_for_missing_clip_weights_names_their_source(config, tmp_path, capsys, monkeypatch):
     """Offline, without a file: no silent random start."""
     monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")

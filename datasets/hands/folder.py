@@ -130,7 +130,7 @@ def _elsewhere(folder: Path, others: Sequence[str]) -> str:
     """What there is in ``folder`` in place of images that are read."""
     deeper, _ = images_below(folder)
     if not deeper:
-        return "; ".join(note_others(others, folder.name)) or "nothing else either"
+        return "; ".join(note_others(others, folder.name)) or "no files at all"
     folders = number_of(min(path.count("/") for path in deeper), "folder")
     return (
         f"but {number_of(len(deeper), 'image')} {folders} deep, such as {deeper[0]}: DATASETS.NAMES pattern reads any "

@@ -12,7 +12,7 @@ from tests.model.weight_files import small_model, write
 from tests.toy_hands import make_toy_hands, write_config
 
 
-def test_degradations_change_what_they_say():
+def test_each_degradation_has_its_effect():
     small = np.random.default_rng(0).integers(60, 200, (60, 90, 3), dtype=np.uint8)
     picture = Image.fromarray(small).resize((180, 120))
     pixels = np.asarray(picture, float)

@@ -58,7 +58,7 @@ def test_the_table_states_its_settings(found):
     assert found["machine"]["threads"] == 1 and found["settings"]["batch"] == "8"
 
 
-def test_waiting_is_the_time_until_each_batch_comes(monkeypatch):
+def test_waiting_is_the_time_until_each_batch_arrives(monkeypatch):
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(training, "time", clock)
 

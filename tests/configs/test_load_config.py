@@ -115,7 +115,7 @@ def test_all_wrong_keys_are_in_one_message(tmp_path):
     assert said.count("unknown key") == 5 and said.endswith(" And 4 more.")
 
 
-def test_the_message_of_an_unknown_key_says_where_to_look():
+def test_the_message_of_an_unknown_key_names_the_page():
     assert "configs/defaults.py" in message("QQQQ", "1")
     assert "unknown key SOLVER.SEED.X" in message("SOLVER.SEED.X", "1")
 
@@ -140,7 +140,7 @@ def test_wrong_types(key, text, found, expected):
     assert said.startswith(f"command line: {key}") and f"of type {found}; expected {expected}" in said
 
 
-def test_the_message_of_a_yaml_boolean_asks_for_quotes(tmp_path):
+def test_the_message_of_a_yaml_boolean_names_the_quotes(tmp_path):
     said = message(file=written(tmp_path, "MODEL: {IF_LABELSMOOTH: off}\n"))
     assert "MODEL.IF_LABELSMOOTH = False" in said and "quotes" in said
 

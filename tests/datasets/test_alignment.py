@@ -235,7 +235,7 @@ def test_settings_that_cannot_work_are_refused(drawn, tmp_path):
     assert "with 17 key points an image, those of people" in message(make_dataset, config(drawn, *keys))
 
 
-def test_resume_and_results_know_the_points(drawn, tmp_path):
+def test_resume_and_results_depend_on_the_points(drawn, tmp_path):
     dataset = make_dataset(config(drawn, "INPUT.ALIGN", "crop"))
     windows = dataset.reading.windows
     moved = dict(windows)

@@ -260,7 +260,7 @@ def test_a_gallery_of_fewer_than_fifty_is_noted(root):
     assert not any("gallery has" in note for note in start(root)[1].notes)
 
 
-def test_the_camera_rule_leaves_nothing_to_find(root):
+def test_the_camera_rule_leaves_no_match(root):
     text = refused(root, "DATASETS.CAMERA_RULE", "market")
     assert "no query identity appears in the gallery once images of the same camera are ignored" in text
     assert "set DATASETS.CAMERA_RULE to 'none'" in text

@@ -129,7 +129,7 @@ def test_a_changed_file_is_read_again(paths, folder, decoded, touch):
         Reader((12, 10), "bicubic", fit="letterbox"),
     ],
 )
-def test_another_way_of_reading_shares_nothing(paths, tmp_path, decoded, other):
+def test_another_way_of_reading_has_its_own_cache(paths, tmp_path, decoded, other):
     ImageCache(READER, paths, 10**6, tmp_path / "cache").read(paths[0])
     cache = ImageCache(other, paths, 10**6, tmp_path / "cache")
     assert np.array_equal(np.asarray(cache.read(paths[0])), np.asarray(other.read(paths[0])))

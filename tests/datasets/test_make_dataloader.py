@@ -152,7 +152,7 @@ def test_no_more_workers_than_cores(root, monkeypatch):
         assert num_workers(cfg) == expected
 
 
-def test_what_a_run_should_know_is_logged(root, caplog):
+def test_notes_of_a_run_are_logged(root, caplog):
     cfg = hand_config(root)
     with caplog.at_level("INFO", "clipreid"):
         check_data(cfg, make_dataset(cfg))

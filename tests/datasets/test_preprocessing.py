@@ -322,7 +322,7 @@ def share(transform, unlike, count=400):
     return np.mean([not np.allclose(drawn(transform, seed), unlike, atol=1e-5) for seed in range(count)])
 
 
-def test_grey_pictures_are_the_luma_of_pillow_and_as_often_as_asked():
+def test_grey_pictures_are_the_luma_of_pillow_with_the_given_probability():
     luma = np.asarray(Image.fromarray(COLOURS).convert("L"))[..., None].repeat(3, 2)
     assert np.abs(drawn(train(grey=1.0), 0) - normalised(luma)).max() < 1e-5
     assert abs(share(train(grey=0.1), normalised(COLOURS)) - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 400)

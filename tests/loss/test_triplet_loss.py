@@ -59,7 +59,7 @@ def test_unequal_counts_per_identity(counts, margin):
 
 
 @pytest.mark.parametrize("margin", [0.3, None])
-def test_single_identity_costs_nothing(margin):
+def test_a_single_identity_has_no_loss(margin):
     features = torch.randn(4, 6, requires_grad=True)
     loss = TripletLoss(margin, hard_factor=0.1)(features, torch.zeros(4, dtype=torch.long))
     loss.backward()

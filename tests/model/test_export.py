@@ -104,7 +104,7 @@ def test_open_clip_reads_the_vit(saved):
     torch.testing.assert_close(theirs(images()), model(Batch(images()))["projected"], rtol=0, atol=1e-5)
 
 
-def test_what_other_networks_cannot_hold_is_said(saved):
+def test_what_other_networks_cannot_hold_is_logged(saved):
     model = small_model(size=SIZE, stride=(12, 12), side_information=SideInformation(3, 0, 1.0))
     said = " ".join(export_module._limits(model))
     assert "patches overlap" in said and "side information" in said
@@ -211,7 +211,7 @@ def test_numbers_that_float16_does_not_have_are_refused():
         export_module.round_weights(TestFeature(model, flip=False, normalise=True), SIZE)
 
 
-def test_headers_say_how_images_are_prepared():
+def test_headers_record_how_images_are_prepared():
     words = ["INPUT.FIT_TEST", "crop", "TEST.FEATURE", "projected", "MODEL.METHOD", "baseline", "TEST.FLIP", "True"]
     cfg, _ = load_config(None, words)
     facts = export_module._facts(cfg) | export_module._test_facts(cfg)

@@ -111,7 +111,7 @@ def test_a_wide_span_is_said_once(said):
     assert [level for level, _ in said] == ["info"]
 
 
-def test_stage_two_starts_where_stage_one_ended_and_says_what_is_left(said):
+def test_stage_two_starts_where_stage_one_ended_and_reports_the_remaining_alignment(said):
     ended = {"stage": 1, "epoch": 3, "loss": 1.0, "sentence_accuracy": 0.8, "sentence_cosine": 0.5, "logit_span": 9.0}
     stage, run = watch(2, 3, [ended])
     stage.begin()

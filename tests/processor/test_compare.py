@@ -299,7 +299,7 @@ def test_other_queries_are_not_paired():
 
 
 @pytest.mark.timeout(60)
-def test_a_pipe_in_place_of_a_run_s_lock_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_a_run_s_lock_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "run.lock")
     with pytest.raises(ReIDError, match=r"run\.lock: expected the lock file of this folder"):
         command._wait_for(tmp_path)

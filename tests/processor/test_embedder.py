@@ -248,7 +248,7 @@ def test_while_one_command_writes_others_may_only_read(tmp_path):
     assert extract.extract(counting([]), photos, output, "a")[0][:, 0].tolist() == [10, 20]
 
 
-def test_a_kill_while_starting_over_leaves_nothing_that_vouches_for_other_features(tmp_path, monkeypatch):
+def test_a_kill_while_starting_over_leaves_no_state_of_other_features(tmp_path, monkeypatch):
     photos, output = stamp(tmp_path / "photos", [10, 20]), tmp_path / "out"
 
     def features(source):
@@ -264,7 +264,7 @@ def test_a_kill_while_starting_over_leaves_nothing_that_vouches_for_other_featur
     assert features("bb") == [20, 40]
 
 
-def test_a_kill_at_the_very_end_costs_nothing(tmp_path):
+def test_a_kill_at_the_very_end_keeps_all_features(tmp_path):
     photos, output = stamp(tmp_path / "photos", [10, 20]), tmp_path / "out"
     extract.extract(counting([]), photos, output, "a")
     (output / "features.npy").rename(output / "features.npy.part")

@@ -160,7 +160,7 @@ def test_a_comparison(runs, tmp_path, capsys):
     assert "do not compare" not in text
 
 
-def test_runs_of_different_protocols_are_not_pooled_in_silence(runs, tmp_path, capsys):
+def test_runs_of_different_protocols_are_not_pooled_without_a_warning(runs, tmp_path, capsys):
     other = make_run(tmp_path / "other", np.full(4, 0.5))
     settings = get_defaults()
     settings.TEST.AP, settings.OUTPUT_DIR = "trapezoid", str(other)
@@ -267,7 +267,7 @@ def test_in_a_browser(runs, browser, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_console_would_be_heard(browser, tmp_path):
+def test_the_probe_detects_a_console_error(browser, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<body><script>missing()</script><table><thead><tr><th>a<th><button>b</thead><tbody></body>")
     assert probed(browser, page, 0, tmp_path)[1]

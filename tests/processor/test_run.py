@@ -33,7 +33,7 @@ def saved(folder, change=lambda settings: None, **settings):
 
 @pytest.mark.parametrize("word", ["Never", "never ", "nevr", "None", "NEVER", "Auto"])
 @pytest.mark.parametrize("interrupted", [True, False])
-def test_a_misspelt_word_resumes_nothing(tmp_path, word, interrupted):
+def test_a_misspelt_word_is_refused_and_not_resumed(tmp_path, word, interrupted):
     if interrupted:
         saved(tmp_path)
     run = make_run(tmp_path)

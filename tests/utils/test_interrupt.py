@@ -25,7 +25,7 @@ def own_handler():
     signal.signal(signal.SIGINT, before)
 
 
-def test_where_nothing_can_be_saved_the_message_says_so():
+def test_the_message_before_any_saved_state_differs():
     with interrupt.catch_signals():
         interrupt.check_interrupt("evaluation")
         signal.raise_signal(signal.SIGTERM)

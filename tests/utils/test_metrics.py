@@ -238,7 +238,7 @@ def test_a_ragged_gallery_where_the_published_code_fails():
     assert_same(evaluate_distances(distances, *label), slow(distances.tolist(), *label))
 
 
-def test_one_camera_says_why():
+def test_the_error_for_one_camera_names_the_reason():
     kit = case("10_eval")
     label = [kit[f"one_camera.{name}"] for name in LABELS]
     with pytest.raises(ReIDError, match=r"same camera.*DATASETS\.CAMERA_RULE"):
@@ -246,7 +246,7 @@ def test_one_camera_says_why():
     assert evaluate_distances(kit["one_camera.distmat"], *label, camera_rule="none").num_queries > 0
 
 
-def test_refuses_what_cannot_be_judged():
+def test_sets_that_cannot_be_evaluated_are_refused():
     query, gallery = _random_split()
     with pytest.raises(ReIDError, match="CAMERA_RULE"):
         evaluate(query, gallery, camera_rule="maket")

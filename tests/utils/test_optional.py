@@ -45,7 +45,7 @@ def broken(request, tmp_path, monkeypatch):
     return REASONS[request.param]
 
 
-def test_messages_say_what_is_wrong(broken, tmp_path):
+def test_messages_name_the_error(broken, tmp_path):
     for name in NAMES:
         with pytest.raises(MissingPackageError) as caught:
             import_optional(name)

@@ -74,7 +74,7 @@ def test_equals_the_dense_definition(seed, queries, items, k1, k2, weight, chunk
     np.testing.assert_allclose(found, dense(query, gallery, k1, k2, weight), atol=1e-5)
 
 
-def test_neighbours_that_float32_cannot_tell_apart():
+def test_neighbours_that_float32_cannot_distinguish():
     """All points almost equally far from their cluster's others; who is the k-th neighbour is a matter of 1e-7."""
     random = np.random.default_rng(1)
     centres = 10 * np.repeat(np.eye(4, 32, dtype=np.float32), 12, axis=0)

@@ -313,7 +313,7 @@ def test_repeated_rows(tmp_path, rows):
     assert "line 3: " in message(read_hands, tmp_path / "HandInfo.csv")
 
 
-def test_missing_data_says_where_to_get_it(tmp_path):
+def test_the_error_for_missing_data_names_its_source(tmp_path):
     text = message(Hand11k, tmp_path)
     assert "HandInfo.csv" in text and "sites.google.com/view/11khands" in text and "it holds: nothing" in text
     assert "no such folder" in message(Hand11k, tmp_path / "x")

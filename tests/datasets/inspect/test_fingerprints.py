@@ -21,7 +21,7 @@ def test_cells_are_those_of_the_definition(tmp_path):
     assert (found[0].width, found[0].height) == (320, 160)
 
 
-def test_pictures_of_one_colour_are_like_nothing(tmp_path):
+def test_pictures_of_one_colour_have_no_near_duplicates(tmp_path):
     for name, value in (("a.png", 10), ("b.png", 200)):
         Image.new("L", (50, 50), value).save(tmp_path / name)
     cells = np.stack([fingerprint(str(tmp_path / name)).cells for name in ("a.png", "b.png")])

@@ -82,6 +82,6 @@ def test_mistakes(root, train, test, part):
     assert part in message(Listing, write(root, train, test), root)
 
 
-def test_a_name_that_says_nothing(root):
+def test_a_name_without_a_person_is_an_error(root):
     write(root, labelled(1), labelled(2)).rename(root / "images.txt")
     assert "its name must hold train or test" in message(Listing, root / "images.txt", root)

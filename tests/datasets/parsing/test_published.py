@@ -127,7 +127,7 @@ def test_a_folder_of_another_set_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", [Market1501, DukeMTMCreID, OccludedDuke, MSMT17, VeRi, VehicleID])
-def test_absent_data_say_what_was_tried_and_where_to_fetch_it(tmp_path: Path, dataset: type) -> None:
+def test_the_error_for_absent_data_names_folders_and_source(tmp_path: Path, dataset: type) -> None:
     with pytest.raises(ReIDError) as error:
         dataset(tmp_path / "data")
     message = str(error.value)
@@ -269,7 +269,7 @@ def test_msmt_releases(tmp_path: Path, version: str, below: str, train: str, tes
     assert all(Path(r.path).exists() for r in data.train + data.query + data.gallery)
 
 
-def test_msmt_v1_comes_first_and_the_note_says_which(tmp_path: Path) -> None:
+def test_msmt_v1_comes_first_and_a_note_names_the_version(tmp_path: Path) -> None:
     msmt(tmp_path / "MSMT17_V1", "train", "test")
     msmt(tmp_path / "MSMT17_V2", "mask_train_v2", "mask_test_v2")
     assert "MSMT17 V1" in MSMT17(tmp_path).notes[0]

@@ -116,14 +116,14 @@ def made(val):
     return ReIDDataset(photos("train", "abc", 3), *test, name="made", camera_rule="none", val=val)
 
 
-def test_held_out_images_of_training_people_ask_the_training_images():
+def test_held_out_images_of_training_people_are_queries_against_training_images():
     data = made([Photo("val/a", "a"), Photo("val/c", "c"), Photo("val/lone", "z")])
     assert [record.path for record in data.validation.query] == ["val/a", "val/c"]
     assert data.validation.gallery == data.train
     assert {r.pid for r in data.validation.query} <= {r.pid for r in data.train}
 
 
-def test_strangers_validate_among_themselves():
+def test_held_out_people_are_query_and_gallery():
     data = made([*photos("val", "uvw", 3), Photo("val/a", "a")])
     query, gallery = data.validation[1:]
     assert Counter(r.pid for r in gallery) == dict.fromkeys((3, 4, 5), 1)
@@ -131,7 +131,7 @@ def test_strangers_validate_among_themselves():
     assert not set(query) & set(gallery) and all(r.path.startswith("val/") for r in [*query, *gallery])
 
 
-def test_nothing_held_out_validates_nothing():
+def test_without_held_out_images_there_is_no_validation():
     assert made([]).validation is None
     assert made([Photo("val/z", "z")]).validation is None
 

@@ -82,7 +82,7 @@ def test_a_folder_of_photographs_is_not_drawn_into(tmp_path, path):
     SyntheticHand(tmp_path / "hands", **SMALL)
 
 
-def test_second_construction_draws_nothing(small, monkeypatch):
+def test_a_second_construction_draws_no_pictures(small, monkeypatch):
     root, first = small
     monkeypatch.setattr(synthetic_hand, "_draw_all", lambda *_: pytest.fail("drew again"))
     again = SyntheticHand(root, **SMALL)

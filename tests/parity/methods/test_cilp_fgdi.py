@@ -116,7 +116,7 @@ def identity(gradient):
 test_cilp_fgdi = golden.test()
 
 
-def test_the_domain_s_sentence_teaches_nothing_but_the_domain_s_token():
+def test_the_domain_s_sentence_trains_only_the_domain_s_token():
     """No array shows that the identities' tokens are detached and that the classifier reads detached texts."""
     grads = stage("b")["grads"]
     assert {re.sub(r"\..*", "", name) for name in grads} == {"promptlearner", "dc"}

@@ -49,7 +49,7 @@ def test_pairs_are_of_one_hand_or_of_two_people(apart):
     )
 
 
-def test_weights_follow_what_the_parts_are_worth(tmp_path):
+def test_weights_follow_the_parts_discrimination(tmp_path):
     given = training()
     joint = fit_joint(given, made_up(given), "drawn", FACTS, 0)
     weights = joint.fusion.weights

@@ -114,7 +114,7 @@ def test_open_set_leaves_whole_people_out():
     assert section.record["FNIR at FPIR 0.7"] + section.record["DIR at FPIR 0.7"] == pytest.approx(100)
 
 
-def test_the_data_set_may_say_who_is_not_enrolled():
+def test_the_data_set_may_define_who_is_not_enrolled():
     setting = make_setting("TEST.OPEN_SET", "0.5", "TEST.RUNS", "3", "TEST.FPIR", "[0.7]")
     kept = setting.gallery.pids >= 20  # ten people with two hands are probes alone
     gallery = Features(setting.gallery.features[kept], setting.gallery.pids[kept], setting.gallery.camids[kept])
@@ -128,7 +128,7 @@ def test_the_data_set_may_say_who_is_not_enrolled():
 
 @pytest.mark.parametrize("rule", ["mean_feature", "best", "mean_score"])
 @pytest.mark.parametrize("side", ["gallery", "both"])
-def test_templates_count_as_the_protocol_says(side, rule):
+def test_templates_count_as_in_the_protocol(side, rule):
     setting = make_setting("TEST.TEMPLATE", side, "TEST.TEMPLATE_SIZE", "[1, 2]", "TEST.TEMPLATE_RULE", rule)
     section = template_curve(setting)
     two = section.record["2 + 2 images" if side == "both" else "2 enrolled"]
@@ -159,7 +159,7 @@ def test_fusion_needs_persons_and_modalities(setting):
         check_performance(cfg, dataset)
 
 
-def test_score_normalisation_says_its_cohort():
+def test_score_normalisation_reports_its_cohort():
     section = normalised(make_setting("TEST.SCORE_NORM", "as"))
     assert section.record["cohort images"] == 2 * PEOPLE * IMAGES and "20 highest" in section.protocol
     assert 0 < section.record["EER"] < 30

@@ -228,7 +228,7 @@ def test_without_pictures_those_of_an_earlier_test_are_removed_and_nothing_else(
     remove_pictures(folder)
 
 
-def test_a_ranking_says_what_its_numbers_are_and_where_the_first_right_image_stands(world, tmp_path, monkeypatch):
+def test_a_ranking_names_its_measure_and_the_first_right_rank(world, tmp_path, monkeypatch):
     evaluation, dataset, _ = world
     seen = {}
     monkeypatch.setattr(

@@ -83,7 +83,7 @@ def test_cllr_of_uninformative_and_of_right_evidence():
     )
 
 
-def test_answers_say_limits_and_range():
+def test_answers_mark_limits_and_range():
     calibration = calibrate(*scores(), dataset="a set", people=60)
     inside, beyond = calibration.answer(1.0), calibration.answer(50.0)
     assert not inside.outside and not inside.limited and inside.text().startswith("LR ")

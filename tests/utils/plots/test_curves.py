@@ -136,7 +136,7 @@ def ticks(axis):
     return labels, axis.get_offset_text().get_text()
 
 
-def test_ticks_say_their_values():
+def test_ticks_have_their_values():
     axis = cmc_chart(np.array([0.895, 0.95, 1.0]), 0.9, 200).axes[0]
     labels, _ = ticks(axis.yaxis)
     steps = np.diff([float(label.removesuffix("%")) for label in labels])

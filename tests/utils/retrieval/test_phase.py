@@ -54,7 +54,7 @@ def test_the_order_of_the_gallery_and_its_blocks_do_not_matter(monkeypatch):
     assert torch.equal(phase_scores(phases[0], phases[order]), scores[order])
 
 
-def test_uniform_and_tiny_images_are_like_nothing():
+def test_uniform_and_tiny_images_have_no_points_in_common():
     for size in ((40, 30), (2, 2), (1, 1)):
         flat = phase_of(Image.new("RGB", size, (90, 90, 90)))
         assert not flat.abs().any() and phase_scores(flat, flat[None]).tolist() == [0]
