@@ -1,4 +1,4 @@
-"""Runs of one configuration, each in a process of its own, disturbed as a test orders; see :mod:`tests.run_driver`."""
+"""Runs of one configuration, each in a process of its own, disturbed by a test; see :mod:`tests.run_driver`."""
 
 import json
 import os

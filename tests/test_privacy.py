@@ -38,7 +38,7 @@ def runs(driver, base):
 
 
 def test_nothing_leaves_the_machine(runs):
-    """Trained from given and from random weights, and tested: no socket, no name looked up, no program started."""
+    """Trained from given and from random weights, and tested: no socket, no name resolution, no other program."""
     assert runs.heard == ["", "", ""]
 
 

@@ -35,7 +35,7 @@ def assert_same(runs, others):
 
 @pytest.fixture(scope="module")
 def whole(driver, hands, tmp_path_factory):
-    """The run that nothing disturbs."""
+    """The undisturbed run."""
     runs = Runs(driver, hands, tmp_path_factory.mktemp("whole") / "run")
     done = runs()
     assert done["status"] == 0, done["said"]
@@ -172,7 +172,7 @@ def test_a_killed_loader_process_stops_the_run_which_resumes(driver, hands, whol
 
 @pytest.mark.parametrize(("precision", "name", "optimizer"), [("bf16", "bfloat16", "Adam"), ("fp16", "float16", "SGD")])
 def test_reduced_precision_resumes_within_its_tolerance(driver, hands, tmp_path, precision, name, optimizer):
-    """float16 too: how far the loss is scaled belongs to the state, else steps would be skipped again."""
+    """float16 too: the loss scale belongs to the state, otherwise steps would be skipped again."""
     options = {"SOLVER__PRECISION": precision, "SOLVER__STAGE2__OPTIMIZER_NAME": optimizer}
     runs, undisturbed = (Runs(driver, hands, tmp_path / folder, **options) for folder in ("run", "whole"))
     assert undisturbed()["status"] == 0

@@ -262,7 +262,7 @@ def test_a_failing_script(trained, tmp_path):
 
 
 def refused(main, capsys, *argv):
-    """What a script says that must end with status 2 and one message."""
+    """The message of a script that must end with status 2 and one message."""
     assert main(["--config_file", *map(str, argv)]) == 2
     said = "".join(capsys.readouterr())
     assert said.count("error: ") == 1 and "Traceback" not in said
@@ -474,7 +474,7 @@ def test_a_view_that_training_has_never_seen(hands, config, tmp_path, capsys):
     ids=lambda options: "-".join(f"{key}-{value}" for key, value in options.items()),
 )
 def test_options_of_the_test_change_the_result(trained, tmp_path, options):
-    """A key that is read and then forgotten would leave the numbers as they are."""
+    """A key that is read but not used would not change the numbers."""
     base, file, _ = trained
     words = [word for pair in options.items() for word in pair]
     folders = [tmp_path / "with", tmp_path.parent / "plain"]

@@ -1,4 +1,4 @@
-"""The example in docs/using.md does what it says."""
+"""The example in docs/using.md gives the output of the page."""
 
 import re
 import shutil

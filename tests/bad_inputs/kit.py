@@ -1,4 +1,4 @@
-"""A corpus of bad files, made by the tests: each case says how a file is made and what reading it must come to.
+"""A corpus of bad files, made by the tests: each case has a file and the expected outcome of reading it.
 
 Whatever the outcome, no case may leave the canary: a file that code in a hostile file would make if anybody ran it.
 """

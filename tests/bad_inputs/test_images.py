@@ -52,7 +52,7 @@ def png(width, height, pixels=b"", extra=b"", depth=8, colour=0):
 
 
 def tiff(width, height, *more):
-    """A TIFF of one strip of nothing that claims a size."""
+    """A TIFF of one empty strip with a given size."""
     tags = {256: (4, width), 257: (4, height), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 8), 277: (3, 1)}
     tags |= {278: (4, height), 279: (4, 16)} | {tag: rest for tag, *rest in more}
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(tags.items()))

@@ -255,7 +255,7 @@ class Fixed:
 
 
 def features(content, state=b'{"key": "KEY", "done": 2}'):
-    """An output folder of ``processor.extract`` with any ``features.npy``; with the key of what will be asked."""
+    """An output folder of ``processor.extract`` with any ``features.npy``; with the key of the coming request."""
 
     def make(path):
         images = path.parent / "images"

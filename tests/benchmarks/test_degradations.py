@@ -1,4 +1,4 @@
-"""Each degradation does what its name says; the benchmark runs on toy hands."""
+"""Each degradation has the effect of its name; the benchmark runs on toy hands."""
 
 import json
 

@@ -37,6 +37,6 @@ def test_a_step_trains_and_a_test_has_no_classifiers():
 
 
 def test_every_method_that_trains_images_has_a_row():
-    """zeroshot trains nothing, and coop prompts alone."""
+    """zeroshot has no training, and coop trains prompts alone."""
     found = {load_config(methods.recipe_of(name))[0].MODEL.METHOD for name in methods.NAMES}
     assert found == METHODS.keys() - {"zeroshot", "coop"}

@@ -1,4 +1,4 @@
-"""The benchmark of the training: what its table says is what its two paths did."""
+"""The benchmark of the training: its table agrees with its two paths."""
 
 import json
 from types import SimpleNamespace

@@ -20,7 +20,7 @@ def plant(root: Path, *paths: str) -> Path:
 
 
 def shared(name: str) -> Path:
-    """Real data, or a skip that says what is missing."""
+    """Real data, or a skip that names what is missing."""
     folder = SHARED_DATA / name
     if not folder.is_dir():
         pytest.skip(f"real data not present: ../shared/data/{name}")

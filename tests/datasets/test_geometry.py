@@ -1,4 +1,4 @@
-"""Key points move with the pictures: a white mark is where the geometry of the same draws says."""
+"""Key points move with the pictures: a white mark is where the geometry of the same draws puts it."""
 
 import random
 from types import SimpleNamespace

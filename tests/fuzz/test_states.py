@@ -80,7 +80,7 @@ def test_any_bytes(tmp_path, content, manifest, fits):
     st.one_of(TREES, st.builds(lambda key, value: WHOLE | {key: value}, st.sampled_from(sorted(WHOLE)), TREES)), TREES
 )
 def test_any_content(tmp_path, content, part):
-    """Taken up by a run as far as it is one of a run with the same configuration; else the run says what is wrong."""
+    """Taken up by a run as far as it is one of a run with the same configuration; else the run reports the error."""
     if isinstance(content, dict) and isinstance(content.get("parts"), dict):
         content = content | {"parts": content["parts"] | {"model": part, "random": part}}
     plant(tmp_path / "resume", saved(content))

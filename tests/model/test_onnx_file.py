@@ -1,4 +1,4 @@
-"""ONNX files: what their header says, half-precision weights, weights beside the file; computed by onnxruntime."""
+"""ONNX files: header, half-precision weights, weights beside the file; computed by onnxruntime."""
 
 import numpy as np
 import pytest

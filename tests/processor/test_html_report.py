@@ -247,7 +247,7 @@ def browser():
 
 
 def probed(browser, page, table, folder):
-    """What a browser makes of ``page``: the probe's answer and what its console says."""
+    """``page`` in a browser: the probe's answer and the console's messages."""
     copy = folder / "probed.html"
     copy.write_text(page.read_text().replace("</body>", PROBE.replace("INDEX", str(table)) + "</body>"))
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]

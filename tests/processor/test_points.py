@@ -111,7 +111,7 @@ def test_numbered_points_are_well_spread():
 
 
 def test_a_search_is_ordered_by_points(gallery, tmp_path):
-    """Features say p2, then p1, then p0; the points of the nearest images say otherwise."""
+    """Features rank p2, then p1, then p0; the points of the nearest images give another order."""
     listed = list_folder(gallery)
     query = str(gallery / "p0" / "a.png")
     known = np.array([[1.0, 0.4 + 0.2 * int(image.identity[1])] for image in listed])

@@ -46,7 +46,7 @@ def test_a_misspelt_word_is_refused_and_not_resumed(tmp_path, word, interrupted)
 
 
 def test_a_folder_that_is_gone_may_have_been_the_start(tmp_path):
-    """The same command resumes, whatever became of the folder that it named."""
+    """The same command resumes, even if the folder that it named is missing."""
     saved(tmp_path / "run", RESUME=str(tmp_path / "gone"))
     run = make_run(tmp_path / "run")
     run.resume(str(tmp_path / "gone"))

@@ -1,4 +1,4 @@
-"""One training at a time in a folder, whatever becomes of the one before."""
+"""One training at a time in a folder, however the earlier one ended."""
 
 import errno
 import fcntl

@@ -103,7 +103,7 @@ def test_ctrl_c_while_torch_is_loaded(tmp_path, command):
 
 
 def test_killed_loader_processes_raise_nowhere():
-    """Torch's handler of SIGCHLD raises in the main thread, whatever that is doing, when a loader process is killed."""
+    """Torch's handler of SIGCHLD raises anywhere in the main thread when a loader process is killed."""
     batches = iter(DataLoader(range(64), num_workers=2))
     next(batches)
     workers, before = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)

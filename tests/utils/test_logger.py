@@ -1,4 +1,4 @@
-"""The terminal and the file say the same."""
+"""The terminal and the file have the same lines."""
 
 import os
 

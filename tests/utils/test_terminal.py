@@ -1,4 +1,4 @@
-"""A run continues whatever its terminal can show, and also without one."""
+"""A run continues with any terminal, and without one."""
 
 import errno
 import io

@@ -13,7 +13,7 @@ RNG = np.random.default_rng(5)
 
 
 def ramp(width, height):
-    """Red grows to the right, green downwards: a pixel says where it is."""
+    """Red grows to the right, green downwards: a pixel encodes its place."""
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     return Image.fromarray(np.stack([x, y, 0 * x + 90], -1).round().astype(np.uint8))
 

@@ -29,7 +29,7 @@ def hands(tmp_path):
 
 @pytest.fixture
 def examine(tmp_path, capsys):
-    """Run the command in this process: its exit status and what it says."""
+    """Run the command in this process: its exit status and output."""
 
     def run(*argv):
         status = main([*map(str, argv), "--sheet", str(tmp_path / "sheet.png")])

@@ -1,4 +1,4 @@
-"""Rules over groups: right numbers, and nothing that Python could run."""
+"""Rules over groups: correct numbers, and no code that Python could run."""
 
 import pytest
 

@@ -146,7 +146,7 @@ def test_trials_share_the_numbering_of_people():
 
 
 def test_a_published_set_is_evaluated_by_the_configured_rule(tmp_path):
-    """All images under one camera: nothing to find by the set's own rule, which must not stand in the way."""
+    """All images under one camera: no match under the set's own rule, which must not apply."""
     root = tmp_path / "Market-1501-v15.09.15"
     plant(root / "bounding_box_train", "0002_c1s1_000451_03.jpg", "0010_c1s1_000001_01.jpg")
     plant(root / "query", "0001_c1s1_001051_00.jpg")

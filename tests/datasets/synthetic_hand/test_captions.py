@@ -1,4 +1,4 @@
-"""Attributes of drawn hands say what was drawn, without another picture."""
+"""Attributes of drawn hands agree with the drawing, without another picture."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Drawn hands are reproducible, identities differ, and telling them apart is neither trivial nor impossible."""
+"""Drawn hands are reproducible, identities differ, and identification is neither trivial nor impossible."""
 
 import csv
 import hashlib
@@ -146,7 +146,7 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_two_processes_drawing_the_same_set_agree(tmp_path, monkeypatch):
-    """The one that comes second finds the folder taken and uses it."""
+    """The second one finds the folder and uses it."""
     original, inside = synthetic_hand._draw_job, []
 
     def overtaken(*arguments):

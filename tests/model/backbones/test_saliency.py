@@ -1,4 +1,4 @@
-"""Where the encoder looks, against a slow attention of its own and against what the network computes."""
+"""Saliency against a slow attention and against the network's own computation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The baseline on backbones of timm: timm's own features, weights from files, checkpoints that come back."""
+"""The baseline on backbones of timm: timm's own features, weights from files, checkpoints read back."""
 
 import json
 

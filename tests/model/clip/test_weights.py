@@ -1,4 +1,4 @@
-"""Reading weights in every form they come in, and refusing what is none."""
+"""Reading every form of weights, and refusing other files."""
 
 import io
 import os

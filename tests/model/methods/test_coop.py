@@ -134,7 +134,7 @@ def test_a_whole_run(hands, tmp_path, stages):
 
 
 def test_marks_of_the_tokenizer_in_a_name_are_refused():
-    """The text encoder would read the sentence up to the name and compare the rest with nothing."""
+    """The text encoder would read the sentence up to the name and ignore the rest."""
     for names, start in ((["anna", "<|endoftext|>"], ""), (["anna", "b"], "A <|startoftext|> of")):
         with pytest.raises(ReIDError, match=r"<\|\w+oftext\|>.*cannot stand inside one"):
             ContextLearner(names, 4, table(), start=start)

@@ -1,4 +1,4 @@
-"""Error rates in the closing table, where people find them."""
+"""Error rates in the closing table."""
 
 import logging
 
@@ -38,7 +38,7 @@ def test_of_several_splits_the_first_is_named():
 
 @pytest.mark.parametrize("value", [0.0, 100.0])
 def test_an_interval_without_width_is_none(value):
-    """Runs before had such intervals where nothing was wrong."""
+    """Earlier runs had such intervals where no error was seen."""
     shown = error_rates({"verification": {"EER": value, "EER interval": [value, value]}})["EER"]
     assert shown == f"{value:.2f} (no spread in the sample)"
 

@@ -142,7 +142,7 @@ def test_a_test_leaves_the_files_of_a_training_that_lost_its_states(tmp_path, tr
 
 
 def queries_of_splits(folder, precisions):
-    """What a run keeps of two random splits, in which a, b and b, c ask; c has no match in the second."""
+    """Average precisions of two random splits with queries a, b and b, c; c has no match in the second."""
     a, b, c = (Record(f"{name}.jpg", pid, 0, 0) for pid, name in enumerate("abc"))
     dataset = SimpleNamespace(
         trials=[QueryGallerySplit(4, [a, b], [c]), QueryGallerySplit(5, [b, c], [a])],

@@ -118,7 +118,7 @@ def test_a_threshold_of_one_set_keeps_its_far_there():
 
 
 def test_scores_close_together_keep_their_rates():
-    """One number added to all features leaves next to nothing of their angles, but hardly changes their order."""
+    """One number added to all features makes their angles tiny, but hardly changes their order."""
     apart, close = verify(*_split(3)), verify(*_split(3, offset=2000.0))
     assert np.ptp(close.scores.scores) < 1e-3 and len(close.curve.far) > 100
     assert close.eer == pytest.approx(apart.eer, abs=0.05)
