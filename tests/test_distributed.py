@@ -275,7 +275,7 @@ def test_killed_stopped_and_resumed(alone, hands, tmp_path):
 
     status, said, _ = launch(tmp_path / "kill", "script", argv=argv, at=3, act="SIGKILL itself")
     assert status and statuses(said) == {0: 2, 1: -9}, said
-    assert said.count("error: another process of this run is gone") == 1
+    assert said.count("error: another process of this run died") == 1
     assert_no_traceback_of_ours(said)
 
     status, said, _ = launch(tmp_path / "stop", "script", argv=argv, at=4, act="SIGTERM torchrun")
