@@ -17,7 +17,7 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 
     Args:
         seed: ``SOLVER.SEED``.
-        deterministic: ask torch for algorithms that give the same bits in each run. Operations that have none only
+        deterministic: let torch choose algorithms that give the same bits in each run. Operations that have none only
             warn. cuBLAS reads its setting when a process first uses the GPU, so call this before.
     """
     random.seed(seed)

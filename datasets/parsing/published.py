@@ -46,7 +46,7 @@ class PublishedDataset(ReIDDataset):
     title: ClassVar[str]
     """Name in messages."""
     source: ClassVar[str]
-    """Citation, project page and whom to ask."""
+    """Citation, project page and whom to contact."""
     folders: ClassVar[tuple[str, ...]]
     """Names, relative to the root, under which the set is looked for; the first is the published code's."""
     marker: ClassVar[str]

@@ -185,7 +185,7 @@ def hub_weights(name: str) -> dict[str, Tensor]:
 
 
 def _reach_hub(repository: str) -> None:
-    """Ask once for weights that are not in the cache; without a network timm would ask a dozen times, for a minute.
+    """Request weights that are not in the cache once; without a network timm tries a dozen times, for a minute.
 
     Raises:
         Exception: the hub cannot be reached, in a class of its own or of the network's.
