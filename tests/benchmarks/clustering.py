@@ -4,7 +4,7 @@
     python -m tests.benchmarks.clustering --identities 20 300 64 --json clustering.json
 
 Random weights and images. The images of one identity are held at a time, so the largest identity sets the peak, and
-Market-1501's has 72 images. By default the batch that is read next (128 images) comes while 71 of them are held.
+Market-1501's has 72 images. By default its last images come in a batch with those of the next identity.
 """
 
 from __future__ import annotations
