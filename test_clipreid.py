@@ -11,8 +11,8 @@ from datasets import add_fields, check_data, make_dataloader, make_dataset, writ
 from model import METHODS, DataFacts, check_method, check_weights, make_test_model, set_execution, use_start
 from processor import check_performance, do_inference, evaluate_targets, finish_run, make_targets, start_run
 from processor.html_report import write_report
-from utils.command_line import run_script
-from utils.distributed import is_main, main_process_first, on_main_process
+from utils.compute.distributed import is_main, main_process_first, on_main_process
+from utils.console.command_line import run_script
 
 
 def test(config_file: str, overrides: Sequence[str]) -> None:

@@ -41,8 +41,8 @@ from processor import (
 )
 from processor.html_report import write_report
 from solver import make_optimizers, make_scheduler
-from utils.command_line import run_script
-from utils.distributed import is_main, main_process_first, on_main_process
+from utils.compute.distributed import is_main, main_process_first, on_main_process
+from utils.console.command_line import run_script
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from configs.main_keys import TEST_KEYS, TRAINING_KEYS
-from utils.arguments import parse_arguments
+from utils.console.arguments import parse_arguments
 
 TRAINING = "Train a method. CLIP-ReID: stage 1 learns a prompt for each identity, stage 2 fine-tunes the image encoder."
 TRAINING_EXAMPLES = (

@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-import utils.early_signals  # noqa: F401 -- Ctrl-C while the packages below are loaded
+import utils.console.early_signals  # noqa: F401 -- Ctrl-C while the packages below are loaded
 from configs import load_config
 from configs.command_lines import test_arguments, training_arguments
+from utils.console.terminal import show
 from utils.errors import EXIT_STATUS, ReIDError
-from utils.terminal import show
 
 SCRIPTS = {
     "train_clipreid": training_arguments,

@@ -10,7 +10,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from configs.defaults import _C
-from utils.arguments import make_parser
+from utils.console.arguments import make_parser
 
 _LINE = re.compile(r"\s*(?:_C\.([\w.]+)|stage\.(\w+)) = .+?  # (.+)")
 

@@ -10,7 +10,7 @@ import yaml
 
 from configs.mappings import mappings_as_text
 from utils.errors import ReIDError
-from utils.text_files import read_text
+from utils.files.text_files import read_text
 
 BASE_KEY = "_BASE_"
 DEPTH = 6

@@ -7,31 +7,31 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
-from datasets.alignment import aligned_images
+import utils.console.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from datasets.bases import ReIDDataset
-from datasets.captions import captions_of
 from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
-from datasets.geometry import AUGMENTATION, point_reader
+from datasets.fields.captions import captions_of
+from datasets.fields.geometry import AUGMENTATION, point_reader
+from datasets.fields.sources import source_reader
+from datasets.fields.textures import texture_reader
 from datasets.hands.folder import HandFolder
 from datasets.hands.hand_11k import Hand11k
 from datasets.hands.hand_fkp import PolyUFKP
 from datasets.hands.hand_hd import HandHD
-from datasets.images import reading_of
 from datasets.listing import Listing
 from datasets.make_dataloader_clipreid import Loaders, make_dataloader
 from datasets.market1501 import Market1501
-from datasets.mirroring import mirrored_images
 from datasets.msmt17 import MSMT17
 from datasets.occ_duke import OccludedDuke
 from datasets.parsing.draws import Draws, keep_fraction
 from datasets.parsing.protocols import Roles
 from datasets.parsing.splits import write_drawn_splits
 from datasets.pattern import PatternDataset
-from datasets.sources import source_reader
+from datasets.reading.alignment import aligned_images
+from datasets.reading.images import reading_of
+from datasets.reading.mirroring import mirrored_images
 from datasets.synthetic_hand.dataset import SyntheticHand
-from datasets.textures import texture_reader
 from datasets.vehicleid import VehicleID
 from datasets.veri import VeRi
 from utils.errors import ReIDError

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from datasets.bases import WARNING, ReIDDataset, some
-from datasets.images import Facts, examine, look_over
-from datasets.levels import file_notes, level_notes, unknown_white
-from datasets.make_dataloader_clipreid import make_sampler, num_workers
-from datasets.mirroring import mirroring_notes
-from utils.distributed import gather_objects, shard_of, world_size
+from datasets.make_dataloader_clipreid import make_sampler
+from datasets.reading.images import Facts, examine, look_over
+from datasets.reading.levels import file_notes, level_notes, unknown_white
+from datasets.reading.mirroring import mirroring_notes
+from datasets.reading.workers import num_workers
+from utils.compute.distributed import gather_objects, shard_of, world_size
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 from utils.words import number_of
 
 if TYPE_CHECKING:

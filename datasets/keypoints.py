@@ -26,7 +26,6 @@ from configs import load_config
 from datasets import make_dataset
 from datasets.bases import some
 from datasets.hands.detector import FoundHand, HandDetector
-from datasets.images import reading_of
 from datasets.parsing.folders import images_below
 from datasets.parsing.keypoints import (
     DEFAULT_FILE,
@@ -36,16 +35,17 @@ from datasets.parsing.keypoints import (
     relative_name,
     write_keypoints,
 )
-from utils.arguments import make_parser
-from utils.checkpoint import write_atomically
-from utils.command_line import run_script
-from utils.cores import usable_cores
+from datasets.reading.images import reading_of
+from utils.compute.cores import usable_cores
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.interrupt import InterruptedRunError, ignore_signals, interrupt_requested
+from utils.console.logger import LOGGER, setup_console
+from utils.console.progress import image_bar
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_atomically
 from utils.images import Reading, read_image
-from utils.interrupt import InterruptedRunError, ignore_signals, interrupt_requested
-from utils.logger import LOGGER, setup_console
 from utils.plots.sheets import QUERY, RIGHT, WRONG, Shown, contact_sheet
-from utils.progress import image_bar
 from utils.words import number_of
 
 EXAMPLES = (

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.bases import Record, ReIDDataset
-from datasets.image_cache import Read, Readers, make_readers, resized_size
-from datasets.images import ImageDataset
+from datasets.caches.image_cache import Read, Readers, make_readers, resized_size
 from datasets.preprocessing import ENLARGED, test_transform, train_transform
+from datasets.reading.images import ImageDataset
+from datasets.reading.workers import num_workers
 from datasets.sampler import EpochBatches, PairBatches, PKBatchSampler, ShuffledBatches
-from utils.cores import usable_cores
-from utils.distributed import local_world_size, shard_of, world_size
+from utils.compute.distributed import shard_of, world_size
+from utils.console.interrupt import ignore_signals
+from utils.console.logger import LOGGER
 from utils.images import read_image
-from utils.interrupt import ignore_signals
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -154,8 +154,3 @@ def _sampler(cfg: CfgNode, dataset: ReIDDataset, batch_size: int, kind: str) -> 
         return PairBatches(pids, batch_size, cfg.SOLVER.SEED, shard_of)
     once = cfg.DATALOADER.EPOCH == "identities"
     return PKBatchSampler(pids, batch_size, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, shard_of, once)
-
-
-def num_workers(cfg: CfgNode) -> int:
-    """``DATALOADER.NUM_WORKERS``, at most one for each usable core; processes on one machine divide them."""
-    return min(cfg.DATALOADER.NUM_WORKERS, max(usable_cores() // local_world_size(), 1))

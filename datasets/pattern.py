@@ -16,7 +16,7 @@ from datasets.parsing.pairs import pair_rows, read_pairs, refuse_roles
 from datasets.parsing.protocols import NamedImage, Roles, assign, training_images
 from datasets.parsing.splits import SplitDataset, SplitRow, require_run
 from utils.errors import ReIDError
-from utils.text_files import nfc
+from utils.files.text_files import nfc
 from utils.words import number_of
 
 IDENTITY_PARTS = ("person", "side", "finger")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from datasets.parsing.published import NamedPhotos, Size, Splits
-from utils.text_files import read_text
+from utils.files.text_files import read_text
 
 KEYPOINT_FILES = ("keypoint_train.txt", "keypoint_test.txt")
 VIEWS = ("front", "rear", "left", "left front", "left rear", "right", "right front", "right rear")

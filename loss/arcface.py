@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 MIN_SINE_SQUARED = 1e-6
 """Below this the sine is constant: a feature exactly on its class weight would get an infinite gradient."""

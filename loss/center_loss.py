@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 def weighted_center(center: CenterLoss, weight: float, features: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 @full_precision

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 def identity_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

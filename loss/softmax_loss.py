@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 class CrossEntropyLabelSmooth(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from utils.compute.precision import full_precision
 from utils.errors import ReIDError
-from utils.precision import full_precision
 
 
 class SupConLoss(nn.Module):

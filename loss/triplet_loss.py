@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Backbones and the methods of re-identification on them."""
 
-import utils.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
+import utils.console.early_signals  # noqa: F401 -- first: Ctrl-C while the packages below are loaded
 from model.base import DataFacts, Method
 from model.clip.alignment import CaptionReader
 from model.execution import set_execution

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from model.backbones.timm_backbone import PREFIX, backbone_name
 from model.clip.weights import read_state_dict
-from utils.arguments import make_parser
-from utils.checkpoint import write_atomically
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
-from utils.logger import LOGGER, setup_console
+from utils.files.checkpoint import write_atomically
 from utils.optional import MissingPackageError, import_optional
 
 EXAMPLES = (

@@ -13,9 +13,9 @@ from model.backbones.vit import Block
 from model.base import Method
 from model.clip.model import Transformer
 from model.layers.batch_norm import synchronise_batch_norm
-from utils.distributed import world_size
+from utils.compute.distributed import world_size
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

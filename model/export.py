@@ -29,11 +29,11 @@ from model.base import Batch, DataFacts, Method
 from model.clip.model import ModifiedResNet, VisionTransformer
 from model.make_model_clipreid import check_weights, make_test_model
 from model.onnx_file import write_onnx
-from utils.arguments import make_parser
-from utils.checkpoint import write_atomically
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
-from utils.logger import LOGGER, setup_console
+from utils.files.checkpoint import write_atomically
 from utils.optional import MissingPackageError, import_optional
 from utils.retrieval.distances import check_metric
 

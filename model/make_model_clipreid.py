@@ -17,8 +17,8 @@ from model.clip.positions import KnownGrid
 from model.clip.weights import is_reid_checkpoint, read_reid_checkpoint, read_state_dict
 from model.loading import load_checkpoint, load_part, load_start
 from model.methods.registry import METHODS
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

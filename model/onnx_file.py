@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.checkpoint import write_atomically
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -23,17 +23,17 @@ from processor.reports.comparison import METHODS_OWN, as_csv, as_markdown, is_pr
 from processor.runs.folder import RunFolder, flatten, kind, read_run
 from processor.runs.run import differing_keys, free_to_change
 from processor.runs.targets import target_configs
-from utils.arguments import make_parser
-from utils.checkpoint import save_json, write_text
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.folder_lock import FolderInUseError, hold_folder, release_folder
+from utils.console.interrupt import EXIT_STATUS as STOPPED_STATUS
+from utils.console.interrupt import InterruptedRunError, check_interrupt, interrupt_requested
+from utils.console.logger import LOGGER, setup_console
+from utils.console.terminal import show
 from utils.errors import ReIDError
-from utils.folder_lock import FolderInUseError, hold_folder, release_folder
-from utils.interrupt import EXIT_STATUS as STOPPED_STATUS
-from utils.interrupt import InterruptedRunError, check_interrupt, interrupt_requested
-from utils.logger import LOGGER, setup_console
-from utils.paths import ShortPaths
-from utils.terminal import show
-from utils.text_files import refuse_pipes
+from utils.files.checkpoint import save_json, write_text
+from utils.files.paths import ShortPaths
+from utils.files.text_files import refuse_pipes
 
 _CONFIGS = "--configs configs/hand/compare/clipreid.yml configs/hand/compare/baseline.yml"
 EXAMPLES = (

@@ -24,22 +24,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs import load_config
-from datasets.alignment import WindowsByName
-from datasets.images import reading_of
-from datasets.make_dataloader_clipreid import num_workers
-from datasets.mirroring import MirroredByName
 from datasets.preprocessing import test_transform
+from datasets.reading.alignment import WindowsByName
+from datasets.reading.images import reading_of
+from datasets.reading.mirroring import MirroredByName
+from datasets.reading.workers import num_workers
 from model import DataFacts, check_weights, make_test_model
 from model.export import TestFeature
 from processor.biometrics.trust import calibration_facts, trusted_calibration
-from utils.biometric.calibration import Calibration, Evidence
-from utils.device import choose_device
+from utils.biometric.scores.calibration import Calibration, Evidence
+from utils.compute.device import choose_device
+from utils.console.interrupt import check_interrupt, ignore_signals
+from utils.console.logger import LOGGER
+from utils.console.progress import image_bar
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Reading, read_image, to_rgb
-from utils.interrupt import check_interrupt, ignore_signals
-from utils.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
-from utils.progress import image_bar
 from utils.retrieval.distances import check_metric
 from utils.windows import Target
 

@@ -22,14 +22,14 @@ from datasets.bases import WARNING
 from datasets.parsing.folders import images_below, note_lost, note_others
 from datasets.parsing.tables import csv_text
 from processor.embedder import Embedder, load_embedder
-from utils.arguments import make_parser
-from utils.checkpoint import new_array, save_json, write_text
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.folder_lock import folder_held
+from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
-from utils.folder_lock import folder_held
+from utils.files.checkpoint import new_array, save_json, write_text
+from utils.files.text_files import nfc, read_text
 from utils.images import IMAGE_SUFFIXES, Windows
-from utils.logger import LOGGER, setup_console
-from utils.text_files import nfc, read_text
 
 EXAMPLES = (
     "python -m processor.extract --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "

@@ -23,11 +23,11 @@ from configs import load_config
 from model.clip.hands_clip import CARD, COMMAND, FILE, card, packed, start_tensors
 from model.clip.weights import read_state_dict
 from processor.runs.folder import read_metrics
-from utils.arguments import make_parser
-from utils.checkpoint import save_json, write_atomically
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
-from utils.logger import LOGGER, setup_console
+from utils.files.checkpoint import save_json, write_atomically
 
 RECIPES = {"plain": "configs/hand/hands_clip.yml", "detailed": "configs/hand/hands_clip_details.yml"}
 """Of the two parts, by the names of their folders."""

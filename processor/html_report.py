@@ -20,15 +20,15 @@ from processor.reports.comparison import paired_difference, same_queries, seeds_
 from processor.reports.error_rates import COLUMNS, error_rates
 from processor.reports.sentences import sentences_section
 from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, below_start, flatten, kind, read_run
-from utils.arguments import make_parser
-from utils.checkpoint import write_text
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
+from utils.console.terminal import show
 from utils.errors import ReIDError
-from utils.logger import LOGGER, setup_console
-from utils.paths import ShortPaths
+from utils.files.checkpoint import write_text
+from utils.files.paths import ShortPaths
 from utils.plots.biometric import CHARTS
 from utils.plots.html import escape, folded, page, picture, table
-from utils.terminal import show
 
 EXAMPLES = (
     "python -m processor.html_report output/hand/demo",

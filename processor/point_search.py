@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from datasets.point_cache import PointCache, PointReader
-from datasets.record_cache import make_room
+from datasets.caches.point_cache import PointCache, PointReader
+from datasets.caches.record_cache import make_room
 from utils.images import Reading, read_image
 from utils.plots.points import Compared, in_words, points_chart
 from utils.retrieval.points import Points, agreeing_points, find_points

@@ -27,17 +27,17 @@ import numpy as np
 from PIL import Image
 
 from processor.extract import Listed, list_folder
-from utils.arguments import make_parser
-from utils.checkpoint import write_atomically
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
+from utils.console.progress import image_bar
+from utils.console.terminal import show
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_atomically
+from utils.files.text_files import printable
 from utils.images import Reading, read_image
-from utils.logger import LOGGER, setup_console
 from utils.plots.points import Compared, in_words, points_chart
-from utils.progress import image_bar
 from utils.retrieval.points import Agreement, Points, agreeing_points, find_points, require_opencv
-from utils.terminal import show
-from utils.text_files import printable
 
 EXAMPLES = (
     "python -m processor.points data/hands/test/query/ann/1.jpg data/hands/test/gallery/ann/2.jpg "

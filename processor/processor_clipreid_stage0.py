@@ -14,15 +14,15 @@ from torch.utils.data import DataLoader
 
 from model.base import Method, Stage
 from model.clip.alignment import clip_tensors
-from processor.evaluation import Evaluation
 from processor.processor_clipreid_stage2 import do_train_stage2
 from processor.reports.tables import note_sentences
 from processor.runs.run import Run
-from processor.text_matching import sentence_results
-from processor.train_set import PlainImages
-from processor.training_loop import Scheduler
-from utils.checkpoint import write_atomically
-from utils.logger import LOGGER
+from processor.testing.evaluation import Evaluation
+from processor.testing.text_matching import sentence_results
+from processor.training.train_set import PlainImages
+from processor.training.training_loop import Scheduler
+from utils.console.logger import LOGGER
+from utils.files.checkpoint import write_atomically
 from utils.metrics import RankingMetrics
 from utils.optional import MissingPackageError, import_optional
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Sentences(Protocol):
-    """See :class:`datasets.captions.Captions`."""
+    """See :class:`datasets.fields.captions.Captions`."""
 
     def draw(self, path: str, seed: int) -> str: ...
 

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from model.base import Batch, Method, Outputs, Progress, Stage
-from processor.alignment import StageAlignment
 from processor.runs.run import Run
-from processor.train_set import PlainImages
-from processor.training_loop import Scheduler, StagePlan, due, train_epochs
-from utils.checkpoint import model_file, save_model
+from processor.training.alignment import StageAlignment
+from processor.training.train_set import PlainImages
+from processor.training.training_loop import Scheduler, StagePlan, due, train_epochs
+from utils.files.checkpoint import model_file, save_model
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

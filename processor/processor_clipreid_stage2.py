@@ -13,15 +13,15 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from model.base import Batch, Method, Progress, Stage
-from processor.alignment import StageAlignment
-from processor.evaluation import Evaluation, evaluate_model, validate_model
 from processor.runs.run import Run
-from processor.train_set import PlainImages
-from processor.train_step import Encoder
-from processor.training_loop import Scheduler, StagePlan, due, train_epochs
-from utils.checkpoint import load_model, model_file, save_model
-from utils.distributed import on_main_process, share_from_main
-from utils.logger import LOGGER
+from processor.testing.evaluation import Evaluation, evaluate_model, validate_model
+from processor.training.alignment import StageAlignment
+from processor.training.train_set import PlainImages
+from processor.training.train_step import Encoder
+from processor.training.training_loop import Scheduler, StagePlan, due, train_epochs
+from utils.compute.distributed import on_main_process, share_from_main
+from utils.console.logger import LOGGER
+from utils.files.checkpoint import load_model, model_file, save_model
 from utils.metrics import RankingMetrics
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def do_inference(
     dataset: ReIDDataset,
     run: Run,
 ) -> Evaluation | None:
-    """Test ``model`` on query and gallery of each trial; see :func:`processor.evaluation.evaluate_model`."""
+    """Test ``model`` on query and gallery of each trial; see :func:`processor.testing.evaluation.evaluate_model`."""
     trials = dataset.trials
     times = f", {len(trials)} random splits of {len(loader.dataset)} images" if len(trials) > 1 else ""
     LOGGER.info("evaluation: %d query and %d gallery images%s", len(trials[0].query), len(trials[0].gallery), times)
@@ -189,6 +189,6 @@ def do_inference(
 def do_validation(
     cfg: CfgNode, model: Method, loader: DataLoader, trial: QueryGallerySplit[Record], run: Run
 ) -> RankingMetrics:
-    """Rank the images that were held out of training; see :func:`processor.evaluation.validate_model`."""
+    """Rank the images that were held out of training; see :func:`processor.testing.evaluation.validate_model`."""
     LOGGER.info("validation: %d held-out images against %d", len(trial.query), len(trial.gallery))
     return validate_model(cfg, model, loader, trial, run)

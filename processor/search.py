@@ -32,22 +32,22 @@ from datasets.parsing.tables import csv_text
 from model.sentences import sentence_encoder
 from processor.extract import Listed, extract, list_folder, open_embedder
 from processor.point_search import Detail
-from utils.arguments import make_parser
-from utils.biometric.calibration import Calibration
 from utils.biometric.confidence import rule_of_3
 from utils.biometric.error_rates import FEWEST_FALSE_MATCHES
+from utils.biometric.scores.calibration import Calibration
 from utils.biometric.verification import percent, verify
-from utils.checkpoint import write_text
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
+from utils.console.terminal import show_results
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_text
+from utils.files.text_files import printable
 from utils.images import AS_STORED, IMAGE_SUFFIXES, Reading, read_image
-from utils.logger import LOGGER, setup_console
 from utils.metrics import Features
 from utils.plots.html import escape, page, picture_of, table, thumbnail
 from utils.retrieval.points import require_opencv
 from utils.retrieval.search import SEARCHES, require_faiss
-from utils.terminal import show_results
-from utils.text_files import printable
 
 _ENROLLED = (
     "python -m processor.search --config_file configs/hand/demo.yml TEST.WEIGHT output/hand/demo/RN-Small_16.pth "
@@ -202,7 +202,7 @@ def _labelled(gallery: np.ndarray, listed: Sequence[Listed]) -> Features:
 def as_text(answers: Sequence[Answer]) -> str:
     """Columns for people, then the verdict on each query and what the false accept rate means.
 
-    See :func:`utils.text_files.printable` for names that are no plain text.
+    See :func:`utils.files.text_files.printable` for names that are no plain text.
     """
     columns = _columns(answers)
     rows = [columns]

@@ -11,13 +11,13 @@ from datasets import add_fields, check_data, make_dataloader, make_dataset, writ
 from datasets.bases import ReIDDataset
 from model import METHODS
 from model.base import Method
-from processor.biometrics.measure import by_protocol
 from processor.processor_clipreid_stage2 import do_inference
 from processor.runs.run import Run, fingerprint
 from processor.runs.targets import target_configs
-from utils.distributed import is_main, main_process_first, on_main_process
+from processor.testing.biometrics import by_protocol
+from utils.compute.distributed import is_main, main_process_first, on_main_process
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def silent_log():
     """No test inherits the log of the one before it, whichever that was: the processes share the tests as they come."""
     yield
-    from utils.logger import close_logger
+    from utils.console.logger import close_logger
 
     close_logger()
 

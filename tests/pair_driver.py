@@ -16,13 +16,21 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-import processor.evaluation
-import processor.train_step
+import processor.testing.evaluation
+import processor.training.train_step
 import test_clipreid
 import train_clipreid
 from model.layers.batch_norm import in_front_of_seam, synchronise_batch_norm
-from utils import distributed
-from utils.distributed import average_gradients, gather_batch, is_main, joined_processes, rank, shard_of, sharded
+from utils.compute import distributed
+from utils.compute.distributed import (
+    average_gradients,
+    gather_batch,
+    is_main,
+    joined_processes,
+    rank,
+    shard_of,
+    sharded,
+)
 from utils.errors import ReIDError
 
 ROWS = np.random.default_rng(0).normal(size=(7, 5))
@@ -125,8 +133,10 @@ def fail():
 def everything(runs):
     """:func:`primitives`, then train and test each of ``runs`` as the scripts do; images encoded in each evaluation."""
     found, seen = primitives(), []
-    count = processor.evaluation.gather_on_main
-    processor.evaluation.gather_on_main = lambda batches: seen.append(sum(len(b[1]) for b in batches)) or count(batches)
+    count = processor.testing.evaluation.gather_on_main
+    processor.testing.evaluation.gather_on_main = lambda batches: (
+        seen.append(sum(len(b[1]) for b in batches)) or count(batches)
+    )
     for script, file, options in runs:
         (train_clipreid.train if script == "train" else test_clipreid.test)(file, options)
     return found, seen
@@ -134,7 +144,7 @@ def everything(runs):
 
 def script(argv, at=0, act="", who=1):
     """A training as its user starts it. Process ``who`` does ``act`` at its ``at``-th step."""
-    losses, steps = processor.train_step.TrainStep._result, iter(range(1, 10**6))
+    losses, steps = processor.training.train_step.TrainStep._result, iter(range(1, 10**6))
 
     def disturbed(self, batch, at_step):
         if next(steps) == at and rank() == who:
@@ -145,7 +155,7 @@ def script(argv, at=0, act="", who=1):
             time.sleep(1)  # until torchrun has passed it on
         return losses(self, batch, at_step)
 
-    processor.train_step.TrainStep._result = disturbed
+    processor.training.train_step.TrainStep._result = disturbed
     return train_clipreid.main(argv)
 
 

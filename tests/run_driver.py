@@ -24,9 +24,9 @@ from pathlib import Path
 
 import torch
 
-import processor.evaluation
-import processor.train_set
-import processor.train_step
+import processor.testing.evaluation
+import processor.training.train_set
+import processor.training.train_step
 import test_clipreid
 import train_clipreid
 
@@ -102,9 +102,9 @@ class Events:
 
     def install(self):
         place = "step: stage {2.stage} epoch {2.epoch}, iteration {2.iteration}"
-        self.around(processor.train_step.TrainStep, "_result", place)
-        self.around(processor.evaluation, "check_interrupt", "evaluation")
-        self.around(processor.train_set, "check_interrupt", "features")
+        self.around(processor.training.train_step.TrainStep, "_result", place)
+        self.around(processor.testing.evaluation, "check_interrupt", "evaluation")
+        self.around(processor.training.train_set, "check_interrupt", "features")
         self.around(os, "replace", "before naming {1}", "after naming {1}")
         save = torch.save
 

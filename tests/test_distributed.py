@@ -16,7 +16,7 @@ import train_clipreid
 from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests import pair_driver
 from tests.toy_hands import make_toy_hands, write_config
-from utils.logger import close_logger
+from utils.console.logger import close_logger
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

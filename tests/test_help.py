@@ -8,7 +8,7 @@ from configs import get_defaults
 from configs.main_keys import TEST_KEYS, TRAINING_KEYS
 from processor.runs.folder import flatten
 from tests.commands import command_of, commands, lines_of, parse, split_line
-from utils.arguments import make_parser
+from utils.console.arguments import make_parser
 
 COMMANDS = commands()
 

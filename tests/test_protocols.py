@@ -15,9 +15,9 @@ import train_clipreid
 from configs import load_config
 from datasets import make_dataset
 from datasets.listing import Listing
-from processor import evaluation as evaluation_module
+from processor.testing import evaluation as evaluation_module
 from tests.toy_hands import make_toy_hands, toy_hand, write_config
-from utils.logger import close_logger
+from utils.console.logger import close_logger
 
 PEOPLE = [*range(6), *range(1060, 1065)]
 PROTOCOL = ["DATASETS.NAMES", "hand_11k", "TEST.METRIC", "cosine"]

@@ -13,7 +13,7 @@ import torch
 
 from tests.run_client import ROOT, Runs
 from tests.toy_hands import make_toy_hands
-from tests.utils.test_folder_lock import HOLDER
+from tests.utils.console.test_folder_lock import HOLDER
 
 KILL = "signal SIGKILL"
 KILLED = -signal.SIGKILL

@@ -12,7 +12,7 @@ from datasets.parsing.folders import images_below, note_lost, note_others, scan
 from datasets.parsing.splits import SplitDataset, SplitRow, inside
 from datasets.parsing.tables import read_table
 from utils.errors import ReIDError
-from utils.text_files import nfc
+from utils.files.text_files import nfc
 from utils.words import number_of
 
 TREE = (

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.images import Facts, facts_of, look_over, refusal
+from datasets.reading.images import Facts, facts_of, look_over, refusal
 from utils.images import AS_STORED, Reading, decode
 
 SIDE = 16

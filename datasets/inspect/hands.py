@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.alignment import downwards
 from datasets.bases import ReIDDataset, some
 from datasets.parsing.keypoints import HAND, KeyPointFile, KeyPoints
+from datasets.reading.alignment import downwards
 from utils.plots.sheets import WRONG, Shown, contact_sheet
 from utils.words import number_of
 

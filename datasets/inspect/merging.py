@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.bases import WARNING, ReIDDataset, some
+from datasets.fields.sources import SOURCE
 from datasets.parsing.splits import SplitDataset, SplitRow, split_of
-from datasets.sources import SOURCE
 from utils.errors import ReIDError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

@@ -18,8 +18,8 @@ from datasets.bases import ReIDDataset, some
 from datasets.inspect.naming import Proposal, folder_kind, propose
 from datasets.parsing.expressions import Rule
 from datasets.parsing.folders import images_below, note_lost, note_others
-from utils.checkpoint import write_text
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_text
 
 RECIPES = Path(configs.__file__).parent / "hand" / "sets"
 BASE = Path(configs.__file__).parent / "hand" / "vit_clipreid.yml"

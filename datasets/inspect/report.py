@@ -18,23 +18,23 @@ from yacs.config import CfgNode
 from configs import load_config
 from datasets import make_dataset
 from datasets.bases import WARNING, Record, ReIDDataset, UselessDataError, some
-from datasets.images import Facts, reading_of
 from datasets.inspect.changes import copies_to_drop, with_validation_people
 from datasets.inspect.fingerprints import NEAR_IDENTICAL, Fingerprint, fingerprints, similar_pairs
 from datasets.inspect.hands import report_lines, suspect_sheet, suspects
 from datasets.inspect.merging import merged, named_sources
 from datasets.inspect.mixtures import mixed_identities
 from datasets.inspect.proposal import Proposed, propose_dataset, write_config
-from datasets.levels import file_notes, level_notes, unknown_white
-from datasets.make_dataloader_clipreid import num_workers
 from datasets.parsing.keypoints import DEFAULT_FILE, keypoints_of
 from datasets.parsing.splits import split_of, write_split
-from utils.arguments import make_parser
-from utils.checkpoint import write_atomically
-from utils.command_line import run_script
+from datasets.reading.images import Facts, reading_of
+from datasets.reading.levels import file_notes, level_notes, unknown_white
+from datasets.reading.workers import num_workers
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.terminal import show, show_results
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_atomically
 from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet
-from utils.terminal import show, show_results
 from utils.words import number_of
 
 EXAMPLES = (

@@ -11,7 +11,7 @@ import yaml
 
 from datasets.bases import some
 from utils.errors import ReIDError
-from utils.text_files import nfc
+from utils.files.text_files import nfc
 
 EXAMPLE = "for example {session: 1, sample: 1-3}, {person: 1-150}, {side: [l, L]} or {person: 50%}"
 

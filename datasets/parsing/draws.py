@@ -10,7 +10,7 @@ from typing import NamedTuple
 from datasets.bases import ReIDDataset, some
 from datasets.parsing.splits import SplitRow, require_run, take_one_each
 from utils.errors import ReIDError
-from utils.text_files import nfc
+from utils.files.text_files import nfc
 
 
 class Draws(NamedTuple):

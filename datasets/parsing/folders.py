@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from datasets.bases import WARNING, some
 from utils.errors import ReIDError, unreadable_folder
+from utils.files.text_files import nfc
 from utils.images import IMAGE_SUFFIXES
-from utils.text_files import nfc
 from utils.words import number_of
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})

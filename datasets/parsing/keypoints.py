@@ -31,9 +31,9 @@ import numpy.typing as npt
 
 from datasets.bases import ReIDDataset, some
 from datasets.parsing.tables import Row, csv_text, read_table
-from utils.checkpoint import write_text
 from utils.errors import ReIDError
-from utils.text_files import nfc, refuse_pipes
+from utils.files.checkpoint import write_text
+from utils.files.text_files import nfc, refuse_pipes
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

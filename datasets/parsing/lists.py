@@ -10,8 +10,8 @@ from typing import NamedTuple
 from datasets.bases import some
 from datasets.parsing.folders import spelled
 from utils.errors import ReIDError
+from utils.files.text_files import nfc, read_text
 from utils.images import IMAGE_SUFFIXES
-from utils.text_files import nfc, read_text
 
 FORM = "expected lines 'path label', such as 'session1/00001.bmp 0', or the header class,idx and lines '0,path'"
 _LINE = re.compile(r"(?P<path>.*\S)(?:\s*[,;]\s*|\s+)(?P<label>\S+)")

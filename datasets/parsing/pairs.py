@@ -12,7 +12,7 @@ from datasets.parsing.folders import spelled
 from datasets.parsing.protocols import NamedImage, Roles
 from datasets.parsing.splits import SplitRow, inside
 from utils.errors import ReIDError
-from utils.text_files import read_text
+from utils.files.text_files import read_text
 
 FORMS = (
     "expected two image paths and a label in each line, 'a.png b.png 1' or 'a.png,b.png,1' with 1 for the same "

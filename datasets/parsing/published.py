@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 from datasets.bases import Photo, QueryGallerySplit, ReIDDataset, some
 from datasets.parsing.folders import find_root, note_others, scan
 from utils.errors import ReIDError
-from utils.text_files import read_text
+from utils.files.text_files import read_text
 from utils.words import number_of
 
 

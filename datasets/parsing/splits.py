@@ -17,11 +17,11 @@ from typing import ClassVar, NamedTuple
 from datasets.bases import Pair, Photo, QueryGallerySplit, Record, ReIDDataset, some
 from datasets.parsing.attributes import named_attributes
 from datasets.parsing.tables import Row, csv_text, is_text, label_numbers, read_table
-from utils.checkpoint import write_text
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_text
+from utils.files.text_files import nfc
 from utils.images import Box
-from utils.logger import LOGGER
-from utils.text_files import nfc
 from utils.words import number_of
 
 SPLITS = ("train", "val", "query", "gallery")

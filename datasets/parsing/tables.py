@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.errors import ReIDError
-from utils.text_files import read_text
+from utils.files.text_files import read_text
 
 _LONGEST_NUMBER = 100
 """Digits up to which a label counts as a number; Python refuses to read numbers of some thousands."""

@@ -24,9 +24,9 @@ from datasets.parsing.keypoints import DEFAULT_FILE, KeyPoints, write_keypoints
 from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand, make_pose
 from datasets.synthetic_hand.captions import drawn_attributes
 from datasets.synthetic_hand.drawing import draw_hand
-from utils.cores import usable_cores
+from utils.compute.cores import usable_cores
+from utils.console.interrupt import ignore_signals
 from utils.errors import ReIDError
-from utils.interrupt import ignore_signals
 
 VERSION = 2
 """Raised whenever the drawing changes, so that pictures of two generators never mix."""
@@ -71,7 +71,7 @@ class SyntheticHand(HandFolder):
 
     Attributes of each picture are visible ones: ``side``, ``hand``, ``skin``, ``build``, ``fingers``,
     ``pose``, ``marks``, ``table``, ``veins`` and ``nails`` of a back, ``lines`` of a palm. Sentences are made of them
-    (:mod:`datasets.captions`).
+    (:mod:`datasets.fields.captions`).
 
     Protocol: every query is searched in the whole gallery, of both aspects; there are no cameras, and
     nothing is ignored.

@@ -19,10 +19,10 @@ from configs import load_config
 from datasets import make_dataset
 from datasets.synthetic_hand.dataset import identity_hand
 from datasets.synthetic_hand.drawing import draw_texture
-from utils.arguments import make_parser
-from utils.command_line import run_script
+from utils.console.arguments import make_parser
+from utils.console.command_line import run_script
+from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
-from utils.logger import LOGGER, setup_console
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -23,8 +23,8 @@ from model.clip.shapes import (
     shape_of_weights,
 )
 from model.clip.weights import clip_weights, read_state_dict
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

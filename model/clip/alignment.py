@@ -17,9 +17,9 @@ from loss.info_nce import info_nce
 from model.base import Terms, TextTower
 from model.clip.prompts import encode_tokens
 from model.clip.simple_tokenizer import refuse_marks, tokenize
-from utils.distributed import sharded
+from utils.compute.distributed import sharded
+from utils.compute.precision import widened
 from utils.errors import ReIDError
-from utils.precision import widened
 
 
 class CaptionReader:

@@ -18,8 +18,8 @@ from model.clip.model import make_image_encoder
 from model.clip.seeded import SEEDED, start_values, without_start
 from model.clip.shapes import ARCHITECTURES
 from utils.errors import ReIDError
+from utils.files.text_files import read_text
 from utils.optional import import_optional
-from utils.text_files import read_text
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

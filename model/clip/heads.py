@@ -12,7 +12,7 @@ from torch import Tensor
 from model.clip.hub import CONFIGURATIONS
 from model.clip.shapes import HEAD_WIDTH, PUBLISHED_WIDTHS, WIDER_HEADS
 from utils.errors import ReIDError
-from utils.text_files import read_text
+from utils.files.text_files import read_text
 
 HUGGING_FACE = {
     "vision": "vision_model.embeddings.class_embedding",

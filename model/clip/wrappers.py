@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 from utils.words import number_of
 
 GROUPS = ("state_dict", "model_state_dict", "model")

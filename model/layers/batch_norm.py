@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.distributed import stack_over_processes, world_size
+from utils.compute.distributed import stack_over_processes, world_size
+from utils.compute.precision import widened
 from utils.errors import ReIDError
-from utils.precision import widened
 
 _SYNCHRONISED = {nn.BatchNorm1d: "1d", nn.BatchNorm2d: "2d", nn.BatchNorm3d: "3d"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 class RelationGate(nn.Module):

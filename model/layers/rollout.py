@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 
 @full_precision

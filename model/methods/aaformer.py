@@ -13,8 +13,8 @@ from model.backbones.vit import SIZES, Block, ViT, patch_grid
 from model.base import Batch, DataFacts, Outputs, Progress
 from model.methods.local import LocalReID
 from model.methods.requirements import linear_classifiers
+from utils.compute.precision import full_precision
 from utils.errors import ReIDError
-from utils.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

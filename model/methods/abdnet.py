@@ -16,7 +16,7 @@ from model.layers.attention import ChannelAttention, PositionAttention
 from model.layers.heads import accuracy
 from model.methods.id_triplet import IDTripletMethod
 from model.methods.requirements import divisible_height, loss_options
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

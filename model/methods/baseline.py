@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from loss import Criterion, make_loss
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
 from model.layers.heads import accuracy
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

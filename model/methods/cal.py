@@ -13,7 +13,7 @@ from model.backbones.resnet import ResNet
 from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

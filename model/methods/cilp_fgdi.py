@@ -16,10 +16,10 @@ from model.clip.prompts import context_tokens
 from model.clip.simple_tokenizer import encode, tokenize
 from model.methods.baseline import ImageReID, accuracy
 from model.methods.clipreid import CLIPReID
-from utils.distributed import sharded
+from utils.compute.distributed import sharded
+from utils.compute.precision import full_precision, widened
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
-from utils.precision import full_precision, widened
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -14,9 +14,9 @@ from model.clip.alignment import Alignment
 from model.clip.prompts import PromptLearner, check_sentence, context_tokens, sentence_features, text_of
 from model.layers.heads import accuracy
 from model.methods.baseline import ImageReID
-from utils.distributed import sharded
+from utils.compute.distributed import sharded
+from utils.compute.precision import widened
 from utils.errors import ReIDError
-from utils.precision import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

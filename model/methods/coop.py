@@ -16,9 +16,9 @@ from model.clip.prompts import text_of
 from model.clip.simple_tokenizer import encode, refuse_marks, tokenize
 from model.layers.heads import accuracy
 from model.methods.baseline import ImageReID
-from utils.distributed import sharded
+from utils.compute.distributed import sharded
+from utils.compute.precision import widened
 from utils.errors import ReIDError
-from utils.precision import widened
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -10,8 +10,8 @@ from loss import SupConLoss, contrast_terms
 from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Terms, TextTower
 from model.clip.prompts import Template, check_sentence, context_tokens, text_of
 from model.methods.baseline import ImageReID
-from utils.distributed import sharded
-from utils.precision import widened
+from utils.compute.distributed import sharded
+from utils.compute.precision import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

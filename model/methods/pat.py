@@ -13,8 +13,8 @@ from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
 from model.methods.id_triplet import IDTripletMethod
 from model.methods.requirements import loss_options
+from utils.compute.precision import full_precision
 from utils.errors import ReIDError
-from utils.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

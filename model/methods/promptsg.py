@@ -16,9 +16,9 @@ from model.clip.simple_tokenizer import tokenize
 from model.layers.heads import make_classifier, make_neck
 from model.methods.baseline import accuracy
 from model.methods.requirements import linear_classifiers
-from utils.distributed import sharded
+from utils.compute.distributed import sharded
+from utils.compute.precision import widened
 from utils.errors import ReIDError
-from utils.precision import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,8 @@ from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
 from model.layers.heads import accuracy
 from model.methods.id_triplet import IDTripletMethod
 from model.methods.requirements import loss_options
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

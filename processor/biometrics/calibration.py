@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from processor.biometrics.setting import Section, Setting
-from utils.biometric.calibration import RULES, Calibration, calibrate
 from utils.biometric.confidence import bounded
 from utils.biometric.error_rates import Tally
-from utils.biometric.likelihood import (
+from utils.biometric.scores.calibration import RULES, Calibration, calibrate
+from utils.biometric.scores.likelihood import (
     cllr,
     empirical_cross_entropy,
     misleading,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from processor.biometrics.setting import Section, Setting, intervals_of
+from utils.biometric.bootstrap.replicates import resample_identification, resample_verification
 from utils.biometric.confidence import Interval, bounded
-from utils.biometric.intervals import resample_identification, resample_verification
 from utils.biometric.verification import VerificationMetrics, with_interval
 from utils.metrics import RankingMetrics
 

@@ -11,8 +11,8 @@ import torch
 from processor.biometrics.setting import Section, Setting
 from utils.biometric.confidence import bounded
 from utils.biometric.error_rates import tally
-from utils.biometric.fusion import Fusion, fit_fusion
 from utils.biometric.pair_scores import score_blocks
+from utils.biometric.scores.fusion import Fusion, fit_fusion
 from utils.biometric.templates import choose_images, mean_features
 from utils.biometric.verification import with_interval
 from utils.errors import ReIDError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from processor.biometrics.setting import Section, Setting
-from utils.biometric.bootstrap import interval
+from utils.biometric.bootstrap.subjects import interval
 from utils.biometric.confidence import bounded
 from utils.biometric.group_counts import UnitCounts, count_units, number_units
 from utils.biometric.groups import GroupErrors, gini, worst_over_best

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from processor.biometrics.training import TrainingFeatures
-from utils.biometric.fusion import Fusion, fit_fusion
-from utils.checkpoint import save_json
+from utils.biometric.scores.fusion import Fusion, fit_fusion
 from utils.errors import ReIDError
+from utils.files.checkpoint import save_json
 
 PARTS = ("cosine", "log(1 + points)", "phase-only correlation")
 MOST_PAIRS = {"genuine": 2000, "impostor": 4000}

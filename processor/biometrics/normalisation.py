@@ -9,8 +9,8 @@ import torch
 from processor.biometrics.errors import bounded_rates, numbers_of_people, verification_record
 from processor.biometrics.setting import Section, Setting
 from utils.biometric.comparisons import Comparisons
-from utils.biometric.normalisation import Spread, cohort_spread, default_top, normalise, sample_rows
 from utils.biometric.pair_scores import score_blocks
+from utils.biometric.scores.normalisation import Spread, cohort_spread, default_top, normalise, sample_rows
 from utils.biometric.verification import verify_comparisons, with_interval
 from utils.retrieval.distances import Features
 

@@ -9,10 +9,10 @@ import torch
 
 from processor.biometrics.errors import WITHOUT_ERRORS, bounded_intervals
 from processor.biometrics.setting import Section, Setting, intervals_of, masked
+from utils.biometric.bootstrap.open_set import resample_searches
 from utils.biometric.confidence import Interval, bounded
 from utils.biometric.error_rates import RULE_OF_30
 from utils.biometric.open_set import Searches, draw_enrolled, search_people
-from utils.biometric.open_set_bootstrap import resample_searches
 from utils.biometric.verification import with_interval
 from utils.words import number_of
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from processor.biometrics.setting import Section
 from processor.runs.run import Run
-from utils.checkpoint import write_atomically, write_text
+from utils.files.checkpoint import write_atomically, write_text
 from utils.plots.biometric import CHARTS, rate_chart
 from utils.plots.curves import save_figure
 

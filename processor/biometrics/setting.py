@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from processor.runs.folder import read_metrics
-from utils.biometric.bootstrap import Subjects, centred, draw_people, interval, number_subjects
+from utils.biometric.bootstrap.subjects import Subjects, centred, draw_people, interval, number_subjects
 from utils.biometric.comparisons import Comparisons, Crossing, listed_blocks
 from utils.biometric.confidence import Interval
 from utils.biometric.counting import Blocks
 from utils.biometric.pair_scores import paired_scores
 from utils.biometric.protocols import Pairs, fvc
 from utils.biometric.verification import VerificationMetrics, verify_comparisons
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 from utils.retrieval.distances import Features
 from utils.retrieval.local_order import LocalScores
 

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from datasets.images import ImageDataset
+from datasets.reading.images import ImageDataset
 from model.base import Batch, Method
 from processor.biometrics.setting import person_of
 from utils.biometric.comparisons import Crossing
+from utils.console.interrupt import check_interrupt
+from utils.console.progress import counted
 from utils.errors import ReIDError
-from utils.interrupt import check_interrupt
-from utils.progress import counted
 from utils.retrieval.distances import Features
 
 if TYPE_CHECKING:

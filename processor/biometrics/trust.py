@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.biometric.calibration import Calibration, load_calibration
+from utils.biometric.scores.calibration import Calibration, load_calibration
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from processor.runs.run import Run
-from utils.distributed import is_main
-from utils.logger import LOGGER
+from utils.compute.distributed import is_main
+from utils.console.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
 from utils.plots.curves import save_figure, training_curves
 

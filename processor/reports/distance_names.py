@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.checkpoint import write_text
-from utils.logger import LOGGER
+from utils.console.logger import LOGGER
+from utils.files.checkpoint import write_text
 
 if TYPE_CHECKING:
     from datasets.bases import ReIDDataset

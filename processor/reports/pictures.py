@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from model.base import Batch, Method
-from processor.evaluation import Evaluation
-from utils.checkpoint import write_atomically
+from processor.testing.evaluation import Evaluation
+from utils.console.interrupt import InterruptedRunError
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_atomically
+from utils.files.text_files import printable
 from utils.images import read_image
-from utils.interrupt import InterruptedRunError
-from utils.logger import LOGGER
 from utils.plots.curves import cmc_chart, embedding_chart, error_chart, save_figure, score_chart, similarity_chart
 from utils.plots.projection import embed_in_plane
 from utils.plots.sheets import Answer, Ranking, Seen, ranking_sheet, saliency_sheet
 from utils.retrieval.identities import JUNK
-from utils.text_files import printable
 
 if TYPE_CHECKING:
     from PIL import Image

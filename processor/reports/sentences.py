@@ -8,11 +8,11 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from processor.prompt_words import CAUTION, FILE
+from processor.reports.prompt_words import CAUTION, FILE
 from processor.runs.folder import RunFolder
 from utils.errors import ReIDError
+from utils.files.text_files import read_text
 from utils.plots.html import escape, folded, table
-from utils.text_files import read_text
 
 COLUMNS = {
     "sentence_accuracy": ("own sentence is nearest (% of clean training images)", 100),
@@ -21,7 +21,7 @@ COLUMNS = {
     "length_product": ("lengths of image and text features, multiplied", 1),
     "alignment_left": ("alignment left (%)", 100),
 }
-"""Titles and factors of what :mod:`processor.alignment` measures."""
+"""Titles and factors of what :mod:`processor.training.alignment` measures."""
 
 
 def sentences_section(run: RunFolder) -> str:

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model.base import Method
-from processor.biometrics.measure import by_protocol, measure
 from processor.biometrics.performance import performance_record, write_performance
-from processor.evaluation import Evaluation
 from processor.reports.curves import write_curves
 from processor.reports.distance_names import write_distance_names
 from processor.reports.environment import environment
@@ -22,10 +20,12 @@ from processor.reports.error_rates import MISSING, error_rates
 from processor.reports.pictures import remove_pictures, write_pictures
 from processor.runs.folder import back_up, below_start, kind, read_metrics
 from processor.runs.run import Run, fingerprint
-from processor.text_matching import text_results
-from utils.checkpoint import model_file, save_json, write_atomically
+from processor.testing.biometrics import by_protocol, measure
+from processor.testing.evaluation import Evaluation
+from processor.testing.text_matching import text_results
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
+from utils.files.checkpoint import model_file, save_json, write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -238,7 +238,7 @@ def note_text_results(
 
 
 def note_sentences(cfg: CfgNode, run: Run, dataset: ReIDDataset, when: str, found: Mapping[str, dict]) -> None:
-    """Log and keep what :func:`processor.text_matching.sentence_results` found; ``when`` joins the rows' names."""
+    """Log and keep :func:`processor.testing.text_matching.sentence_results`; ``when`` joins the rows' names."""
     for name, row in found.items():
         LOGGER.info("%s, %s: recall@1 %.1f %%, recall@5 %.1f %%", when, name, row["Rank-1"], row["Rank-5"])
         _note_text(cfg, run, dataset, f"{name} ({when})", row | {"seconds": 0.0}, flip=False)

@@ -14,8 +14,8 @@ import numpy as np
 
 from configs import read_tree
 from utils.errors import ReIDError
-from utils.paths import ShortPaths
-from utils.text_files import read_text
+from utils.files.paths import ShortPaths
+from utils.files.text_files import read_text
 
 MEASURES = ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP")
 TRAINED = ("best", "trained", "zero-shot")

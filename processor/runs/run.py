@@ -23,16 +23,16 @@ from configs.renamed import RENAMED
 from processor.runs.folder import back_up, flatten, holds_training
 from processor.runs.states import TrainingStates
 from processor.runs.targets import target_configs
-from utils.checkpoint import model_file, remove_unfinished, write_atomically
-from utils.device import Precision, busy_note, choose_device, choose_precision
-from utils.distributed import from_main, is_main, on_main_process, world_size
+from utils.compute.device import Precision, busy_note, choose_device, choose_precision
+from utils.compute.distributed import from_main, is_main, on_main_process, world_size
+from utils.compute.seed import reproducibility_note, seed_everything
+from utils.console.folder_lock import hold_folder
+from utils.console.logger import LOGGER, setup_logger
 from utils.errors import ReIDError
-from utils.folder_lock import hold_folder
-from utils.logger import LOGGER, setup_logger
-from utils.paths import ShortPaths
+from utils.files.checkpoint import model_file, remove_unfinished, write_atomically
+from utils.files.paths import ShortPaths
 from utils.retrieval.points import require_opencv
 from utils.retrieval.search import require_faiss
-from utils.seed import reproducibility_note, seed_everything
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +94,8 @@ class Run:
         history: one entry an epoch, as written to ``metrics.json``.
         results: numbers of each evaluation by name.
         best: epoch and mAP of the best validation so far, empty before the first.
-        alignment: by stage, how well sentences and images fit before its first epoch, see :mod:`processor.alignment`.
+        alignment: by stage, how well sentences and images fit before its first epoch, see
+            :mod:`processor.training.alignment`.
         position: how far training has come.
         unclaimed: states of parts that have not been built yet.
         parts_saved: names of the parts in the newest state.

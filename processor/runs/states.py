@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from utils.checkpoint import save_json, write_atomically
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
-from utils.text_files import read_text
+from utils.files.checkpoint import save_json, write_atomically
+from utils.files.text_files import read_text
 
 _NAME = re.compile(r"state_([0-9]{6})\.pt")
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs import load_config
-from datasets.images import examine
+from datasets.reading.images import examine
 from tests.bad_inputs.kit import CANARY, Case, cases, judge
 from utils.images import Reading, read_image
 

@@ -27,14 +27,14 @@ from PIL import Image
 
 from configs import load_config
 from datasets import make_dataset
-from datasets.alignment import window_of
 from datasets.bases import QueryGallerySplit, Record
 from datasets.keypoints import Work, find_keypoints
 from datasets.parsing.draws import shuffled
 from datasets.parsing.keypoints import KeyPoints, read_keypoints, write_keypoints
+from datasets.reading.alignment import window_of
 from processor import load_embedder
 from processor.embedder import Embedder
-from utils.arguments import make_parser
+from utils.console.arguments import make_parser
 from utils.images import Reading, read_image
 from utils.metrics import Features, evaluate
 from utils.plots.sheets import Shown, contact_sheet

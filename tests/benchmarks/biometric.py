@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from tests.benchmarks.machine import Peak, describe
-from utils.arguments import make_parser
-from utils.biometric.bootstrap import Subjects, draw_people
-from utils.biometric.calibration import calibrate
+from utils.biometric.bootstrap.replicates import resample_identification, resample_verification
+from utils.biometric.bootstrap.subjects import Subjects, draw_people
 from utils.biometric.comparisons import Crossing
-from utils.biometric.intervals import resample_identification, resample_verification
 from utils.biometric.open_set import search_features
+from utils.biometric.scores.calibration import calibrate
 from utils.biometric.templates import choose_images, mean_features
 from utils.biometric.verification import verify, verify_comparisons
+from utils.console.arguments import make_parser
 from utils.metrics import Features
 
 SECONDS, GIGABYTES = 30.0, 1.5

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from configs import load_config
 from model import DataFacts, make_model
 from model.base import Progress
-from processor.train_set import PlainImages
+from processor.training.train_set import PlainImages
 from tests.benchmarks.machine import Peak, describe
-from utils.arguments import make_parser
-from utils.device import Precision
+from utils.compute.device import Precision
+from utils.console.arguments import make_parser
 
 RECIPE = "configs/person/isp.yml"
 IDENTITIES = (57, 72, 127)

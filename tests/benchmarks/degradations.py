@@ -30,13 +30,13 @@ from torch.utils.data import DataLoader
 from configs import load_config
 from datasets import make_dataloader, make_dataset
 from datasets.bases import QueryGallerySplit, Record, ReIDDataset
-from datasets.images import ImageDataset
-from datasets.point_cache import PointReader, find_all
+from datasets.caches.point_cache import PointReader, find_all
+from datasets.reading.images import ImageDataset
 from model import DataFacts, make_test_model
-from processor.evaluation import _images, _rank, _rank_locally
-from processor.local_matching import LocalMatching
-from utils.arguments import make_parser
-from utils.device import choose_device
+from processor.testing.evaluation import _images, _rank, _rank_locally
+from processor.testing.local_matching import LocalMatching
+from utils.compute.device import choose_device
+from utils.console.arguments import make_parser
 from utils.images import read_image
 from utils.retrieval.points import Points
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from tests.benchmarks.machine import Peak, describe, finish
-from utils.arguments import make_parser
+from utils.console.arguments import make_parser
 from utils.metrics import Features, evaluate, evaluate_distances
 from utils.reranking import k_reciprocal
 

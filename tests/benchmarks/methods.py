@@ -26,11 +26,11 @@ from configs import load_config
 from model import DataFacts, check_method, make_model
 from model.backbones.registry import make_backbone
 from model.base import Batch, Method, Progress
-from processor.train_step import Encoder, TrainStep
+from processor.training.train_step import Encoder, TrainStep
 from solver import make_optimizers
 from tests.benchmarks.machine import describe
-from utils.arguments import make_parser
-from utils.device import Precision
+from utils.compute.device import Precision
+from utils.console.arguments import make_parser
 
 BASELINE = "baseline"
 CONVOLUTIONAL = (

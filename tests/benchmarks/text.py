@@ -34,10 +34,10 @@ from configs import load_config
 from model import check_method
 from processor.compare import Job, finished, split_overrides
 from processor.runs.folder import RunFolder, flatten
-from utils.arguments import make_parser
-from utils.biometric.bootstrap import Difference, difference, resample_means
-from utils.checkpoint import write_text
-from utils.terminal import show
+from utils.biometric.bootstrap.subjects import Difference, difference, resample_means
+from utils.console.arguments import make_parser
+from utils.console.terminal import show
+from utils.files.checkpoint import write_text
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "hand" / "text"
 ARMS = ("none", "clipreid", "shuffled", "centroids", "coop", "one_stage", "m1", "m8")

@@ -45,15 +45,15 @@ from model.methods.clipreid import CLIPReID
 from processor import do_train_stage1, do_train_stage2
 from processor.runs.folder import flatten
 from processor.runs.run import Run
-from processor.training_loop import Scheduler
+from processor.training.training_loop import Scheduler
 from solver import make_optimizers, make_scheduler
 from tests.benchmarks.machine import Peak, describe, product_flops
 from tests.benchmarks.photos import drawn_photos
 from tests.model.whole_prompts import encode_whole
 from train_clipreid import facts_of
-from utils.arguments import make_parser
-from utils.device import choose_device, choose_precision
-from utils.seed import seed_everything
+from utils.compute.device import choose_device, choose_precision
+from utils.compute.seed import seed_everything
+from utils.console.arguments import make_parser
 
 PATHS = ("plain", "fast")
 PLAIN = (

@@ -402,7 +402,7 @@ def test_python_files_are_refused_unread(tmp_path):
         "!!python/object/new:os.mkdir [{mark}]",
         "!!python/name:os.mkdir",
         "!!python/module:antigravity",
-        "!!python/object:utils.progress.Meters {{}}",
+        "!!python/object:utils.console.progress.Meters {{}}",
     ],
 )
 def test_python_tags_are_refused_unrun(tmp_path, tag):

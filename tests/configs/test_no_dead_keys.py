@@ -22,7 +22,7 @@ PARAMETERS = {
     ("model/methods/baseline.py", "solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("solver/scheduler_factory.py", "stage_cfg"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
-    ("processor/training_loop.py", "plan.solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
+    ("processor/training/training_loop.py", "plan.solver"): ["SOLVER.STAGE0", "SOLVER.STAGE1", "SOLVER.STAGE2"],
     ("datasets/__init__.py", "keys"): ["DATASETS", "DATASETS.SYNTHETIC"],
     **{(f"processor/biometrics/{file}.py", "keys"): ["TEST"] for file in BIOMETRICS},
 }

@@ -17,7 +17,7 @@ from datasets.parsing.keypoints import read_keypoints
 from datasets.synthetic_hand.dataset import SyntheticHand
 from tests.datasets.hand_trees import message
 from tests.datasets.pictures import pixels, save
-from utils.interrupt import InterruptedRunError, catch_signals
+from utils.console.interrupt import InterruptedRunError, catch_signals
 from utils.optional import MissingPackageError, import_optional
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "11k_hands"

@@ -10,10 +10,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import add_fields, check_data, make_dataloader, make_dataset
-from datasets.make_dataloader_clipreid import make_sampler, num_workers
+from datasets.make_dataloader_clipreid import make_sampler
+from datasets.reading.workers import num_workers
 from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
-from utils.command_line import run_script
+from utils.console.command_line import run_script
 from utils.errors import EXIT_STATUS, ReIDError
 from utils.words import number_of
 
@@ -26,7 +27,7 @@ def root(tmp_path):
 @pytest.fixture
 def workers_allowed(monkeypatch):
     """Two workers even on a machine with one core."""
-    monkeypatch.setattr("datasets.make_dataloader_clipreid.usable_cores", lambda: 2)
+    monkeypatch.setattr("datasets.reading.workers.usable_cores", lambda: 2)
 
 
 def loaders(root, *pairs, require_train=True):
@@ -148,7 +149,7 @@ def test_one_is_no_plural():
 def test_no_more_workers_than_cores(root, monkeypatch):
     cfg = hand_config(root, "DATALOADER.NUM_WORKERS", "5")
     for cores, expected in ((2, 2), (16, 5), (1, 1)):
-        monkeypatch.setattr("datasets.make_dataloader_clipreid.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("datasets.reading.workers.usable_cores", lambda cores=cores: cores)
         assert num_workers(cfg) == expected
 
 

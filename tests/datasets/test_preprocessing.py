@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 
 from datasets.bases import Record
-from datasets.images import ImageDataset
 from datasets.preprocessing import fitting, train_transform
 from datasets.preprocessing import test_transform as plain_transform
+from datasets.reading.images import ImageDataset
 from datasets.sampler import SeededIndex
 from tests.datasets.pictures import pixels
 

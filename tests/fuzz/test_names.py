@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from configs import load_config
 from datasets import DATASETS, make_dataset, write_drawn_splits
 from tests.fuzzing import fuzz
+from utils.console.logger import _Formatter
 from utils.errors import ReIDError
-from utils.logger import _Formatter
-from utils.paths import ShortPaths
+from utils.files.paths import ShortPaths
 
 LETTERS = st.one_of(
     st.sampled_from("0123456789_-. cCsSfF"),

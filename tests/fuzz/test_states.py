@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from processor.runs.run import Run, TrainingProgress
 from processor.runs.states import TrainingStates, _sha256
 from tests.fuzzing import fuzz
-from utils.device import Precision
+from utils.compute.device import Precision
+from utils.compute.seed import RngState
 from utils.errors import ReIDError
-from utils.seed import RngState
 
 
 def saved(content, zipped=True):

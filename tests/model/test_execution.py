@@ -9,9 +9,9 @@ from model.base import Batch
 from model.clip.shapes import CLIPShape, ResNetShape, ViTShape
 from model.execution import set_execution
 from model.methods.baseline import ImageReID
-from processor.train_step import Encoder
+from processor.training.train_step import Encoder
 from tests.model.small import AT, build
-from utils.device import Precision
+from utils.compute.device import Precision
 from utils.errors import ReIDError
 
 VIT = CLIPShape(ViTShape(64, 3, 16), None, 32)

@@ -15,8 +15,8 @@ from model.base import Batch
 from model.export import TestFeature, export_onnx, export_safetensors, main
 from model.methods.baseline import SideInformation
 from tests.model.weight_files import small_model
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 SIZE = (64, 32)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -151,7 +151,7 @@ def test_onnx_features_agree(name, options, how, tmp_path, recwarn):
 
 @torch.no_grad()
 def test_test_feature_is_the_evaluation_s(tmp_path):
-    """Flip and norm as ``processor.evaluation`` computes them."""
+    """Flip and norm as ``processor.testing.evaluation`` computes them."""
     from torch.nn.functional import normalize
 
     model = small_model(size=SIZE)

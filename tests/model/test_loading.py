@@ -16,8 +16,8 @@ from model.methods.baseline import ImageReID, SideInformation
 from model.methods.clipreid import CLIPReID
 from tests.model.small import build
 from tests.model.weight_files import KINDS, SENTENCE, SHAPES, clip_tensors, small_model, write
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
 PROMPT = "A photo of a {} hand."

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision import transforms
 
-from datasets.images import read_image
 from datasets.preprocessing import test_transform as plain_transform
 from datasets.preprocessing import train_transform
+from datasets.reading.images import read_image
 from datasets.sampler import PKBatchSampler
 from model.clip.model import make_image_encoder
 from model.clip.shapes import named_shape

@@ -13,11 +13,11 @@ from model.methods.baseline import SideInformation
 from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_train_stage2
 from processor.runs.run import Run
-from processor.train_set import PlainImages
+from processor.training.train_set import PlainImages
 from solver import make_optimizers, make_scheduler
 from tests.parity.kit import assert_agrees, case, images, index
 from tests.parity.test_network import reid_model
-from utils.device import Precision
+from utils.compute.device import Precision
 
 NAME = "12_traces"
 

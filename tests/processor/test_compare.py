@@ -19,9 +19,9 @@ from processor.compare import Job, check_comparable, compare, finished, plan, sp
 from processor.reports.comparison import as_csv, as_markdown, difference, summarise
 from processor.runs.folder import RunFolder
 from tests.toy_hands import make_toy_hands, write_config
-from utils.biometric.bootstrap import REPLICATES, draw_people
+from utils.biometric.bootstrap.subjects import REPLICATES, draw_people
+from utils.console.interrupt import InterruptedRunError
 from utils.errors import ReIDError
-from utils.interrupt import InterruptedRunError
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["SOLVER.STAGES", "[2]"]

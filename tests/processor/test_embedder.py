@@ -21,17 +21,17 @@ from PIL import Image
 
 from configs import load_config
 from datasets import make_dataloader, make_dataset
-from datasets.image_cache import Reader
+from datasets.caches.image_cache import Reader
 from model import DataFacts, make_model, make_test_model
 from processor import Embedder, extract, load_embedder, search
-from processor.evaluation import extract_features
 from processor.extract import Listed, list_folder
 from processor.search import Answer, Threshold, as_csv, as_html, as_json, as_text, calibrate, measure_far
+from processor.testing.evaluation import extract_features
 from tests.toy_hands import make_toy_hands, write_config
-from tests.utils.test_folder_lock import HOLDER, ROOT
+from tests.utils.console.test_folder_lock import HOLDER, ROOT
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
 from utils.images import Reading
-from utils.logger import LOGGER
 
 
 @pytest.fixture(scope="module")

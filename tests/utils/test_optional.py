@@ -14,7 +14,7 @@ from processor.embedder import load_embedder
 from processor.reports.curves import Curves
 from processor.runs.run import Run
 from tests.toy_hands import write_config
-from utils.device import choose_device, choose_precision
+from utils.compute.device import choose_device, choose_precision
 from utils.errors import ReIDError
 from utils.optional import MissingPackageError, import_optional
 from utils.plots.projection import embed_in_plane

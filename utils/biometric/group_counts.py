@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.biometric.bootstrap import Subjects
+from utils.biometric.bootstrap.subjects import Subjects
 from utils.biometric.comparisons import Comparisons
 from utils.biometric.groups import GroupErrors
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from utils.biometric.verification import VerificationMetrics, percent
-from utils.checkpoint import write_atomically
-from utils.text_files import printable
+from utils.files.checkpoint import write_atomically
+from utils.files.text_files import printable
 from utils.words import number_of
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
+from utils.files.text_files import printable
 from utils.images import AS_STORED, Reading, read_image
-from utils.logger import LOGGER
-from utils.text_files import printable
 
 RIGHT, WRONG, QUERY = (0, 124, 104), (205, 62, 20), (60, 60, 60)
 """Frame colours: a green and a red for colour-blind readers. In print, the frames of wrong answers differ by dashes."""

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.checkpoint import new_array
 from utils.errors import ReIDError
+from utils.files.checkpoint import new_array
 
 METRICS = ("euclidean", "cosine")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.logger import LOGGER
+from utils.console.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
 
 _PAIRS_AT_ONCE = {"cpu": 2**17, "other": 2**24}

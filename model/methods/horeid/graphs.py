@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.methods.horeid.skeletons import Edge
-from utils.precision import full_precision
+from utils.compute.precision import full_precision
 
 EDGE_SCALE = 15.0
 """On differences between two nodes' distances to the global one."""

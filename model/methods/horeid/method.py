@@ -17,8 +17,8 @@ from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.horeid.graphs import DirectedGraph, Matching, Verifier, permutation_loss
 from model.methods.horeid.skeletons import SKELETONS
 from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from utils.compute.precision import full_precision
 from utils.errors import ReIDError
-from utils.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -16,10 +16,10 @@ from model.layers.warp import warped_labels
 from model.methods.id_triplet import IDTripletMethod
 from model.methods.isp.clustering import part_labels
 from model.methods.requirements import identity_pairs, loss_options, softmax_classifiers
-from utils.distributed import gather_objects
+from utils.compute.distributed import gather_objects
+from utils.compute.precision import full_precision
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
-from utils.precision import full_precision
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

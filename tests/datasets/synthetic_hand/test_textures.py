@@ -7,11 +7,11 @@ import pytest
 
 from configs import load_config
 from datasets import make_dataset
+from datasets.fields.textures import texture_reader
 from datasets.synthetic_hand import textures
 from datasets.synthetic_hand.anatomy import THUMB, average_shape, flat_pose
 from datasets.synthetic_hand.dataset import identity_hand
 from datasets.synthetic_hand.drawing import draw_texture
-from datasets.textures import texture_reader
 from utils.errors import ReIDError
 
 SIZE = 48

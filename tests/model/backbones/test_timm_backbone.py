@@ -23,11 +23,11 @@ from model.export import TestFeature, export_onnx, export_safetensors
 from model.make_model_clipreid import check_weights
 from model.methods.registry import check_method
 from processor import load_embedder
-from processor.train_step import Encoder
+from processor.training.train_step import Encoder
 from tests.model.small import AT
 from tests.model.test_export import run_onnx
 from tests.toy_hands import make_toy_hands, write_config
-from utils.device import Precision
+from utils.compute.device import Precision
 from utils.errors import ReIDError
 
 CNN, VIT = "test_resnet.r160_in1k", "test_vit.r160_in1k"

@@ -9,8 +9,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from model.clip.weights import read_reid_checkpoint, read_state_dict
 from tests.model.weight_files import small_model
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 ONE = {"image_encoder.conv1.weight": torch.ones(2, 3, 4, 4), "classifier.weight": torch.ones(3, 2)}
 TWO = {name: tensor * 2 for name, tensor in ONE.items()}

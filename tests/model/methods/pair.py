@@ -13,8 +13,8 @@ import torch
 from model.base import Progress
 from model.layers.batch_norm import synchronise_batch_norm
 from tests.model.methods.toy import build, config, outputs_of, stages, toy_batch
-from utils import distributed
-from utils.distributed import average_gradients, is_main, joined_processes, rank, shard_of
+from utils.compute import distributed
+from utils.compute.distributed import average_gradients, is_main, joined_processes, rank, shard_of
 from utils.errors import ReIDError
 
 WIDE = ("osnet", "rga_net", "san")

@@ -18,13 +18,13 @@ from model.methods.handid import HandID
 from model.methods.pcl import PCL
 from model.methods.registry import check_method
 from model.methods.tfmemory import TFMemory
-from processor.train_step import TrainStep
+from processor.training.train_step import TrainStep
 from solver import make_optimizers
 from tests.loss.test_prototypes import slow_move
 from tests.loss.test_supcontrast import slow_supcon
 from tests.model.small import AT, build, training_set
 from tests.model.weight_files import clip_tensors
-from utils.device import Precision
+from utils.compute.device import Precision
 from utils.errors import ReIDError
 
 SHAPE = CLIPShape(ViTShape(64, 2, 16), TextShape(64, 2), 32)

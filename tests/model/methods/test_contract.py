@@ -14,8 +14,8 @@ from model import METHODS, check_method
 from model.base import Batch, Progress
 from model.export import TestFeature
 from tests.model.methods.toy import CPU, LABELS, build, config, outputs_of, stages, toy_batch, trained
+from utils.compute.seed import RngState
 from utils.errors import ReIDError
-from utils.seed import RngState
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAINED = [name for name, method in METHODS.items() if method.stages]

@@ -8,8 +8,8 @@ import pytest
 from configs import load_config
 from model.methods.registry import METHODS, check_method
 from tests.model.methods.toy import build, config
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTED = {

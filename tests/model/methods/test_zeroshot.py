@@ -13,7 +13,7 @@ from datasets.hands.attributes import TEMPLATES, hand_attributes, hand_sentence
 from model import DataFacts, make_model
 from model.base import Batch
 from model.clip.simple_tokenizer import tokenize
-from processor.text_matching import attribute_accuracy, text_results
+from processor.testing.text_matching import attribute_accuracy, text_results
 from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
 from utils.metrics import Features

@@ -8,9 +8,9 @@ from configs import load_config
 from model import METHODS, DataFacts, check_method, make_model
 from model.base import Batch, Method, Progress
 from model.clip.simple_tokenizer import tokenize
-from processor.train_step import Encoder, TrainStep
+from processor.training.train_step import Encoder, TrainStep
 from solver import make_optimizers
-from utils.device import Precision
+from utils.compute.device import Precision
 
 OLD_NAMES = {
     "clipreid": "vit_clipreid",

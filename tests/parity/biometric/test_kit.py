@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from tests.parity.biometric import kit
-from utils.biometric import bootstrap, confidence, fusion, groups, likelihood, normalisation, open_set, templates
+from utils.biometric import confidence, groups, open_set, templates
+from utils.biometric.bootstrap import subjects as bootstrap
+from utils.biometric.bootstrap.rankings import resample_rankings
 from utils.biometric.comparisons import Comparisons
 from utils.biometric.error_rates import tally
-from utils.biometric.isotonic import isotonic_blocks
-from utils.biometric.logistic import fit_logistic
 from utils.biometric.pair_scores import round_scores, score_blocks
 from utils.biometric.protocols import all_against_all, fvc
-from utils.biometric.rank_bootstrap import resample_rankings
+from utils.biometric.scores import fusion, likelihood, normalisation
+from utils.biometric.scores.isotonic import isotonic_blocks
+from utils.biometric.scores.logistic import fit_logistic
 from utils.metrics import Features, evaluate, evaluate_distances
 
 LN10 = np.log(10)

@@ -8,7 +8,7 @@ import torch
 
 from processor.biometrics.local_fusion import MOST_PAIRS, RIDGE, fit_joint, parts_of, training_pairs, trusted_joint
 from processor.biometrics.training import TrainingFeatures
-from utils.biometric.logistic import fit_logistic
+from utils.biometric.scores.logistic import fit_logistic
 from utils.errors import ReIDError
 from utils.metrics import Features
 

@@ -14,7 +14,6 @@ from processor.biometrics.calibration import fit, likelihood_ratios
 from processor.biometrics.errors import error_rates
 from processor.biometrics.fusion import fuse
 from processor.biometrics.groups import by_group
-from processor.biometrics.measure import by_protocol, check_performance, keep
 from processor.biometrics.normalisation import normalised
 from processor.biometrics.open_set import open_set
 from processor.biometrics.performance import as_markdown, performance_record
@@ -30,6 +29,7 @@ from processor.biometrics.templates import template_curve
 from processor.biometrics.training import TrainingFeatures
 from processor.biometrics.trust import calibration_facts, calibration_file, trusted_calibration
 from processor.reports.error_rates import error_rates as shown_in_tables
+from processor.testing.biometrics import by_protocol, check_performance, keep
 from utils.biometric import pair_scores
 from utils.biometric.comparisons import Crossing
 from utils.errors import ReIDError

@@ -6,7 +6,7 @@ from PIL import Image
 from processor.reports import curves
 from processor.reports.curves import Curves
 from processor.runs.run import Run
-from utils.device import choose_device, choose_precision
+from utils.compute.device import choose_device, choose_precision
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from processor.reports.error_rates import COLUMNS, error_rates
 from processor.reports.tables import log_table
-from utils.logger import LOGGER
+from utils.console.logger import LOGGER
 
 VERIFICATION = {
     "EER": 1.234,

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from processor.evaluation import Evaluation
 from processor.reports.pictures import (
     PICTURES,
     by_precision,
@@ -18,6 +17,7 @@ from processor.reports.pictures import (
     write_pictures,
     write_ranking_sheets,
 )
+from processor.testing.evaluation import Evaluation
 from utils.biometric.verification import verify
 from utils.images import AS_STORED
 from utils.metrics import Features, evaluate

@@ -15,9 +15,9 @@ from processor.reports.tables import _read_earlier, merge_results, save_queries
 from processor.runs.folder import RunFolder, back_up, holds_training, read_run
 from processor.runs.run import Run, fingerprint, start_run
 from tests.processor.test_html_report import make_run
-from utils.device import Precision
+from utils.compute.device import Precision
+from utils.console.logger import close_logger
 from utils.errors import ReIDError
-from utils.logger import close_logger
 
 
 def row(**facts):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.biometric import groups, normalisation
+from utils.biometric import groups
 from utils.biometric.open_set import draw_enrolled
 from utils.biometric.pair_scores import paired_scores, score_blocks
 from utils.biometric.protocols import all_against_all, fvc
+from utils.biometric.scores import normalisation
 from utils.biometric.templates import choose_images, join_rows, mean_features
 from utils.errors import ReIDError
 

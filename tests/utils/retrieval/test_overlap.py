@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.logger import LOGGER
+from utils.console.logger import LOGGER
 from utils.optional import MissingPackageError
 from utils.reranking import k_reciprocal
 from utils.retrieval import overlap

@@ -8,9 +8,9 @@ import torch
 
 from configs import load_config
 from processor import start_run
-from processor.evaluation import _rank
+from processor.testing.evaluation import _rank
+from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.logger import LOGGER
 from utils.metrics import Features
 from utils.retrieval import search
 from utils.retrieval.search import approximate_top_k, top_k

@@ -1,0 +1,1 @@
+"""Decoded images and points of images, kept in memory or on the disk."""

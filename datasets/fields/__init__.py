@@ -1,0 +1,1 @@
+"""What a batch holds of an image besides its pixels and numbers."""

@@ -1,0 +1,1 @@
+"""Reading image files: which are mirrored, turned or too dark, and the processes that read them."""

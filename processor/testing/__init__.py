@@ -1,0 +1,1 @@
+"""A test: features, rankings, local and text matching, biometric performance."""

@@ -1,0 +1,1 @@
+"""The subject bootstrap of every figure: error rates, rankings, open-set identification."""

@@ -1,0 +1,1 @@
+"""What is made of scores: calibration and likelihood ratios, fusion, normalisation."""

@@ -1,0 +1,1 @@
+"""Files that a run writes and reads: checkpoints, text, paths as they are shown."""
