@@ -23,9 +23,12 @@ from configs import load_config
 from datasets import make_dataloader, make_dataset
 from datasets.caches.image_cache import Reader
 from model import DataFacts, make_model, make_test_model
-from processor import Embedder, extract, load_embedder, search
+from processor import Embedder, extract, load_embedder
 from processor.extract import Listed, list_folder
-from processor.search import Answer, Threshold, as_csv, as_html, as_json, as_text, calibrate, measure_far
+from processor.search.answers import Answer, search
+from processor.search.command import main as search_command
+from processor.search.formats import as_csv, as_html, as_json, as_text
+from processor.search.thresholds import Threshold, calibrate, measure_far
 from processor.testing.evaluation import extract_features
 from tests.toy_hands import make_toy_hands, write_config
 from tests.utils.console.test_folder_lock import HOLDER, ROOT
@@ -319,7 +322,7 @@ def test_search_against_a_full_sort():
     query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(12, 5)).astype(np.float32)
     gallery[:6] = query[0] + 0.01 * rng.normal(size=(6, 5))  # six images of p0 are nearer to x than any other
     listed = [Listed(f"{i}.png", "p0" if i < 6 else f"p{i % 4}") for i in range(12)]
-    found = search.search(query, ["x", "y", "z"], gallery, listed, 3, threshold=Threshold(0.2, 0.01))
+    found = search(query, ["x", "y", "z"], gallery, listed, 3, threshold=Threshold(0.2, 0.01))
     for row, name in enumerate("xyz"):
         cosines = [float(query[row] @ g / np.linalg.norm(query[row]) / np.linalg.norm(g)) for g in gallery]
         people = {
@@ -338,7 +341,7 @@ def test_search_against_a_full_sort():
 def test_a_query_of_a_person_who_is_not_enrolled():
     gallery, listed = np.eye(3, dtype=np.float32), [Listed(f"{i}.png", f"p{i}") for i in range(3)]
     query = np.array([[1, 0.1, 0], [-1, -1, -0.5]], np.float32)
-    found = search.search(query, ["known", "new"], gallery, listed, 2, threshold=Threshold(0.5, 0.1))
+    found = search(query, ["known", "new"], gallery, listed, 2, threshold=Threshold(0.5, 0.1))
     assert [a.verdict for a in found] == ["p0", "p0", "not enrolled", "not enrolled"]
     text = as_text(found).splitlines()
     assert text[-3:-1] == ["verdict on known: p0", "verdict on new: not enrolled"]
@@ -347,7 +350,7 @@ def test_a_query_of_a_person_who_is_not_enrolled():
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert rows[2]["verdict"] == "not enrolled" and float(rows[2]["gallery_far"]) == pytest.approx(0.271)
     assert json.loads(as_json(found))[2]["verdict"] == "not enrolled"
-    silent = as_text(search.search(query, ["known", "new"], gallery, listed, 2))
+    silent = as_text(search(query, ["known", "new"], gallery, listed, 2))
     assert "verdict" not in silent and "probability" not in silent
 
 
@@ -371,7 +374,7 @@ def test_approximate_search_gives_what_it_finds_and_reports_its_recall(caplog):
     query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(9, 5)).astype(np.float32)
     listed = [Listed(f"{i}.png", f"p{i % 3}") for i in range(9)]
     exact, near = (
-        search.search(query, ["x", "y", "z"], gallery, listed, 20, how=how) for how in ("exact", "faiss")
+        search(query, ["x", "y", "z"], gallery, listed, 20, how=how) for how in ("exact", "faiss")
     )  # nine images are one cell: all are compared
     assert [a.image for a in near] == [a.image for a in exact] and len(near) == 9
     assert [a.similarity for a in near] == pytest.approx([a.similarity for a in exact], abs=1e-6)
@@ -425,7 +428,7 @@ def test_names_that_are_no_text_or_steer_terminals(model, tmp_path, capsys):
     command += ["--enrolled", str(tmp_path / "enrolled"), "TEST.WEIGHT", str(weight)]
     said = {}
     for form in ("text", "csv", "json"):
-        assert search.main([*command, "--format", form]) == 0
+        assert search_command([*command, "--format", form]) == 0
         said[form] = capsys.readouterr().out
     head, *rows = said["text"].splitlines()
     assert [row.index("person") for row in rows] == [head.index("identity")] * 2
@@ -439,11 +442,11 @@ def test_search_command(model, tmp_path, capsys):
     asked = next(gallery.rglob("*.png"))
     command = ["--config_file", str(file), "--gallery", str(gallery), "--queries", str(asked), "--top", "3"]
     command += ["--enrolled", str(tmp_path / "enrolled"), "TEST.WEIGHT", str(weight)]
-    assert search.main([*command, "--format", "csv"]) == 0
+    assert search_command([*command, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == 3 and rows[0]["image"] == asked.relative_to(gallery).as_posix()
     assert float(rows[0]["similarity"]) == pytest.approx(1, abs=1e-5) and rows[0]["identity"] == asked.parent.name
-    assert search.main([*command, "--format", "html", "--output", str(tmp_path / "sheet.html")]) == 0
+    assert search_command([*command, "--format", "html", "--output", str(tmp_path / "sheet.html")]) == 0
     assert (tmp_path / "sheet.html").read_text().count("<img") == 4
     for wrong, message in {
         "--format html": "--output",
@@ -451,13 +454,13 @@ def test_search_command(model, tmp_path, capsys):
         "--threshold 2": "-1 to 1",
         "--far 0.01": "pairs of different",
     }.items():
-        assert search.main([*command, *wrong.split()]) == 2
+        assert search_command([*command, *wrong.split()]) == 2
         said = capsys.readouterr().err
         assert message in said
     (rate,) = re.findall(r"choose a rate of ([\d.]+) or more", said)
-    assert search.main([*command, "--far", rate]) == 0, "what is advised works"
+    assert search_command([*command, "--far", rate]) == 0, "what is advised works"
     assert "verdict on " in capsys.readouterr().out
-    assert search.main([*command, "--threshold", "0.5"]) == 0
+    assert search_command([*command, "--threshold", "0.5"]) == 0
     said = capsys.readouterr()
     assert f"verdict on {asked}: {asked.parent.name}\n" in said.out
     assert "accepted from a similarity of 0.5000 on" in said.err + said.out

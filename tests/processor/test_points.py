@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from processor import points as command
-from processor import search as search_command
 from processor.extract import list_folder
-from processor.point_search import Detail
 from processor.points import draw_pairs, main
+from processor.search.answers import search
+from processor.search.command import run
+from processor.search.formats import as_html, as_json, as_text
+from processor.search.points import Detail
 from tests.datasets.pictures import save
 from tests.utils.retrieval.test_points import SIZE, hand
 from utils.images import AS_STORED
@@ -97,7 +99,7 @@ def test_without_opencv(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr()
     assert "pip install opencv-python-headless" in said.out + said.err
     with pytest.raises(command.ReIDError, match=r"--points needs the package OpenCV"):
-        search_command.run(given)
+        run(given)
 
 
 def test_numbered_points_are_well_spread():
@@ -117,16 +119,16 @@ def test_a_search_is_ordered_by_points(gallery, tmp_path):
     known = np.array([[1.0, 0.4 + 0.2 * int(image.identity[1])] for image in listed])
     paths = [str(gallery / image.name) for image in listed]
     given = ([query], known, listed, 3)
-    plain = search_command.search(np.array([[1.0, 0.9]]), *given)
+    plain = search(np.array([[1.0, 0.9]]), *given)
     assert [a.identity for a in plain] == ["p2", "p1", "p0"] and plain[0].points is None
     detail = Detail(6, paths, tmp_path / "kept", AS_STORED)
-    found = search_command.search(np.array([[1.0, 0.9]]), *given, detail=detail)
+    found = search(np.array([[1.0, 0.9]]), *given, detail=detail)
     assert found[0].identity == "p0" and found[0].points > 200 > 20 > found[1].points >= found[2].points
     assert found[0].image == "p0/a.png"
-    short = search_command.search(np.array([[1.0, 0.9]]), *given, detail=Detail(2, paths, tmp_path / "kept", AS_STORED))
+    short = search(np.array([[1.0, 0.9]]), *given, detail=Detail(2, paths, tmp_path / "kept", AS_STORED))
     assert [a.identity for a in short] == ["p2", "p1", "p0"] and short[2].points is None
     assert len(list((tmp_path / "kept").glob("*.points"))) == 1
-    assert "points" in search_command.as_text(found).splitlines()[0] and "points" not in search_command.as_text(plain)
-    assert '"points": null' in search_command.as_json(plain)
-    html = search_command.as_html(found, gallery, detail=detail)
+    assert "points" in as_text(found).splitlines()[0] and "points" not in as_text(plain)
+    assert '"points": null' in as_json(plain)
+    html = as_html(found, gallery, detail=detail)
     assert "Agreeing points of the first answer" in html and "not a likelihood ratio" in html

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from model.clip.alignment import Alignment, clip_tensors
 from model.clip.prompts import sentence_features
 from model.sentences import sentence_encoder
-from processor.search import main
+from processor.search.command import main
 from tests.model.methods.toy import build, config
 from tests.toy_hands import make_toy_hands
 from utils.errors import ReIDError

@@ -1,0 +1,1 @@
+"""Identification of images, or of a sentence, among enrolled people."""
