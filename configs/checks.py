@@ -470,6 +470,8 @@ def _check_local(test: CfgNode) -> None:
             f"TEST.FUSE_LOCAL = {test.FUSE_LOCAL!r} without TEST.POINTS: the joint score needs agreeing points. Set "
             "TEST.POINTS to a number of nearest images, such as 100, or to all."
         )
+    if test.POINTS_MASK and test.POINTS == "0":
+        raise ReIDError("TEST.POINTS_MASK without TEST.POINTS: no points are found. Set TEST.POINTS, such as to 100.")
     by_features = {"OPEN_SET": 0, "TEMPLATE": "none", "FUSE": "none", "SCORE_NORM": "none", "CALIBRATION": False}
     others = [f"TEST.{key}" for key, off in {**by_features, "DIST_MAT": ""}.items() if test[key] != off]
     if on and others:

@@ -342,6 +342,7 @@ _C.TEST.RERANK_K2 = "auto"  # (ours) its k2; auto: 15 (published) with k1 50, el
 _C.TEST.RERANK_LAMBDA = 0.3  # (ours) share of the original distance
 _C.TEST.POINTS = "0"  # (ours) order the N nearest of each query by agreeing skin points; all: everybody; 0: off
 _C.TEST.LOCAL = "none"  # (ours) none | poc: rank by phase-only correlation alone, for aligned crops; no training
+_C.TEST.POINTS_MASK = False  # (ours) with POINTS: none of them on the background, by DATASETS.KEYPOINTS
 _C.TEST.FUSE_LOCAL = "none"  # (ours) with POINTS: none | fit (joint score of training people) | its local_fusion.json
 _C.TEST.FUSE_LOCAL_OTHER = False  # (ours) take a joint score that was fitted on another data set or other weights
 _C.TEST.DIST_MAT = ""  # .npy file of the query x gallery distances (euclidean: squared); a .csv names rows and columns

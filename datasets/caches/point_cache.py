@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from datasets.caches.record_cache import GIGABYTE, RecordCache, cache_folder, make_room, on_disk_without_name
+from datasets.fields.hand_masks import HandMasks, hand_masks
 from datasets.reading.workers import num_workers, of_each
 from utils.console.logger import LOGGER
 from utils.images import AS_STORED, Reading, read_image
@@ -18,6 +19,8 @@ from utils.retrieval.points import MOST, SIDE, WIDTH, Points, find_points
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from datasets.bases import ReIDDataset
 
 FORMAT = 1
 """Version of the points, raised when their detection changes."""
@@ -37,6 +40,7 @@ class PointCache(RecordCache):
         paths: of the images.
         reading: how files become pictures.
         draft: let JPEG decode at a reduced size, see :func:`utils.images.decode`.
+        masks: where the hand is in a picture; None: points may lie anywhere.
         budget, folder: see :class:`datasets.caches.record_cache.RecordCache`; no folder: a temporary file on disk.
     """
 
@@ -49,9 +53,11 @@ class PointCache(RecordCache):
         draft: bool = False,
         budget: int | None = None,
         folder: Path | None = None,
+        masks: HandMasks | None = None,
     ) -> None:
-        self.draft = draft
+        self.draft, self.masks = draft, masks
         kind = f"points {FORMAT} {reading} {draft} OpenCV {_opencv_version()}"
+        kind += f" masks {masks.version}" if masks else ""
         room = len(paths) * (_SIZE + 64) if budget is None else budget
         super().__init__(_SIZE, kind, paths, room, folder, reading)
 
@@ -68,7 +74,8 @@ class PointCache(RecordCache):
         return unpacked(self.content(path, self._packed))
 
     def _packed(self, path: str) -> bytes:
-        return packed(find_points(read_image(path, self.reading, SIDE if self.draft else None)))
+        image = read_image(path, self.reading, SIDE if self.draft else None)
+        return packed(find_points(image, self.masks(path, image.size) if self.masks else None))
 
     def find(self, path: str) -> None:
         """Find the points of an image, so that they are there when they are read."""
@@ -105,22 +112,24 @@ def unpacked(record: bytes | memoryview) -> Points:
     return Points(places, np.frombuffer(record, np.uint8, WIDTH * count, _COUNT + _PLACES).reshape(count, WIDTH))
 
 
-def find_all(cfg: CfgNode, paths: Sequence[str], reading: Reading) -> PointReader:
-    """The points of all images, found now, in processes; with ``DATASETS.CACHE disk`` they stay for other runs.
+def find_all(cfg: CfgNode, paths: Sequence[str], dataset: ReIDDataset) -> PointReader:
+    """The points of images of ``dataset``, found now, in processes; ``DATASETS.CACHE disk`` keeps them for other runs.
 
     Raises:
-        ReIDError: an image cannot be read, ``DATASETS.CACHE_DIR`` cannot be written to, or OpenCV is missing.
+        ReIDError: an image cannot be read, ``DATASETS.CACHE_DIR`` cannot be written to, OpenCV is missing, or
+            ``TEST.POINTS_MASK`` has no key points.
     """
-    paths = list(dict.fromkeys(paths))
+    paths, reading = list(dict.fromkeys(paths)), dataset.reading
+    masks = hand_masks(cfg, dataset) if cfg.TEST.POINTS_MASK else None
     cache, budget = None, int(cfg.DATASETS.CACHE_GB * GIGABYTE)
     if cfg.DATASETS.CACHE == "disk":
         folder = cache_folder(cfg.DATASETS.CACHE_DIR)
-        cache = PointCache(paths, reading, cfg.INPUT.JPEG_DRAFT, budget, folder)
+        cache = PointCache(paths, reading, cfg.INPUT.JPEG_DRAFT, budget, folder, masks)
         make_room(folder, PointCache.suffix, [cache.name], budget - cache.bytes)
     if cache is None or len(cache.kept) < len(paths):
         if cache is not None:
             LOGGER.info("note: raise DATASETS.CACHE_GB to keep the points of all %d images for other runs", len(paths))
-        cache = PointCache(paths, reading, cfg.INPUT.JPEG_DRAFT)
+        cache = PointCache(paths, reading, cfg.INPUT.JPEG_DRAFT, masks=masks)
     for _ in of_each(cache.find, paths, num_workers(cfg), "finding points", "evaluation"):
         pass
     return PointReader(cache)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -209,23 +209,38 @@ def given_thresholds(keys: CfgNode) -> list[float]:
     """``TEST.THRESHOLDS``, and those that the run in ``TEST.THRESHOLD_FROM`` had at its FARs.
 
     Raises:
-        ReIDError: that folder holds no run with such thresholds.
+        ReIDError: that folder holds no run with such thresholds, or they are of another kind of score.
     """
     chosen = [float(threshold) for threshold in keys.THRESHOLDS]
     if not keys.THRESHOLD_FROM:
         return chosen
     folder = Path(keys.THRESHOLD_FROM)
     try:
-        rows = read_metrics(folder / "metrics.json")["results"].values()
+        rows = list(read_metrics(folder / "metrics.json")["results"].values())
     except (OSError, ValueError, ReIDError) as error:
         raise ReIDError(f"TEST.THRESHOLD_FROM = {folder}: no metrics.json of a finished run ({error}).") from None
-    found = [row.get("verification", {}) for row in rows]
-    kept = [value for key, value in (found[-1] if found else {}).items() if key.startswith("threshold at FAR")]
+    last = rows[-1] if rows else {}
+    kept = [value for key, value in last.get("verification", {}).items() if key.startswith("threshold at FAR")]
+    theirs, own = _score_kind(last.get("protocol", {})), _score_kind(keys)
+    if kept and theirs != own:
+        raise ReIDError(
+            f"TEST.THRESHOLD_FROM = {folder}: its thresholds are of the score {theirs!r}, here the score is {own!r}. "
+            "Name a run with the same TEST.POINTS, LOCAL and FUSE_LOCAL."
+        )
     if not kept:
         raise ReIDError(
             f"TEST.THRESHOLD_FROM = {folder}: its last result has no threshold at a FAR. Evaluate it again."
         )
     return list(dict.fromkeys([*chosen, *kept]))
+
+
+def _score_kind(keys: Mapping[str, Any]) -> str:
+    """What the keys of ``TEST``, or the ``protocol`` of a result, compare images by."""
+    if keys.get("FUSE_LOCAL", "none") != "none":
+        return "joint score"
+    if keys.get("POINTS", "0") != "0":
+        return "agreeing points"
+    return "phase-only correlation" if keys.get("LOCAL", "none") == "poc" else "cosine similarity"
 
 
 def person_of(dataset: ReIDDataset, record: Record) -> str | None:

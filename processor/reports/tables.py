@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from utils.biometric.verification import VerificationMetrics
 
 COLUMNS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
-LOCAL_KEYS = {"POINTS": "0", "LOCAL": "none", "FUSE_LOCAL": "none", "FUSE_LOCAL_OTHER": False}
+LOCAL_KEYS = {"POINTS": "0", "LOCAL": "none", "FUSE_LOCAL": "none", "FUSE_LOCAL_OTHER": False, "POINTS_MASK": False}
 """Keys of matched skin detail, each with its value that leaves it out."""
 
 MEASURED_ON = ("weights", "model", "dataset", "root", "images", "camera_rule", "protocol")

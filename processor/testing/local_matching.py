@@ -111,7 +111,7 @@ class LocalMatching:
     @cached_property
     def points(self) -> PointReader:
         """Of the test images."""
-        return find_all(self.cfg, [record.path for record in self.images.records], self.dataset.reading)
+        return find_all(self.cfg, [record.path for record in self.images.records], self.dataset)
 
     @cached_property
     def phases(self) -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ class LocalMatching:
         paths = [record.path for record in training.records]
         phases = self.phases_of(paths)
         phases = torch.stack([phases[path] for path in paths])
-        scores = PointScore(find_all(self.cfg, paths, self.dataset.reading), paths, paths), PhaseScore(phases, phases)
+        scores = PointScore(find_all(self.cfg, paths, self.dataset), paths, paths), PhaseScore(phases, phases)
         lists = [Shortlist(int(a), np.array([b])) for a, b in zip(left, right, strict=True)]
         found = [np.concatenate(list(self._of_all(score)(lists))) for score in scores]
         features = training.features.features

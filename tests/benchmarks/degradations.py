@@ -165,13 +165,13 @@ def measure(
     rows, joint, workplace = [], None, SimpleNamespace(device=device)
     known = _images(cfg, model, _loader(gallery, loader), workplace)
     detailed = any(keys.TEST.POINTS != "0" for keys in cfgs.values())
-    points = find_all(cfg, [record.path for record in gallery], dataset.reading) if detailed else None
+    points = find_all(cfg, [record.path for record in gallery], dataset) if detailed else None
     with tempfile.TemporaryDirectory() as folder:
         run = SimpleNamespace(device=device, output_dir=Path(folder))
         for name, degrade in DEGRADATIONS.items():
             changed = _written(query, dataset, degrade, Path(folder) / str(len(rows)))
             split = _images(cfg, model, _loader(changed, loader), run), known
-            own = find_all(cfg, [record.path for record in changed], dataset.reading) if detailed else None
+            own = find_all(cfg, [record.path for record in changed], dataset) if detailed else None
             found = {}
             for matcher, keys in cfgs.items():
                 if matcher == "global":

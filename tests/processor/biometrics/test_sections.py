@@ -333,6 +333,12 @@ def test_thresholds_come_from_another_run(tmp_path):
             with pytest.raises(ReIDError, match="has no threshold at a FAR"):
                 given_thresholds(cfg.TEST)
     assert given_thresholds(cfg.TEST) == [0.5, 0.75]
+    cfg, _ = load_config(None, ["TEST.POINTS", "100", "TEST.THRESHOLD_FROM", str(tmp_path)])
+    with pytest.raises(ReIDError, match="score 'cosine similarity', here the score is 'agreeing points'"):
+        given_thresholds(cfg.TEST)
+    content["results"]["trained"]["protocol"] = {"POINTS": "20"}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert given_thresholds(cfg.TEST) == [0.75]
 
 
 def test_numbers_and_table_can_be_written(setting):
