@@ -17,7 +17,7 @@ import numpy as np
 
 from configs import get_defaults, load_config
 from processor.reports.comparison import paired_difference, same_queries, seeds_of_one, set_apart_by
-from processor.reports.error_rates import COLUMNS, error_rates
+from processor.reports.error_rates import INTERVALS, PAIRS, error_rates
 from processor.reports.sentences import sentences_section
 from processor.runs.folder import COUNTS, MEASURES, TRAINED, RunFolder, below_start, flatten, kind, read_run
 from utils.console.arguments import make_parser
@@ -34,6 +34,8 @@ EXAMPLES = (
     "python -m processor.html_report output/hand/demo",
     "python -m processor.html_report output/seed1 output/seed2 output/seed3 --output comparison.html",
 )
+
+ERROR_RATES = "Error rates (%) with 95 % intervals"
 
 PICTURES = {
     "curves": ("Training", "Losses, learning rate and accuracy by epoch; mAP and Rank-1 where the model was tested."),
@@ -69,8 +71,8 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
     introduction = (
         f"<p><strong>mAP {result['mAP']:.1f} %, Rank-1 {result['Rank-1']:.1f} %</strong> ({escape(run.name)}) "
         f"on {escape(result['dataset'])} with {escape(result['model'])} ({escape(result['method'])}); "
-        f"{escape(result['weights'])}. "
-        "Photographs of hands are biometric data: keep this page as such.</p>"
+        f"weights: {escape(result['weights'])}. "
+        "Photographs of hands are biometric data: protect this page accordingly.</p>"
     )
     note = below_start(run.metrics["results"], run.name)
     introduction += f"<p><strong>Note:</strong> {escape(note)}.</p>" if note else ""
@@ -88,20 +90,21 @@ def run_page(run: RunFolder, defaults: Mapping[str, Any], recipe: Mapping[str, A
 
 
 def _results(run: RunFolder) -> str:
-    measures = [f"{measure} (%)" for measure in MEASURES]
-    columns = ["evaluation", *measures, *COLUMNS, "queries", "without match", "seconds", "weights", "protocol"]
-    rows = [
-        [
-            *(name, *(float(row[m]) for m in MEASURES), *error_rates(row).values()),
-            *(row["queries"], row["queries_without_match"], float(row["seconds"])),
-            *(
-                f"trained; {row['weights']}" if kind(name) in TRAINED else row["weights"],
-                _protocol(row.get("protocol")),
-            ),
-        ]
-        for name, row in run.metrics["results"].items()
-    ]
-    return table("Evaluations", columns, rows)
+    """Three tables of the evaluations, since one would be wider than a page."""
+    ranks, pairs, how = [], [], []
+    for name, row in run.metrics["results"].items():
+        rates = error_rates(row)
+        counts = (row["queries"], row["queries_without_match"], float(row["seconds"]))
+        ranks.append([name, *(float(row[m]) for m in MEASURES), *(rates[c] for c in INTERVALS), *counts])
+        pairs.append([name, *(rates[c] for c in PAIRS)])
+        weights = f"trained; {row['weights']}" if kind(name) in TRAINED else row["weights"]
+        how.append([name, weights, _protocol(row.get("protocol"))])
+    columns = [*(f"{measure} (%)" for measure in MEASURES), *(f"{c} interval" for c in INTERVALS)]
+    return (
+        table("Retrieval", ["evaluation", *columns, "queries", "without match", "seconds"], ranks)
+        + table(ERROR_RATES, ["evaluation", *PAIRS], pairs)
+        + table("Weights and protocol", ["evaluation", "weights", "protocol"], how)
+    )
 
 
 def _biometric_performance(run: RunFolder) -> str:
@@ -114,10 +117,14 @@ def _biometric_performance(run: RunFolder) -> str:
         rows = part.get("table") if isinstance(part, dict) else None
         if isinstance(rows, list):
             cells = [[str(cell) for cell in row] for row in rows]
-            shown += table(title, ["measure", "value"], cells) + f"<p>{escape(part.get('comparisons', ''))}.</p>"
+            shown += (
+                table(title, ["measure", "value"], cells) + f"<p>Protocol: {escape(part.get('comparisons', ''))}.</p>"
+            )
     folder = run.folder / f"biometric_performance{run.suffix}"
     charts = ((folder / f"{name}.png", chart) for name, chart in CHARTS.items())
-    return shown and shown + "".join(picture(p, c.title, f"{c.y} by {c.x}") for p, c in charts if p.is_file())
+    return shown and shown + "".join(
+        picture(p, c.title, f"{c.y[0].upper()}{c.y[1:]} by {c.x}.") for p, c in charts if p.is_file()
+    )
 
 
 def _protocol(keys: object) -> str:
@@ -139,7 +146,7 @@ def _differences(settings: Mapping[str, Any], defaults: Mapping[str, Any], recip
 def _data(data: Mapping[str, Any]) -> str:
     if not data:
         return "<p>Not recorded.</p>"
-    columns = ["split", *COUNTS, "images of an identity (mean)"]
+    columns = ["split", *COUNTS, "images per identity (mean)"]
     rows = [
         [split, *(count[c] for c in COUNTS), count["images"] / max(count["identities"], 1)]
         for split, count in data["splits"].items()
@@ -181,10 +188,12 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
     """The page that compares ``runs``; the first is the one that the others are measured against."""
     labels = run_labels(runs)
     columns = ["run", *(f"{m} (%)" for m in MEASURES)]
-    rows = [
-        [label, *(float(r.result[m]) for m in MEASURES), *error_rates(r.result).values()]
-        for label, r in zip(labels, runs, strict=True)
+    rates = [error_rates(run.result) for run in runs]
+    ranks = [
+        [label, *(float(run.result[m]) for m in MEASURES), *(found[c] for c in INTERVALS)]
+        for label, run, found in zip(labels, runs, rates, strict=True)
     ]
+    pairs = [[label, *(found[c] for c in PAIRS)] for label, found in zip(labels, rates, strict=True)]
     keys = [key for key in runs[0].settings if len({repr(r.settings.get(key)) for r in runs}) > 1]
     keys = [key for key in keys if key != "OUTPUT_DIR"]
     differing = [[key, *(str(r.settings.get(key)) for r in runs)] for key in keys]
@@ -202,14 +211,15 @@ def comparison_page(runs: Sequence[RunFolder], defaults: Mapping[str, Any]) -> s
         (
             "Results",
             warning
-            + table("Each run", [*columns, *COLUMNS], rows)
+            + table("Retrieval", [*columns, *(f"{c} interval" for c in INTERVALS)], ranks)
+            + table(ERROR_RATES, ["run", *PAIRS], pairs)
             + _means(dict(zip(labels, runs, strict=True)), columns),
         ),
         ("Differences in mAP", _bootstrap(labels, runs)),
         (
             "Configuration",
             table("Keys in which the runs differ", ["key", *labels], differing)
-            + f"<p>{len(changed)} keys have other than their default values in some run.</p>",
+            + f"<p>In at least one run, {len(changed)} keys differ from their defaults.</p>",
         ),
     ]
     return page(f"Comparison of {len(runs)} runs", sections)
@@ -255,10 +265,10 @@ def _bootstrap(labels: Sequence[str], runs: Sequence[RunFolder]) -> str:
         p = f"{found.p:.4f}" if found.p else "< 0.002"
         rows.append([f"{label} - {labels[0]}", *(100 * value for value in found[:3]), p])
     text = (
-        "<p>Both runs have the same queries; over several random splits a query counts with its mean. "
-        "People are drawn with replacement, with all their query and gallery images, the same ones for both runs; the "
-        "interval holds 95 % of the differences, p is twice the share beyond zero. "
-        "It covers other people, not other training seeds: for these see the standard deviation, or "
+        "<p>Both runs have the same queries; over several random splits, a query counts with its mean. "
+        "The bootstrap draws people with replacement, with all their query and gallery images, and the same people for "
+        "both runs. The interval holds 95 % of the differences; p is twice the share beyond zero. "
+        "The interval covers other people, not other training seeds: for these see the standard deviation, or "
         "processor.compare, which resamples seeds too.</p>"
     )
     columns = ["difference", "mAP (points)", "from", "to", "p"]

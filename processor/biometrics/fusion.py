@@ -93,7 +93,8 @@ def _add(
     rates = {"EER": eer, "Rank-1": rank1}
     rates |= {f"TAR at FAR {far:g}": found.tar for far, found in accepted.items() if found.supported}
     table.append((name, ", ".join(f"{n} {with_interval(rate, bounded(rate, people))}" for n, rate in rates.items())))
-    lines.append((f"{name} ({int(counted.num_genuine):,} genuine)", counted.fmr, counted.fnmr))
+    pairs = f"{int(counted.num_genuine):,} genuine, {int(counted.num_impostor):,} impostor"
+    lines.append((f"{name} ({pairs})", counted.fmr, counted.fnmr))
 
 
 def _modality(dataset: ReIDDataset, record: Record) -> tuple[str, str] | None:

@@ -10,7 +10,9 @@ from utils.biometric.verification import significant
 
 MISSING = "-"
 RATES = {"TAR at FAR 1 %": "TAR at FAR 0.01", "TAR at FAR 0.1 %": "TAR at FAR 0.001"}
-COLUMNS = ("mAP 95 %", "Rank-1 95 %", "EER", *RATES, "genuine / impostor pairs")
+INTERVALS = ("mAP 95 %", "Rank-1 95 %")
+PAIRS = ("EER", *RATES, "genuine / impostor pairs")
+COLUMNS = (*INTERVALS, *PAIRS)
 
 
 def error_rates(row: Mapping[str, Any]) -> dict[str, str]:

@@ -42,7 +42,8 @@ def sentences_section(run: RunFolder) -> str:
         "should be left.</p>"
     )
     columns = ["stage", "epoch", *(title for title, _ in COLUMNS.values())]
-    return introduction + table("Images and sentences", columns, rows, digits=2) + _words(run.folder / FILE)
+    shown = table("Images and sentences", columns, rows, digits=2)
+    return introduction + folded("Images and sentences by epoch", shown) + _words(run.folder / FILE)
 
 
 def _words(path: Path) -> str:

@@ -93,10 +93,10 @@ def as_html(
         rows = table("Answers", columns, [_values(a, columns) for a in own], digits=4)
         said = f"<p>Verdict: <b>{escape(own[0].verdict)}</b></p>" if own[0].verdict else ""
         chart = "" if detail is None else _chart(detail, own[0], gallery)
-        sections.append((short, f'<p>{picture}</p>{said}<ol class="sheet">{pictures}</ol>{rows}{chart}'))
+        sections.append((short, f'<p>Query:<br>{picture}</p>{said}<ol class="sheet">{pictures}</ol>{rows}{chart}'))
     note = "".join(f"<p>{line.capitalize()}.</p>" for line in _meaning(answers))
-    note += "<p>Photographs of hands are biometric data: keep this page as such.</p>"
-    return page("Answers of the search", sections, note)
+    note += "<p>Photographs of hands are biometric data: protect this page accordingly.</p>"
+    return page("Search results", sections, note)
 
 
 def _chart(detail: Detail, answer: Answer, gallery: Path) -> str:

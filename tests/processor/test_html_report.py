@@ -106,7 +106,7 @@ def test_a_run(runs):
         f"{len(flatten(get_defaults())) - 2} keys",
     ):
         assert words in text, words
-    changed = dict(re.findall(r'<th scope="row">([A-Z_.]+)</th><td>(.*?)</td>', text))
+    changed = dict(re.findall(r'<th scope="row">([A-Z_.]+)</th><td.*?>(.*?)</td>', text))
     assert changed == {"SOLVER.SEED": "0", "OUTPUT_DIR": ".../seed0"}
 
 
@@ -136,7 +136,7 @@ def test_the_recipe_is_a_column(runs, tmp_path):
     rows = {
         key: (mine, theirs, default)
         for key, mine, theirs, default in re.findall(
-            r'<th scope="row">([A-Z_.]+)</th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', text
+            r'<th scope="row">([A-Z_.]+)</th><td.*?>(.*?)</td><td.*?>(.*?)</td><td.*?>(.*?)</td>', text
         )
     }
     assert rows["SOLVER.SEED"] == ("0", "77", "1234") and rows["TEST.FLIP"] == ("False", "True", "False")

@@ -13,7 +13,15 @@ from utils.plots.curves import STYLES, new_figure
 
 
 class Chart(NamedTuple):
-    """Title, what the axes measure, whether they are logarithmic and in percent, whether x has a tick at each point."""
+    """Title and axes of a chart.
+
+    Attributes:
+        x, y: what the axes measure.
+        x_log, y_log: whether they are logarithmic.
+        percent: both are shares, shown in percent.
+        ticks_at_points: x has a tick at each point.
+        last_in_front: the last line is the chart's subject, drawn thick and black.
+    """
 
     title: str
     x: str
@@ -22,6 +30,7 @@ class Chart(NamedTuple):
     y_log: bool = False
     percent: bool = False
     ticks_at_points: bool = False
+    last_in_front: bool = False
 
 
 class PercentFormatter(LogFormatter):
@@ -37,7 +46,7 @@ _FPIR, _FNIR = "false positive identification rate (FPIR)", "false negative iden
 CHARTS = {
     "det": Chart("DET: error rates of comparisons", _FMR, _FNMR, True, True, True),
     "open_set": Chart("Open-set identification", _FPIR, _FNIR, True, True, True),
-    "fusion": Chart("Fusion: DET of each modality and of all", _FMR, _FNMR, True, True, True),
+    "fusion": Chart("Fusion: DET of each modality and of all", _FMR, _FNMR, True, True, True, last_in_front=True),
     "templates": Chart("Errors by images in a template", "images in a template", "error (%)", ticks_at_points=True),
     "tippett": Chart("Tippett plot", "log10 of the likelihood ratio", "share of comparisons at or above it"),
     "ece": Chart("Empirical cross-entropy", "log10 of the prior odds", "empirical cross-entropy (bits)"),
@@ -59,6 +68,8 @@ def rate_chart(kind: str, lines: Sequence[Line]) -> Figure:
         marker = "o" if len(x) < 10 else None
         shown |= bool((np.isfinite(x) & np.isfinite(y)).any())
         axis.plot(x, y, STYLES[number % len(STYLES)], marker=marker, label=name)
+    if chart.last_in_front:
+        axis.lines[-1].set(color="black", linewidth=2.5, linestyle="-")
     axis.set(title=chart.title, xlabel=chart.x, ylabel=chart.y)
     for name, log in (("x", chart.x_log), ("y", chart.y_log)):
         if log and shown:  # without errors there is no point, and matplotlib has no logarithmic axis for none

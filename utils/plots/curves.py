@@ -51,6 +51,7 @@ class Panel(NamedTuple):
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure of ``width`` x ``height`` inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # a title does not touch the chart above it
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes:

@@ -14,6 +14,10 @@ from utils.errors import ReIDError
 from utils.images import cause
 
 PHOTO_QUALITY = 85
+SHORT = 24
+"""Characters of a text that a cell keeps on one line."""
+WIDE = 1000
+"""Pixels from which a picture is scrolled on a narrow screen: shrunk, its captions could not be read."""
 LARGEST_PNG = 400_000
 """Bytes above which a picture is kept as JPEG: sheets of photos would make a page of tens of megabytes."""
 
@@ -26,13 +30,17 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid v
 { outline: 3px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; margin: .5rem 0; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-th button { font: inherit; font-weight: 600; background: none; border: 0; padding: 0; cursor: pointer; color: inherit; }
+thead th { min-width: 4.5rem; vertical-align: bottom; } td.short { white-space: nowrap; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th button { font: inherit; font-weight: 600; text-align: inherit; color: inherit;
+  background: none; border: 0; padding: 0; cursor: pointer; }
 th button::after { content: " \\2195"; opacity: .5; }
 th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
 th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { max-width: 60rem; }
 img { max-width: 100%; height: auto; background: white; }
+@media screen { .wide img { min-width: 50rem; } }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; }
 .skip { position: absolute; left: -999rem; } .skip:focus { left: 1rem; top: 1rem; }
 .sheet { list-style: none; display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; }
 .sheet li { border-left: 4px solid var(--line); padding-left: .4rem; font-size: .85rem; break-inside: avoid; }
@@ -107,7 +115,7 @@ def _cell(value: object, column: int, digits: int) -> str:
         shown, sort, kind = f"{value:.{digits}f}", f' data-value="{value!r}"', ' class="number"'
     else:
         shown, sort = escape(value), ""
-        kind = ' class="number"' if isinstance(value, int) else ""
+        kind = ' class="number"' if isinstance(value, int) else ' class="short"' if len(shown) <= SHORT else ""
     return f'<th scope="row"{sort}>{shown}</th>' if column == 0 else f"<td{kind}{sort}>{shown}</td>"
 
 
@@ -139,7 +147,10 @@ def thumbnail(image: Image.Image, side: int, alternative: str) -> str:
 def figure(data: bytes, kind: str, size: tuple[int, int], title: str, description: str) -> str:
     """An image file's bytes as a figure with its caption."""
     caption = f"<figcaption><strong>{escape(title)}.</strong> {escape(description)}</figcaption>"
-    return f"<figure>{_image(data, kind, size, f'{title}. {description}')}{caption}</figure>"
+    image = _image(data, kind, size, f"{title}. {description}")
+    if size[0] >= WIDE:
+        image = f'<div class="scroll wide" tabindex="0" role="region" aria-label="{escape(title)}">{image}</div>'
+    return f"<figure>{image}{caption}</figure>"
 
 
 def picture_of(image: Image.Image, title: str, description: str) -> str:

@@ -27,3 +27,11 @@ def test_templates_have_a_tick_for_each_size():
     sizes = np.array([1.0, 2.0, 4.0])
     axis = rate_chart("templates", [("EER", sizes, sizes), ("1 - Rank-1", sizes, sizes)]).axes[0]
     assert axis.get_xticks().tolist() == [1, 2, 4]
+
+
+def test_the_fused_line_stands_out_without_colour():
+    rates = np.geomspace(0.01, 1, 20)
+    axis = rate_chart("fusion", [(name, rates, 1 - rates) for name in ("left", "right", "all 2 fused")]).axes[0]
+    *alone, fused = axis.get_lines()
+    assert fused.get_linestyle() == "-" and fused.get_color() == "black"
+    assert fused.get_linewidth() > max(line.get_linewidth() for line in alone)
