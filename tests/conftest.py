@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(autouse=True)
 def silent_log():
-    """No test inherits the log of the one before it, whichever that was: the processes share the tests as they come."""
+    """Each test starts with a silent log, whichever test ran before it in this process."""
     yield
     from utils.console.logger import close_logger
 

@@ -100,7 +100,7 @@ def batch_norm_of(images):
 
 
 def primitives():
-    """Everything small, with shares of different sizes: 3 rows here and 4 there, none here and all there."""
+    """All exchanges on small tensors, with unequal shares: 3 rows and 4, none and all."""
     half = torch.randn(2 + rank(), 3, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(rank()))
     found = {
         "uneven": gradients_of(ROWS[shard_of(7)]),

@@ -36,7 +36,7 @@ FULL_DISK = 200_000
 
 
 def give_up_privileges():
-    """Let permissions bind root too: all its capabilities go (Linux: ``capset``), for this process only."""
+    """Drop all capabilities of this process (Linux: ``capset``), so that permissions hold for root, too."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
     if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
         raise OSError(ctypes.get_errno(), "capset")
@@ -60,7 +60,7 @@ class Events:
             os.kill(os.getpid(), getattr(signal, detail))
         elif kind == "group":
             os.killpg(0, getattr(signal, detail))
-            time.sleep(0.3)  # whoever dies of it is dead by then
+            time.sleep(0.3)  # a process that the signal kills has ended by then
         elif kind == "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, FULL_DISK))
         elif kind == "vanish":

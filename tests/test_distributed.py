@@ -68,7 +68,7 @@ def words(options):
 
 
 def launch(folder, do, **order):
-    """Start two processes; the exit status of torchrun, what was said, what each process found."""
+    """Start two processes; the exit status of torchrun, the output, what each process found."""
     folder.mkdir()
     path = folder / "order.json"
     path.write_text(json.dumps({"do": do, **order}))
@@ -116,7 +116,7 @@ def alone(hands, tmp_path_factory):
 
 
 class Pair(NamedTuple):
-    """Folder of the runs; what was said; of each process, what it found and images it encoded in each evaluation."""
+    """Folder of the runs, the output, and of each process what it found and the images it encoded per evaluation."""
 
     root: Path
     said: str
@@ -159,7 +159,7 @@ def assert_same_weights(folder, other):
             assert (tensor - expected[key]).abs().max() < 1e-4, (file, key)
 
 
-@pytest.mark.slow  # whichever is first waits for all runs
+@pytest.mark.slow  # the first of these tests waits for all runs
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_follow_the_trace_of_one(alone, pair, name):
     one, two = read(alone, name), read(pair.root, name)
@@ -189,7 +189,7 @@ def test_each_test_image_is_counted_once(pair):
     assert pair.encoded == ([7] * 12, [8] * 12)
 
 
-def test_the_first_process_alone_speaks_and_writes(alone, pair):
+def test_only_the_first_process_logs_and_writes(alone, pair):
     assert "process 1" not in pair.said and "Warning" not in pair.said, pair.said
     assert len(re.findall(r"stage 2 epoch 1/\d: loss", pair.said)) == len(RUNS)
     for name in RUNS:

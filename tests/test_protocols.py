@@ -138,7 +138,7 @@ def test_validation_chooses_the_best_epoch(trained):
     assert found["best"]["epoch"] == max(scores, key=scores.get)  # of equals the first
     assert 100 * found["best"]["mAP"] == pytest.approx(max(scores.values()))
     assert list(found["results"]) == ["trained", "best"]
-    assert "mAP" not in found["history"][-1], "the test set must not be looked at while something is chosen"
+    assert "mAP" not in found["history"][-1], "the test set must not be evaluated while an epoch is chosen"
     assert "6 held-out images against 18" in log(base / "run")
 
 

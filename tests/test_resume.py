@@ -87,7 +87,7 @@ def test_a_signal_saves_and_has_its_own_status(driver, hands, whole, tmp_path, n
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_to_all_processes_saves_in_the_first_epoch(driver, hands, whole, tmp_path, name):
-    """Batch systems, ``timeout``, Ctrl-C and a closed terminal: the loader processes hear it too."""
+    """Batch systems, ``timeout``, Ctrl-C and a closed terminal: the loader processes receive the signal, too."""
     runs = Runs(driver, hands, tmp_path / "run", CHECKPOINT_MINUTES=10.0, DATALOADER__NUM_WORKERS=1)
     done = runs(1, f"group {name}", "stage 2")
     stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command resumes there"
@@ -188,7 +188,7 @@ def test_reduced_precision_resumes_within_its_tolerance(driver, hands, tmp_path,
 
 
 @pytest.mark.parametrize("kept", [1, 3])
-def test_so_many_states_are_kept(driver, hands, tmp_path, kept):
+def test_the_configured_number_of_checkpoints_is_kept(driver, hands, tmp_path, kept):
     runs = Runs(driver, hands, tmp_path / "run", CHECKPOINTS_KEPT=kept)
     assert runs(3, KILL, "stage 2")["status"] == KILLED
     names = sorted(path.name for path in (runs.folder / "resume").iterdir())
@@ -215,8 +215,8 @@ def test_two_trainings_in_one_folder(driver, hands, whole, tmp_path):
     assert_same(runs, whole)
 
 
-def test_where_to_go_on_from_is_a_choice(driver, hands, whole, tmp_path):
-    """Another run's folder, which stays as it is; or nowhere."""
+def test_the_state_to_resume_from_can_be_chosen(driver, hands, whole, tmp_path):
+    """From another run's folder, which is not changed, or from none."""
     first, second = (Runs(driver, hands, tmp_path / name) for name in ("first", "second"))
     assert first(4, KILL, "stage 2")["status"] == KILLED
     before = {path.name: path.read_bytes() for path in first.folder.rglob("*.*")}

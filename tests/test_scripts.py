@@ -82,7 +82,7 @@ def table(lines):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of the training script: its folders and what it said."""
+    """A run of the training script: its folders and its output."""
     base = tmp_path_factory.mktemp("trained")
     hands = make_toy_hands(base / "hands")
     file = write_config(hands, base / "run", pictures=True)

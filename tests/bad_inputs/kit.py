@@ -1,6 +1,6 @@
 """A corpus of bad files, made by the tests: each case has a file and the expected outcome of reading it.
 
-Whatever the outcome, no case may leave the canary: a file that code in a hostile file would make if anybody ran it.
+No case may create the canary, a file that the code inside a hostile file writes when somebody runs it.
 """
 
 import os
@@ -37,7 +37,7 @@ def cases(*table):
 
 
 def judge(case, folder, read, named=True):
-    """Make the file of ``case`` in ``folder``, have ``read`` read it, compare with what is expected.
+    """Write the file of ``case`` into ``folder``, read it with ``read`` and compare the outcome with the expected one.
 
     ``named``: the message must begin with, or hold, the file's name.
     """
@@ -58,7 +58,7 @@ def judge(case, folder, read, named=True):
 
 
 class Hostile:
-    """Pickled, it is an order to make the canary."""
+    """An object whose unpickling makes the canary."""
 
     def __init__(self, order=os.mkdir):
         self.order = order

@@ -1,4 +1,4 @@
-"""Configurations: YAML that orders, explodes, loops or lies."""
+"""Hostile configurations: YAML with code, exponential growth, loops or wrong types."""
 
 import os
 
@@ -15,7 +15,7 @@ def order(tag):
 
 
 def laughs(path):
-    """A billion laughs: each name stands for ten of the one before."""
+    """The billion-laughs file: each name expands to ten of the one before."""
     lines = ["a0: &a0 [ha, ha]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))]
     path.write_text("\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""People with names that are formulas, markup, control characters or no text at all: through a whole run."""
+"""A whole run with people whose names are formulas, markup, control characters or no text at all."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Image files that are none, are too much, or look odd: read as a data set's photographs are."""
+"""Files that are no images, too large or unusual, read as a data set's photographs are read."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def plain(colour=RED, size=(8, 6), mode="RGB"):
 
 
 def halves(size=(8, 6)):
-    """Left half red, right half blue: which way up a picture is shows."""
+    """Left half red, right half blue, so that the orientation can be seen."""
     image = plain(RED, size)
     image.paste(BLUE, (size[0] // 2, 0, *size))
     return image
@@ -66,7 +66,7 @@ def rotated(kind, orientation=6, image=None):
 
 
 def shape(width, height, colour=None):
-    """Whether a picture has a size, and about one colour."""
+    """A check that a picture has this size and about this colour."""
 
     def fits(image):
         same = colour is None or np.abs(np.asarray(image).astype(int) - colour).max() < 12
@@ -87,7 +87,7 @@ SIXTEEN = np.full((6, 8), 32896, np.uint16)
 PALETTE = halves().quantize(4)
 
 IMAGES = cases(
-    # too much
+    # too large
     Case("bomb.png", png(60_000, 60_000, bytes(1 << 20)), BOMB),
     Case("bomb.gif", b"GIF89a" + struct.pack("<HHBBB", 65_000, 65_000, 0, 0, 0) + b";", f"{BOMB}|{NOT_AN_IMAGE}"),
     Case(
@@ -183,13 +183,13 @@ def test_images(tmp_path, case):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         judge(case, tmp_path, read_image)
         refused = examine(str(tmp_path / case.name)).unreadable
-    assert bool(refused) == isinstance(case.expected, str), "the check before training says what reading would say"
+    assert bool(refused) == isinstance(case.expected, str), "the check before training gives the message of reading"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("exif", [False, True])
 def test_orientation_is_applied_where_configured(tmp_path, kind, exif):
-    """Orientation 6: the camera was turned by 90 degrees; upright, the picture's stored left edge is its upper one."""
+    """Orientation 6: the camera was turned by 90 degrees, so the stored left edge is the upper edge of the picture."""
     path = tmp_path / "photo"
     path.write_bytes(rotated(kind, image=halves((16, 12))))
     found = np.asarray(read_image(path, Reading(upright=exif))).astype(int)
@@ -203,6 +203,6 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yml"))
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_recipes_turn_photographs_upright_where_phones_took_them(recipe):
-    """The published sets are evaluated as their files lie; people's own hands and key points upright."""
+    """The published sets are read as stored; users' own hands and key points are read upright."""
     cfg, _ = load_config(recipe)
     assert cfg.INPUT.EXIF is (cfg.DATASETS.NAMES in ("hand", "listing") or cfg.MODEL.METHOD == "horeid")

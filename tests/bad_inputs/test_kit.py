@@ -1,4 +1,4 @@
-"""The canary sings: a reader that obeys a hostile file is caught."""
+"""A reader that runs the code of a hostile file is detected."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""What runs leave and later ones read: states and their manifests, numbers, arrays, the vocabulary."""
+"""Files that one run writes and a later one reads: states and their manifests, numbers, arrays, the vocabulary."""
 
 import gzip
 import io
@@ -226,7 +226,7 @@ RUNS = cases(
 @RUNS
 @pytest.mark.timeout(60)
 def test_runs(tmp_path, case, monkeypatch):
-    """Through the report, and the queries through what compares runs by them."""
+    """The report reads each damaged file; the comparison of runs reads the damaged queries, too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_folder, "LARGEST_QUERIES", 1 << 20)
 
@@ -246,7 +246,7 @@ def test_texts_of_a_run_are_no_html(tmp_path):
 
 # ------------------------------------------------------------------------------------------ features being extracted
 class Fixed:
-    """An embedder that looks at no image."""
+    """An embedder that reads no image."""
 
     reading = Reading()
 

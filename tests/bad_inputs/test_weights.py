@@ -1,4 +1,4 @@
-"""Weights: CLIP's, checkpoints of the model, in every format, by whoever offers them."""
+"""Weights from untrusted sources: CLIP's and checkpoints of the model, in every format."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def old_tar(path):
 
 
 def scripted(path):
-    """TorchScript with code that would complain if it ran."""
+    """TorchScript with code that raises an error when it runs."""
 
     class Loud(nn.Module):
         def __init__(self):
@@ -82,7 +82,7 @@ def scripted(path):
 
 
 def huge_legacy(path):
-    """A storage of 2**60 bytes, by its own word."""
+    """A storage that claims 2**60 bytes."""
     buffer = io.BytesIO()
     torch.save({"a": torch.ones(3)}, buffer, _use_new_zipfile_serialization=False)
     path.write_bytes(buffer.getvalue().replace(b"K\x03", b"\x8a\x08" + struct.pack("<q", 1 << 60)))
@@ -107,7 +107,7 @@ def flipped_bit(path, checked=True):
 
 
 def last_storage_short(path):
-    """The claim of the pickle leads beyond the end of the file."""
+    """The pickle claims a storage that ends beyond the end of the file."""
     buffer = io.BytesIO()
     torch.save({NAME: torch.ones(1000)}, buffer)
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
@@ -141,7 +141,7 @@ WEIGHTS = cases(
     Case("bomb.pth", bomb, "compressed, which torch.save never does"),
     Case("other-pickle.pth", swap("data.pkl", b"\x80\x02cos\nmkdir\nX\x06\x00\x00\x00canary\x85R."), NOT_TENSORS),
     Case("no-storage.pth", rezipped(lambda m: {n: c for n, c in m.items() if "/data/" not in n}), DAMAGED),
-    # Whoever forges numbers may as well write them; what counts is that none come from outside the file.
+    # Forged numbers are accepted, since anybody can write numbers; none may come from outside the file.
     Case("short-storage.pth", swap("data/0", b"\0\0"), lambda found: found[NAME].shape == (2, 3, 4, 4)),
     Case("last-storage-short.pth", last_storage_short, f"{DAMAGED}|claims"),
     Case("flipped-bit.pth", flipped_bit, "its part flipped-bit/data/0 does not have its checksum"),
@@ -180,10 +180,10 @@ WEIGHTS = cases(
 @WEIGHTS
 @pytest.mark.timeout(60)
 def test_weights(tmp_path, case, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the canary of orders that name no folder
+    monkeypatch.chdir(tmp_path)  # the canary of code that names no folder
     judge(case, tmp_path, read_state_dict)
 
 
 @pytest.mark.parametrize("read", [read_clip_weights, read_reid_checkpoint])
-def test_the_readers_of_both_kinds_refuse_orders_too(tmp_path, read):
+def test_the_readers_of_both_kinds_refuse_code_too(tmp_path, read):
     judge(Case("order.pth", pickled(lambda: HEAD | {"a": Hostile()}), NOT_TENSORS), tmp_path, read)

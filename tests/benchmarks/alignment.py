@@ -1,4 +1,4 @@
-"""Measure what INPUT.ALIGN is worth: queries turned by random angles, and left hands against right ones.
+"""Measure the effect of INPUT.ALIGN on queries turned by random angles and on left hands against right ones.
 
     python -m datasets.keypoints --root data/11k_hands --output output/alignment/photos.csv
     python -m tests.benchmarks.alignment --weights data/tf_efficientnet_lite0.safetensors --root data/11k_hands
@@ -46,7 +46,7 @@ ALIGN = ("none", "rotate", "crop", "palm")
 SIZE = (224, 224)
 DRAWN = {"TRAIN_IDS": 2, "TEST_IDS": 20, "IMAGES_PER_ID": 10, "SIZE": 160}
 SHORTEST = 600
-"""Pixels that suffice of the shorter side of a photograph that is turned."""
+"""Pixels to which the shorter side of a photograph is reduced before it is turned."""
 
 Points = Mapping[str, KeyPoints]
 
@@ -98,7 +98,7 @@ def turned(pictures: Pictures, folder: Path, seed: int = 0) -> tuple[Pictures, d
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = read_image(pictures.paths[name], Reading(True), SHORTEST)
-            # Pillow turns against the clock.
+            # Pillow turns counter-clockwise.
             made = picture.rotate(-angles[name], Image.Resampling.BICUBIC, fillcolor=border_colour(picture))
             temporary = path.with_stem(f".{path.stem}")
             made.save(temporary, quality=95)
@@ -179,7 +179,7 @@ def places(pictures: Pictures) -> dict[str, np.ndarray]:
 
 
 def sheet(bench: Bench, pictures: Sequence[Pictures], file: Path, columns: int = 10) -> None:
-    """Some pictures, each as the network sees it by each ALIGN."""
+    """Some pictures as the network receives them under each value of ALIGN."""
     names = list(pictures[0].paths)
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, columns).astype(int)]
     rows = []

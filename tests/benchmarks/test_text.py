@@ -1,4 +1,4 @@
-"""The table of what sentences are worth: its rows, its statistics, and that it resumes."""
+"""The benchmark of sentences: its rows, its statistics, and resuming."""
 
 import json
 import shlex
@@ -19,14 +19,14 @@ BEFORE = ("MODEL.PRETRAIN_CHOICE", "random")
 
 
 def precisions(row):
-    """Average precisions of made-up people; text adds 0.05 and a chance of its own."""
+    """Average precisions of made-up people; text adds 0.05 and noise of its own."""
     people = np.random.default_rng(row.seed).uniform(0.3, 0.7, PEOPLE)
     chance = np.random.default_rng((row.seed, *map(ord, row.arm))).normal(0, 0.02, PEOPLE)
     return np.repeat(people + (0.05 + chance if row.arm != "none" else 0), QUERIES)
 
 
 def write_run(job, row):
-    """What a training leaves behind in its folder."""
+    """The files of a finished training."""
     job.folder.mkdir(parents=True)
     tree = {}
     for key, value in job.settings.items():
@@ -79,7 +79,7 @@ def test_each_row_has_its_hands_its_images_and_its_seed(plan):
 
 
 @pytest.mark.parametrize("arm", text.ARMS)
-def test_arms_differ_from_no_text_in_what_guides_the_images_alone(plan, arm):
+def test_arms_differ_from_no_text_only_in_the_guidance_of_images(plan, arm):
     first, own = (plan.job(Row(2, 1, name)).settings for name in ("none", arm))
     allowed = ("MODEL.METHOD", "MODEL.PROMPT", "MODEL.TEXT_", "MODEL.ONE_STAGE", "MODEL.COOP.", "SOLVER.STAGES")
     assert all(key.startswith((*allowed, "OUTPUT_DIR")) for key in own if own[key] != first[key])

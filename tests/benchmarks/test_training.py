@@ -93,7 +93,7 @@ def test_attention_on_the_cpu_is_counted():
     assert counter.get_total_flops() == (2 + 5) * product
 
 
-def test_peak_sees_what_was_held_and_let_go():
+def test_peak_includes_memory_that_was_released():
     with Peak(CPU) as peak:
         torch.ones(50_000_000).add_(1)
     if peak.above is None:

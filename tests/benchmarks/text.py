@@ -41,7 +41,7 @@ from utils.files.checkpoint import write_text
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "hand" / "text"
 ARMS = ("none", "clipreid", "shuffled", "centroids", "coop", "one_stage", "m1", "m8")
-"""In order of what they decide; `clipreid` has four learned tokens."""
+"""The arms that answer the most important questions come first; `clipreid` has four learned tokens."""
 
 IMAGES = (2, 4, 10)
 SEEDS = tuple(range(1, 11))

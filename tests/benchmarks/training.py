@@ -122,7 +122,7 @@ class Unsaved(Run):
 
 
 class Stopped(Exception):
-    """Enough has been measured."""
+    """Raised when enough has been measured."""
 
 
 class Clocked:

@@ -149,7 +149,7 @@ def test_the_message_of_a_yaml_boolean_names_the_quotes(tmp_path):
     "text", ["010", "12:30", "2024_01", "1.50", "1e3", "0x10", "007", "1_000.5", "2020-01-01", ".5", "3", "-0"]
 )
 def test_text_is_read_as_written(tmp_path, text):
-    """YAML 1.1 counts in eights after a leading 0 and in sixties around a colon; dates are no text to it at all."""
+    """YAML 1.1 reads a number with a leading 0 as octal, one with a colon in base 60, and a date as a date."""
     cfg, _ = load_config(written(tmp_path, f"OUTPUT_DIR: {text}\nDATASETS: {{ROOT_DIR: {text}}}\n"))
     assert (text, text) == (cfg.OUTPUT_DIR, cfg.DATASETS.ROOT_DIR)
 
@@ -215,7 +215,7 @@ def test_no_value_over_a_base_is_refused_as_without(tmp_path):
 
 
 def test_home_folders(tmp_path, monkeypatch):
-    """In YAML and in quotes no shell replaces ``~``."""
+    """No shell expands ``~`` in YAML or in quotes."""
     monkeypatch.setenv("HOME", str(tmp_path))
     written(tmp_path, "OUTPUT_DIR: ~/out\nMODEL: {PRETRAIN_PATH: ~/a.pt}\nRESUME: ~/old\n", "base.yml")
     file = written(tmp_path, "_BASE_: ~/base.yml\n")

@@ -1,4 +1,4 @@
-"""Recipes that carry a published number have the settings that it was published for."""
+"""Recipes with a published result have the settings of that result."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ HAND = np.arange(42, dtype=float).reshape(21, 2) / 4
 
 
 class Detector:
-    """Finds as many hands as the top left pixel's red says, in the order of their size."""
+    """Finds as many hands as the red value of the top left pixel, the largest first."""
 
     def __call__(self, picture):
         count = picture.getpixel((0, 0))[0]
@@ -157,7 +157,7 @@ def detector():
 
 
 def test_the_detector_finds_hands_and_which_they_are():
-    """Its word is that of the mirror image: here ``left`` is a left hand, for backs and palms alike."""
+    """MediaPipe's label is that of the mirror image; here ``left`` is a left hand, for backs and palms alike."""
     if not (PHOTOS / "HandInfo.csv").exists():
         pytest.skip(f"{PHOTOS} is not there")
     detect = detector()

@@ -95,7 +95,7 @@ def test_val_is_kept_out_of_training(tmp_path):
         ("photos/a2.jpg", "anna"),
         ("photos/e1.jpg", "Eva"),
     ]
-    assert [r.pid for r in data.val] == [1, 2]  # anna as in training; Eva, who does not train, behind
+    assert [r.pid for r in data.val] == [1, 2]  # anna as in training; Eva, who is not in training, follows
 
 
 def test_absent_training_images(tmp_path):

@@ -110,7 +110,7 @@ def test_the_image_left_out_changes_from_epoch_to_epoch():
     assert len(left) > 10
 
 
-def test_identities_meet_in_changing_company():
+def test_batches_combine_different_identities():
     sampler = make(pids=[pid for pid in range(8) for _ in range(4)], batch=8)
     partners = []
     for epoch in range(1, 41):

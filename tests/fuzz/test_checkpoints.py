@@ -1,4 +1,4 @@
-"""Any tensors under any names as a model's checkpoint: a model that computes numbers, or one clear message."""
+"""Random tensors under random names as a checkpoint: the model computes numbers, or there is one clear message."""
 
 import math
 

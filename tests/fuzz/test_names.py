@@ -54,7 +54,7 @@ def names_for(data_set):
 
 
 def read(root, data_set):
-    """All that is done with names before training; what is said about them is text."""
+    """All that is done with names before training; messages about them are text."""
     shorten, said = ShortPaths(), []
     words = ["DATASETS.NAMES", data_set, "DATASETS.ROOT_DIR", str(root), "DATASETS.TEST_SIZE", "800", "TEST.RUNS", "2"]
     cfg, _ = load_config(None, words)

@@ -69,7 +69,7 @@ def damaged(content, damage, kept):
     st.booleans(),
 )
 def test_any_bytes(tmp_path, content, manifest, fits):
-    """Whoever forged the checksum too gets no further than plain tensors and numbers."""
+    """Even where the checksum is forged, too, only plain tensors and numbers are read."""
     plant(tmp_path / "resume", content, fits, manifest)
     found = TrainingStates(tmp_path / "resume").load()
     assert found is None or fits or manifest is not None
@@ -80,7 +80,7 @@ def test_any_bytes(tmp_path, content, manifest, fits):
     st.one_of(TREES, st.builds(lambda key, value: WHOLE | {key: value}, st.sampled_from(sorted(WHOLE)), TREES)), TREES
 )
 def test_any_content(tmp_path, content, part):
-    """Taken up by a run as far as it is one of a run with the same configuration; else the run reports the error."""
+    """A run resumes from a state of the same configuration; otherwise it reports the error."""
     if isinstance(content, dict) and isinstance(content.get("parts"), dict):
         content = content | {"parts": content["parts"] | {"model": part, "random": part}}
     plant(tmp_path / "resume", saved(content))

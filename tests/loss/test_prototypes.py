@@ -14,7 +14,7 @@ def unit(*shape, seed=0):
 
 
 def slow_move(memory, features, labels, momentum):
-    """Lists of floats: each identity of the batch meets its least similar image."""
+    """On lists of floats: the least similar image of each identity in the batch updates its memory."""
     memory = [list(map(float, row)) for row in memory]
     for identity in sorted(set(labels)):
         images = [list(map(float, f)) for f, label in zip(features, labels, strict=True) if label == identity]

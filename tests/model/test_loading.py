@@ -1,4 +1,4 @@
-"""Weights of every kind into models: the same features, resized and skipped where that is right, refused where not."""
+"""Weights of every kind give the same features; tensors are resized or skipped where that is right, else refused."""
 
 import logging
 
@@ -121,7 +121,7 @@ def test_other_image_size_and_stride(name, kind, size, stride, files, log):
     [((64, 128), (128, 64)), ((128, 64), (64, 128)), ((144, 64), (96, 96)), ((64, 128), (64, 128))],
 )
 def test_a_checkpoint_records_its_grid(name, trained, tested, tmp_path):
-    """As many patches are no reason to take the file's rows for columns; 9 x 4 are not 6 x 6."""
+    """Grids with the same number of patches differ: 9 x 4 is not 6 x 6."""
     random = {"MODEL__PRETRAIN_CHOICE": "random"}
     start = make_model(config(name, trained, **random), facts(3))
     torch.save(start.checkpoint(), tmp_path / "w.pth")

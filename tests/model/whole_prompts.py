@@ -1,4 +1,4 @@
-"""The text path without the cut, for tests and benchmarks to compare with."""
+"""The text path on whole contexts, for comparison in tests and benchmarks."""
 
 from torch import Tensor
 

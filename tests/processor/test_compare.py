@@ -177,7 +177,7 @@ def test_overrides_begin_with_the_first_key(words, overrides):
 
 
 def test_a_stale_result_is_not_taken_for_a_finished_run(tmp_path, monkeypatch):
-    """A run writes its configuration first: numbers that are older belong to another one."""
+    """A run writes its configuration first: numbers that are older belong to another configuration."""
     for name in ("metrics.json", "config.yml"):
         (tmp_path / name).write_text("MODEL: {METHOD: pcl}\nTEST: {FLIP: True}\n")
     row = {"protocol": {"FLIP": True, "NECK_FEAT": "before"}}

@@ -51,7 +51,7 @@ def model(tmp_path_factory):
 
 
 def expected_features(file, weight):
-    """Features of the query images, the way of the evaluation."""
+    """Features of the query images as the evaluation computes them."""
     cfg, _ = load_config(file, ["TEST.WEIGHT", str(weight)])
     dataset = make_dataset(cfg, require_train=False)
     found = extract_features(
@@ -88,7 +88,7 @@ def test_photos_are_read_as_the_evaluation_reads_them(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_an_image(model, tmp_path, monkeypatch):
+def test_inputs_that_are_images(model, tmp_path, monkeypatch):
     """One path is one image; open pictures and arrays are as good as files."""
     file, weight, _ = model
     embedder = load_embedder(file, weight)
@@ -120,7 +120,7 @@ def test_an_open_picture_is_turned_as_its_file(tmp_path, suffix, upright):
     Image.fromarray(pixels).save(path, exif=exif)
     embedder = Embedder(lambda images: images.flatten(1), lambda p: torch.tensor(np.array(p)), Reading(upright=upright))
     loaded = Image.open(path)
-    if suffix != "tif":  # once loaded, Pillow has turned it for good
+    if suffix != "tif":  # Pillow turns a TIFF when it is loaded
         loaded.load()
     for picture in (Image.open(path), loaded):
         assert np.array_equal(embedder.embed(picture), embedder.embed(path))
@@ -139,7 +139,7 @@ def test_an_open_picture_is_turned_as_its_file(tmp_path, suffix, upright):
         (["a.jpg", b"a.jpg"], r"image 2: .*found a bytes"),
     ],
 )
-def test_what_is_none(image, found):
+def test_inputs_that_are_no_images(image, found):
     embedder = Embedder(lambda images: images, lambda picture: torch.zeros(3, 4, 4))
     with pytest.raises(ReIDError, match=found) as caught:
         embedder.embed(image)
@@ -317,7 +317,7 @@ def test_identities_from_names(tmp_path):
 
 
 def test_search_against_a_full_sort():
-    """One answer a person: the best of its images, however many of another's are nearer."""
+    """One answer per person, from the best of the person's images, even if many of another's are nearer."""
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(12, 5)).astype(np.float32)
     gallery[:6] = query[0] + 0.01 * rng.normal(size=(6, 5))  # six images of p0 are nearer to x than any other

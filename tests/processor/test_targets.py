@@ -1,4 +1,4 @@
-"""One model on several data sets: each target's numbers are those of a test of its own."""
+"""One model on several data sets: each target has the numbers of a test on it alone."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_a_target_is_a_test_of_its_own(place, capsys):
 
 
 def test_targets_see_the_best_epoch_of_held_out_images(place, tmp_path, monkeypatch):
-    """Epoch 1 of 2 is the better one: a target is tested with it, and its own HOLD_OUT changes nothing."""
+    """Epoch 1 of 2 is the better one: a target is tested with it, and the target's own HOLD_OUT changes nothing."""
     photos = [path.relative_to(place / "first").as_posix() for path in sorted((place / "first").rglob("*.png"))]
     splits = {"train": "train", "test/query": "query", "test/gallery": "gallery"}
     rows = [(name, name.split("/")[-2], splits[name.rsplit("/", 2)[0]]) for name in photos]

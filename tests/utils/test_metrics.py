@@ -17,7 +17,7 @@ LABELS = ("q_pids", "g_pids", "q_camids", "g_camids")
 
 
 def slow(keys, q_pids, g_pids, q_cams, g_cams, camera_rule="market", ap="standard", max_rank=50):
-    """Obviously right: for each query sort the whole gallery by (key, index), walk down the list."""
+    """Slow and obvious: for each query, sort the whole gallery by (key, index) and walk down the list."""
     aps, inps, curves = [], [], []
     for q, row in enumerate(keys):
         ranking = []
@@ -130,7 +130,7 @@ def test_keys_that_float32_cannot_order_are_exact():
     assert_same(found, expected)
     products = torch.from_numpy(query) @ torch.from_numpy(gallery).T
     plain = (torch.from_numpy(gallery) ** 2).sum(1) - 2 * products
-    assert abs(evaluate_distances(plain, *label).mAP - expected[1]) > 1e-3, "the test has no teeth"
+    assert abs(evaluate_distances(plain, *label).mAP - expected[1]) > 1e-3, "the data do not test anything"
 
 
 def test_features_that_are_all_equal_rank_by_index():

@@ -1,4 +1,4 @@
-"""Packages that are missing, and packages that are there and broken."""
+"""Packages that are missing, and packages that are installed but broken."""
 
 import sys
 
@@ -32,7 +32,7 @@ REASONS = {
 
 @pytest.fixture(params=REASONS)
 def broken(request, tmp_path, monkeypatch):
-    """All optional packages, there and broken; the reason that messages give."""
+    """All optional packages, installed but broken; the reason that messages give."""
     folder = tmp_path / "site"
     folder.mkdir()
     for name in NAMES:

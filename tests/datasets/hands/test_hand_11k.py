@@ -1,4 +1,4 @@
-"""11k Hands: the counts of the published protocol, and what makes its splits trustworthy."""
+"""11k Hands: the counts of the published protocol and the rules of its splits."""
 
 import csv
 import random

@@ -32,7 +32,7 @@ def test_the_camera_rule_makes_no_difference(root):
     assert all(PolyUFKP(root, camera_rule="market").has_positive()) and all(PolyUFKP(root).has_positive())
 
 
-def test_the_folder_above_will_do(tmp_path):
+def test_the_folder_above_is_accepted(tmp_path):
     plant(tmp_path / "polyu_fkp_roi", *(f"{f}/{n:02d}ROI.jpg" for f in FINGERS for n in (1, 7)))
     assert PolyUFKP(tmp_path).root == tmp_path / "polyu_fkp_roi"
 
@@ -45,7 +45,7 @@ def test_other_files_are_noted(root):
     assert any("001_left_index: 2 files" in note for note in notes)
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_files_are_named(tmp_path):
     text = message(PolyUFKP, tmp_path)
     assert "no finger folders" in text and "Hong Kong Polytechnic" in text
     assert "no such folder" in message(PolyUFKP, tmp_path / "x")

@@ -1,4 +1,4 @@
-"""What is said of photographs and their labels by their key points, on drawn hands whose labels are made wrong."""
+"""Warnings about photographs and labels from key points, on drawn hands with wrong labels."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_wrong_labels_are_listed_and_shown(drawn, known, tmp_path, capsys):
     assert (tmp_path / "s_suspects.png").exists() and f"suspects: {tmp_path / 's_suspects.png'}" in said
 
 
-def test_without_key_points_it_is_said_how_to_get_them(drawn, tmp_path, capsys):
+def test_without_key_points_the_message_says_how_to_get_them(drawn, tmp_path, capsys):
     (tmp_path / "listing.csv").write_text(listing(drawn, ()), encoding="utf-8")
     for record in (*drawn.train, *drawn.query, *drawn.gallery):
         copy = tmp_path / record.path.removeprefix(f"{drawn.root}/")

@@ -1,4 +1,4 @@
-"""Patterns read off names: those of published sets, and forms that people's own folders have."""
+"""Patterns proposed from file names: of published sets and of users' own folders."""
 
 import re
 
@@ -8,12 +8,12 @@ from datasets.inspect.naming import propose
 from tests.datasets.set_names import SETS
 
 OWN_WORDS = {"ntu_pi", "tongji"}
-"""Sets whose identity no name says, or says in a word of its own."""
+"""Sets whose file names hold no identity, or hold it as a word of its own."""
 
 
 @pytest.mark.parametrize("name", sorted(SETS.keys() - OWN_WORDS))
 def test_published_names(name):
-    """Without looking at the recipe, person, side and finger give the identities that the recipe has."""
+    """The proposed person, side and finger give the identities of the recipe, which the proposal does not read."""
     names = sorted(SETS[name].names())[::3]
     expression = re.compile(propose(names).pattern)
     groups = [expression.fullmatch(path).groupdict() for path in names]

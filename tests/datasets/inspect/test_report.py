@@ -1,4 +1,4 @@
-"""The dataset doctor: what it counts, what it warns of, when it refuses, and the split that it proposes."""
+"""The check of a data set: its counts, its warnings, its errors, and the split that it proposes."""
 
 import shutil
 import subprocess
@@ -87,7 +87,7 @@ def test_the_same_file_in_train_and_test(hands, examine):
     assert "1 picture is filed under two identities" in said
 
 
-def test_a_saved_again_copy_in_train_and_test(hands, examine):
+def test_a_resaved_copy_in_train_and_test(hands, examine):
     train, test = next((hands / "train").glob("*/*")), next((hands / "test" / "gallery").glob("*/*"))
     with Image.open(train) as image:
         image.resize((96, 96), Image.Resampling.NEAREST).save(test)

@@ -1,4 +1,4 @@
-"""Repeated splits of one's own data: other galleries, folds over people, shares of the training set."""
+"""Repeated splits of a user's own data: other galleries, folds over people, shares of the training set."""
 
 from collections import Counter
 from itertools import pairwise
@@ -43,7 +43,7 @@ def test_runs_enrol_other_images_as_many_as_the_split_does(root):
 
 
 @pytest.mark.parametrize("how", ["hand", "listing"])
-def test_folds_test_every_person_once_and_never_who_trains(root, how):
+def test_folds_test_every_person_once_and_no_training_person(root, how):
     keys = ["DATASETS.FOLDS", "3", "DATASETS.NAMES", how]
     if how == "listing":
         lines = []
@@ -65,7 +65,7 @@ def test_folds_test_every_person_once_and_never_who_trains(root, how):
     assert len(tested) == len(set(tested)) == 9
 
 
-def test_folds_that_cannot_be(root):
+def test_impossible_folds(root):
     assert "fewer than two for each" in message(make_dataset, hand_config(root, "DATASETS.FOLDS", "9"))
     assert "from 0 to FOLDS - 1" in message(hand_config, root, "DATASETS.FOLDS", "3", "DATASETS.FOLD", "3")
     assert "expected two folds" in message(hand_config, root, "DATASETS.FOLDS", "1")

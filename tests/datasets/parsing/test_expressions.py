@@ -1,4 +1,4 @@
-"""Rules over groups: correct numbers, and no code that Python could run."""
+"""Expressions over the groups of a pattern: they give the right numbers and run no code."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_no_rule_at_all(text):
     assert "is not a rule" in message(Rule, "DATASETS.CAMERA", text, GROUPS)
 
 
-def test_what_a_name_lacks_is_said():
+def test_a_missing_group_is_named():
     assert "there is no group 'finger'; the groups are number, person, side" in message(
         Rule, "DATASETS.IDENTITY", "finger // 2", GROUPS
     )

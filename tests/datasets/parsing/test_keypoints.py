@@ -1,4 +1,4 @@
-"""Files of key points: what is read from them, and what is refused with which words."""
+"""Files of key points: what is read from them, and the messages about wrong files."""
 
 from types import SimpleNamespace
 
@@ -55,7 +55,7 @@ def test_csv_and_npz_give_the_same_points(tmp_path, count):
         assert np.array_equal(two.points[5:], points[2, 5:])
 
 
-def test_what_a_file_leaves_out_has_a_meaning(tmp_path):
+def test_omitted_columns_and_empty_cells(tmp_path):
     known = read_keypoints(write(tmp_path / "p.csv", HAND, [["a.png", *range(42)], ["b.png", *[""] * 42]]))
     found, none = known.images["a.png"], known.images["b.png"]
     assert found.found and found.score == 1 and found.hands == 1 and (found.scores == 1).all() and found.size is None
@@ -78,7 +78,7 @@ def test_tables_that_are_no_key_points_are_refused(tmp_path, count, row, others,
     assert expected in refusal(write(tmp_path / "p.csv", count, [row], *others))
 
 
-def test_an_image_that_stands_there_twice_is_refused(tmp_path):
+def test_an_image_that_is_listed_twice_is_refused(tmp_path):
     rows = [["a.png", *range(34)], ["a.png", *range(34)]]
     assert "line 3: a.png is listed twice" in refusal(write(tmp_path / "p.csv", 17, rows))
 

@@ -22,7 +22,7 @@ COMPOSED, APART = (unicodedata.normalize(form, "é1") for form in ("NFC", "NFD")
 
 
 def test_one_name_in_two_unicode_forms_is_one_person(tmp_path):
-    """Names from a Mac are decomposed; a query's images in the gallery would count as another person's."""
+    """Names from a Mac are decomposed: uncorrected, a query's gallery images would count as another person's."""
     paths = [f"train/{name}/{i}.jpg" for name in "ab" for i in range(2)]
     paths += [f"query/{COMPOSED}/1.jpg", f"query/{APART}/2.jpg", "query/c/1.jpg"]
     paths += [f"gallery/{APART}/3.jpg", "gallery/c/2.jpg", f"train/{APART}/5.jpg"]

@@ -46,7 +46,7 @@ def vehicleid(tmp_path):
 
 
 def seen(dataset, trial):
-    """Paths and names of people, which no numbering changes."""
+    """Paths and names of people, which do not depend on the numbering."""
     return [{(r.path, dataset.test_identities[r.pid], r.viewid) for r in part} for part in (trial.query, trial.gallery)]
 
 
@@ -83,7 +83,7 @@ def test_runs_together_are_the_runs_alone(kind, folder, options, request, tmp_pa
 
 
 def test_distractors_are_embedded_once(hands_11k):
-    """20 images of the aspect in every run; of each of the 12 distractors those that were drawn."""
+    """Every run has the 20 images of the aspect, and of each of the 12 distractors the images that were drawn."""
     data = Hand11k(hands_11k, runs=10)
     drawn = {r.path for trial in data.trials for r in trial.gallery} - {r.path for r in data.query + data.gallery[:4]}
     assert 20 + 12 < len(data.test_images) == 20 + len(drawn - {r.path for t in data.trials for r in t.query})
@@ -137,7 +137,7 @@ def test_without_held_out_images_there_is_no_validation():
 
 
 def test_trials_share_the_numbering_of_people():
-    """A person whom only the second run shows has a number of their own."""
+    """A person who is only in the second run has a number of their own."""
     first = photos("query", "xy", 1), photos("gallery", "xy", 1)
     second = QueryGallerySplit(1, photos("query", "xy", 1), photos("gallery", "vxy", 1))
     data = ReIDDataset(photos("train", "ab", 2), *first, name="made", camera_rule="none", run=0, redrawn=[second])

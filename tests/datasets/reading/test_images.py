@@ -1,4 +1,4 @@
-"""Every kind of image file, the check that finds the broken ones, and items that depend on their draw alone."""
+"""Every kind of image file, the check that finds the broken ones, and items that depend only on their random draw."""
 
 import io
 import os
@@ -170,7 +170,7 @@ def test_white_leaves_eight_bits_alone_and_refuses_colours_that_are_cut_to_eight
     assert "INPUT.WHITE is 4095" in message(read_image, tmp_path / "x.ppm", Reading(white=4095))
 
 
-def test_no_numbers_and_negative_ones_are_black(tmp_path):
+def test_nan_and_negative_values_are_black(tmp_path):
     values = np.array([[np.nan, -3, np.inf, 0.2, 1]], np.float32)
     assert read(save(tmp_path / "x.tif", values))[0, :, 0].tolist() == [0, 0, 0, 51, 255]
 

@@ -25,7 +25,7 @@ def test_attributes_are_those_of_the_hand():
 
 
 def test_the_table_is_the_one_of_the_picture(tmp_path):
-    """The rim of a picture is table: white ones are brighter than dark ones, whatever the light."""
+    """The border of a picture shows the table: white tables are brighter than dark ones in any light."""
     from PIL import Image
 
     data = SyntheticHand(tmp_path, train_identities=12, test_identities=1, images_per_identity=4, size=32)

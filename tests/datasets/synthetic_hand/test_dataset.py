@@ -218,7 +218,7 @@ def mean_average_precision(query, gallery, query_ids, gallery_ids):
 
 
 def test_neither_trivial_nor_impossible():
-    """Raw pixels find hands better than chance but not well; the measured shape alone would find them all."""
+    """Raw pixels identify hands better than chance, but poorly; the measured shape alone identifies all of them."""
     hands = [identity_hand(0, FIRST_TEST_IDENTITY + i) for i in range(20)]
     images = np.stack(
         [[draw_hand(h, ASPECTS[j % 2], rng(i, j), 32).mean(2).ravel() for j in range(6)] for i, h in enumerate(hands)]

@@ -49,7 +49,7 @@ def test_rollout():
 
 
 def pulled(score, maps, place, step=1e-3):
-    """How fast a score rises when everything at one place grows, by finite differences in float64."""
+    """The derivative of a score by the scale of everything at one place, by finite differences in float64."""
     mask = torch.zeros(maps.shape[-2:], dtype=torch.float64)
     mask[place] = 1
     up, down = (score(maps * (1 + sign * step * mask)) for sign in (1, -1))
@@ -90,7 +90,7 @@ def test_contributions_to_a_mean_add_up_to_its_squared_length():
     assert torch.allclose(last, found, atol=1e-6)
 
 
-def test_a_place_that_the_feature_does_not_use_is_dark_however_loud_it_is():
+def test_a_place_that_the_feature_does_not_use_is_dark_despite_large_activations():
     """The norm of the activations shows the border of an image, where padding makes them large."""
     maps = torch.ones(1, 2, 3, 3)
     maps[0, :, 0, 0] = torch.tensor([-50.0, 50.0])  # cancels in the mean with the opposite corner

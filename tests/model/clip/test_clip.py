@@ -20,7 +20,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT, and the ways in which a download goes wrong."""
+    """Serves CONTENT, or fails in one of the ways in which a download goes wrong."""
 
     def do_GET(self):
         kind = self.path.rpartition("/")[2].removesuffix(".pt")
@@ -153,7 +153,7 @@ def test_redirection_to_another_protocol(tmp_path, monkeypatch, server, where):
 
 
 class Redirecting(urllib.request.HTTPSHandler):
-    """Stands for a server that answers HTTPS with a redirection to plain HTTP."""
+    """In place of a server that answers HTTPS with a redirection to plain HTTP."""
 
     target = ""
 

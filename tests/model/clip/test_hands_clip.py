@@ -1,4 +1,4 @@
-"""The file of MODEL.PRETRAIN_CHOICE hands: what it leaves out, who reads it, what is refused."""
+"""The file of MODEL.PRETRAIN_CHOICE hands: what it leaves out, which methods read it, what is refused."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def settings(*overrides):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Tensors as a training leaves them: locked ones and words that did not occur are as they were."""
+    """Tensors after a training: locked ones and words that did not occur are unchanged."""
     tensors = start_tensors(SEED)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and name.split(".")[-2:] not in (["q_proj", "weight"], ["k_proj", "weight"]):

@@ -1,4 +1,4 @@
-"""What is named in place of a file of weights: folders, shards, files of other programs."""
+"""Paths that are no file of weights: folders, shards, files of other programs."""
 
 import json
 

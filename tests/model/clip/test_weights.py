@@ -20,7 +20,7 @@ from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 
 WIDTH, PATCH, EMBED = 8, 4, 6
-# PyTorch no longer recommends TorchScript; OpenAI's files are what they are.
+# PyTorch no longer recommends TorchScript, but OpenAI's files are in it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
 
 
@@ -393,7 +393,7 @@ KINDS = {kind: saved(kind) for kind in ("archive", "zip", "legacy", "safetensors
 
 
 class Hostile:
-    """Makes a folder when unpickled by a reader that obeys."""
+    """Makes a folder when a reader unpickles it."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -512,7 +512,7 @@ def test_random_bytes(tmp_path, start, noise):
 @RELAXED
 @given(st.sampled_from(sorted(KINDS)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6))
 def test_damaged_files(tmp_path, kind, damage):
-    """Whatever a few wrong bytes do, the reader ends with tensors or with an error for the user."""
+    """Whichever bytes are wrong, the reader returns tensors or raises an error for the user."""
     content = bytearray(KINDS[kind])
     for where, value in damage:
         content[int(where * (len(content) - 1))] = value

@@ -1,7 +1,7 @@
 """One of the two processes of tests/model/methods/test_contract.py: ``-m tests.model.methods.pair FOLDER NAME ...``.
 
 The gradients of a step on half of a batch each, against those of one process with the whole batch. Where ``forward``
-draws, both draw other numbers than one process does, so there the step only has to work.
+draws random numbers, two processes draw others than one does, so there the step only has to run.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is particular to each method that CLIP-ReID is compared with, against slow and obvious computations."""
+"""The parts of each compared method that no other method has, against slow and obvious computations."""
 
 import pytest
 import torch
@@ -156,7 +156,7 @@ def test_the_memory_starts_as_means_and_follows_the_batches():
         assert shown["accuracy"] == (scores.argmax(1) == LABELS).float().mean()
         slow = slow_move(slow, feature.tolist(), LABELS.tolist(), 0.2)
         assert torch.allclose(model.memory, torch.tensor(slow), atol=1e-5)
-        terms["pcl"].backward()  # the memory has moved, and autograd does not mind
+        terms["pcl"].backward()  # the memory has moved without an error of autograd
         assert model.image_encoder.conv1.weight.grad.abs().sum() > 0
 
 

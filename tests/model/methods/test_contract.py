@@ -1,4 +1,4 @@
-"""What holds for every registered method: micro-batches, several processes, a resumed run, an exported model."""
+"""Tests of every registered method: micro-batches, several processes, a resumed run, an exported model."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_micro_batches(name):
             config(name, f"SOLVER.STAGE{stage.number}.MICRO_BATCHES", "4")
         return
     if stage.cached:
-        return  # nothing is encoded in the iterations
+        return  # the iterations encode nothing
     loss, found, buffers, rows = gradients(cfg, stage, 4)
     other, expected, states, _ = gradients(cfg, stage, 4, recompute=False)
     assert loss == pytest.approx(other, rel=1e-5)
@@ -129,7 +129,7 @@ def test_the_exported_network_gives_the_test_feature(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_checkpoint_keeps_what_a_test_needs(name, tmp_path):
-    """Without what is kept to resume alone; it loads into the model of a test, which has the same feature."""
+    """It leaves out what is kept only to resume, and loads into the model of a test, which has the same feature."""
     from model import DataFacts, make_test_model
 
     cfg = config(name)

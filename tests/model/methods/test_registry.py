@@ -73,7 +73,7 @@ def test_what_cannot_work_is_refused(overrides, words):
         "MODEL.ID_LOSS_WEIGHT|0|MODEL.I2T_LOSS_WEIGHT|0|SOLVER.STAGES|[1]",
     ],
 )
-def test_what_works_is_let_through(overrides):
+def test_valid_settings_are_accepted(overrides):
     check(overrides)
 
 

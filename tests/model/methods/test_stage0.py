@@ -101,7 +101,7 @@ def test_words_that_do_not_occur_keep_their_embedding(tmp_path):
 
 @pytest.mark.parametrize(("locked", "tower"), [("image_encoder.", "image"), ("text_encoder.", "text")])
 def test_a_locked_tower_stays_as_it_is(locked, tower, tmp_path):
-    """LiT; at the end the other tower alone gets the length."""
+    """LiT: at the end, only the other tower takes up the length."""
     cfg = config("clipreid", *ALL, "SOLVER.STAGE0.LOCK", f"['{locked}']")
     method, step, _, batch = trained(cfg, stage_of(cfg), tmp_path)
     assert method.frozen(AT) == (locked,) and method.frozen(Progress(2, 1)) == ()

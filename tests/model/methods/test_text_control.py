@@ -11,7 +11,7 @@ from utils.errors import ReIDError
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])
-def test_others_are_a_circle_without_a_fixed_point(count):
+def test_no_identity_keeps_its_own_sentence(count):
     found = others(count, 7)
     assert sorted(found.tolist()) == list(range(count)) and not (found == torch.arange(count)).any()
     assert torch.equal(found, others(count, 7)) and (count < 50 or not torch.equal(found, others(count, 8)))

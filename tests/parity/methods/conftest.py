@@ -1,4 +1,4 @@
-"""Networks that a test file keeps for its tests are released behind it."""
+"""Release the networks that a test file caches, after its last test."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from model.backbones.vit import ViT, ViTSize
 
 @contextmanager
 def without_random_start():
-    """Weights that are loaded need no random numbers before, which would take seconds."""
+    """Leave out the random initialisation, which takes seconds, since weights are loaded."""
     with ExitStack() as stack:
         for name in ("kaiming_uniform_", "normal_", "trunc_normal_", "uniform_"):
             stack.enter_context(patch.object(torch.nn.init, name, lambda tensor, *_, **__: tensor))

@@ -100,7 +100,7 @@ def test_people_not_images_are_drawn(setting):
     assert section.record["genuine pairs"] == 2 * PEOPLE * 4
     low, high = section.record["intervals"]["mAP"]
     assert low < 100 * ranked.mAP < high
-    assert section.replicates["mAP"].mean() > ranked.mAP + 0.02, "a replicate has fewer distinct people to mistake"
+    assert section.replicates["mAP"].mean() > ranked.mAP + 0.02, "a replicate has fewer distinct impostors"
 
 
 def test_open_set_leaves_whole_people_out():
@@ -206,8 +206,8 @@ WIDEST = 100 * (1 - 0.05 ** (1 / PEOPLE))
 """One-sided Clopper-Pearson bound where none of the people made an error: 11.7 %."""
 
 
-def test_where_nothing_is_wrong_the_bound_over_people_is_given(tmp_path):
-    """Of six genuine pairs or of a million: resampling what has no error shows no spread."""
+def test_without_errors_the_bound_over_people_is_given(tmp_path):
+    """With six genuine pairs or a million: without errors, resampling shows no spread."""
     keys = ["TEST.OPEN_SET", "0.5", "TEST.FPIR", "[0.7]", "TEST.TEMPLATE", "gallery", "TEST.TEMPLATE_SIZE", "[2]"]
     keys += ["TEST.FUSE", "mean", "TEST.SCORE_NORM", "s", "TEST.GROUPS", "['gender']", "TEST.THRESHOLDS", "[0.95]"]
     setting = make_setting(*keys, noise=0.01)

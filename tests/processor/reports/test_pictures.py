@@ -28,7 +28,7 @@ IDENTITIES = 5
 
 
 class Looker(torch.nn.Module):
-    """A model that looks at the top left."""
+    """A model whose feature comes from the top left of the image."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ def test_all_pictures_are_written(world, tmp_path):
     with Image.open(tmp_path / "pictures" / "attention.png") as sheet:
         first = np.asarray(sheet)[30 + 144 + 18 : 30 + 288, 10:154].astype(int)
     red_minus_blue = (first[..., 0] - first[..., 2])[::40, ::40]
-    assert red_minus_blue[0, 0] > 50 > red_minus_blue[-1, -1], "yellow where it looks, dark blue elsewhere"
+    assert red_minus_blue[0, 0] > 50 > red_minus_blue[-1, -1], "yellow at the top left, dark blue elsewhere"
 
 
 def test_one_picture_that_fails(world, tmp_path, caplog, monkeypatch):

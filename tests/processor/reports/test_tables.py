@@ -1,4 +1,4 @@
-"""What runs in one folder leave to each other: rows of ``metrics.json``, queries of several random splits."""
+"""Several runs in one folder: rows of ``metrics.json``, queries of several random splits."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def row(**facts):
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_a_row_gives_way_only_to_one_that_measures_the_same(other):
+def test_a_row_is_replaced_only_by_one_of_the_same_protocol(other):
     rows = merge_results(merge_results({}, {"test": row(mAP=1)}), {"test": row(mAP=2, **other)})
     assert [(name, found["mAP"]) for name, found in rows.items()] == [("test", 1), ("test 2", 2)]
     rows = merge_results(rows, {"test": row(mAP=3)})  # the first again: it keeps its name and is the last in order
@@ -96,7 +96,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("content", ODD, ids=range(len(ODD)))
-def test_numbers_that_no_run_wrote_are_set_aside(tmp_path, content):
+def test_numbers_that_no_run_wrote_are_kept_as_a_backup(tmp_path, content):
     path = tmp_path / "metrics.json"
     (tmp_path / "metrics_before.json").write_text("older")
     path.write_text(content)

@@ -22,7 +22,7 @@ from utils.retrieval.points import NONE
 LABELS = [
     torch.tensor(part) for part in ([0, 1, 2, 3], [0, 1, 2, 3, 0, 1, 2, -1, 3], [0] * 4, [0, 1, 1, 1, 1, 1, 0, 1, 1])
 ]
-"""Query and gallery identities, query and gallery cameras; -1 is junk."""
+"""Query and gallery identities, query and gallery cameras; identity -1 is junk."""
 
 
 def table(seed=0, levels=4):

@@ -105,7 +105,7 @@ def test_spans_outside_their_bounds_are_warnings(said, length, epoch, warned):
     assert (warned in warnings[0] and len(warnings) == 1) if warned else not warnings
 
 
-def test_a_wide_span_is_said_once(said):
+def test_a_wide_span_is_reported_once(said):
     stage, _ = watch(1, 10, [{"stage": 1, "epoch": 1, "logit_span": 100.0}])
     stage.after(2, 3)
     assert [level for level, _ in said] == ["info"]

@@ -1,4 +1,4 @@
-"""What keeps a good start in stage 2: frozen layers, fixed statistics, first epochs for the new layers; and a note."""
+"""Settings that preserve a good start in stage 2: frozen layers, fixed statistics, first epochs for new layers."""
 
 import pytest
 import torch

@@ -44,7 +44,7 @@ def run(file, folder, options):
 
 @pytest.mark.parametrize(("name", "rate"), [("ViT-Tiny-16", 0.0005), ("RN-Tiny", 0.002)])
 def test_losses_fall_and_unseen_people_are_distinguished(tmp_path, name, rate):
-    """Chance level of this gallery is a mAP of about 20; colours decide, and untrained networks see stripes too."""
+    """Chance level is a mAP of about 20. Only colours identify; untrained networks respond to the stripes, too."""
     hands = make_toy_hands(tmp_path / "hands", train_ids=12, test_ids=8, images=6, clutter=0.2)
     metrics = run(
         write_config(hands, tmp_path / "run", name), tmp_path / "run", LEARN | {"SOLVER.STAGE2.BASE_LR": rate}

@@ -76,7 +76,7 @@ class Constant:
 
 
 def plain_trace(model, cfg):
-    """Stage 1 with neither trick, as a reader of the paper would write it: each epoch's mean loss."""
+    """Stage 1 as in the paper, on whole contexts for each image: each epoch's mean loss."""
     stage, losses = cfg.SOLVER.STAGE1, []
     optimizer = torch.optim.Adam([model.prompt_learner.cls_ctx], stage.BASE_LR, weight_decay=stage.WEIGHT_DECAY)
     for epoch in range(1, EPOCHS + 1):

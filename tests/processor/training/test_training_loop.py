@@ -13,7 +13,7 @@ from tests.model.methods.toy import build, config
 
 @pytest.mark.parametrize(("recipe", "base", "other"), [("handid", 5e-6, 5e-5), ("clipreid", 5e-6, 1e-5)])
 def test_the_rate_that_is_logged_is_that_of_the_encoder(recipe, base, other):
-    """BASE_LR under the schedule; other parts have their own, by name: not the rate of whichever group is first."""
+    """BASE_LR under the schedule, not the rate of the first group; other parts have their own rates, by name."""
     cfg = config(recipe)
     method = build(cfg)
     optimizers = make_optimizers(cfg, method, 2)

@@ -78,7 +78,7 @@ def test_an_image_is_not_compared_with_itself():
     assert counting.count(free.blocks).num_genuine - counting.count(alone.blocks).num_genuine == known
 
 
-def test_a_missing_kind_is_said():
+def test_a_missing_kind_is_named():
     query, gallery = split()
     alone = Features(gallery.features, np.zeros(len(gallery), int), np.zeros(len(gallery), int))
     crossing = Crossing(Features(query.features, np.zeros(len(query), int), query.camids), alone)

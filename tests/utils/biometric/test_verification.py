@@ -84,7 +84,7 @@ def test_curve_is_the_trade_of_the_rates():
         assert frr == pytest.approx((scores[genuine] < threshold).mean(), abs=2 / genuine.sum())
 
 
-def test_too_few_impostor_pairs_are_said_plainly():
+def test_too_few_impostor_pairs_are_reported():
     found = verify(*_split())
     assert found.tar_at_far[1e-2] is not None
     assert found.tar_at_far[1e-3] is found.tar_at_far[1e-4] is None

@@ -1,4 +1,4 @@
-"""Choosing device and number format, also on machines that this one is not."""
+"""Choosing device and number format, also on simulated machines."""
 
 import os
 
@@ -11,7 +11,7 @@ from utils.errors import ReIDError
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with a number of GPUs, or Apple's."""
+    """A simulated machine with a number of GPUs, or Apple's."""
 
     def pretend(gpus=0, mps=False, capability=(8, 0)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -61,7 +61,7 @@ def test_auto_precision_is_reduced_only_where_that_is_fast(machine, monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     assert choose_precision("auto", torch.device("cpu")).dtype == torch.float32
-    for kind in ("amx_tile", "avx512_bf16"):  # either will do
+    for kind in ("amx_tile", "avx512_bf16"):  # either is enough
         with monkeypatch.context() as patch:
             patch.setattr(torch.cpu, f"_is_{kind}_supported", lambda: True, raising=False)
             assert choose_precision("auto", torch.device("cpu")).dtype == torch.bfloat16

@@ -75,7 +75,7 @@ def test_an_operation_without_a_deterministic_form_is_named_not_fatal():
         ("mps", False, "two runs on mps"),
     ],
 )
-def test_what_cannot_be_guaranteed_is_said(device, deterministic, expected):
+def test_what_cannot_be_guaranteed_is_logged(device, deterministic, expected):
     note = reproducibility_note(torch.device(device), deterministic)
     assert expected in note and bool(note) == bool(expected)
 

@@ -25,7 +25,7 @@ if child:
     print(child, flush=True)
 time.sleep(60)
 """
-"""Another training, with a loader process that outlives it."""
+"""Another training, with a loader process that ends after it."""
 TRY = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The first signal is noted, its echoes are too, and a later one acts."""
+"""The first signal is recorded, its repetitions have no effect, and a later one ends the process."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def own_handler():
-    """What a second Ctrl-C does in a shell; in the background shells have it ignored."""
+    """The handler of a second Ctrl-C as in a shell; shells ignore the signal in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)

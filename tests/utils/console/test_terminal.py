@@ -19,7 +19,7 @@ HAND = "\u624b.jpg"
 
 
 class Failing(io.StringIO):
-    """A stream whose every write fails as the system says it."""
+    """A stream whose writes all fail with an error of the operating system."""
 
     def __init__(self, number):
         super().__init__()

@@ -151,7 +151,7 @@ def test_charts_of_features_that_lie_close_together():
     pids = torch.arange(8).repeat(2)
     features = 1 + 0.005 * torch.randn(16, 32, generator=generator)
     metrics = verify(Features(features[:8], pids[:8], pids[:8]), Features(features[8:], pids[8:], pids[8:]))
-    assert metrics.eer_threshold > 0.9999, "what this is about"
+    assert metrics.eer_threshold > 0.9999, "the scores lie close together"
     (histogram,) = score_chart(metrics, "cosine similarity").axes
     labels, offset = ticks(histogram.xaxis)
     assert not offset and len(set(labels)) == len(labels) > 2 and all(float(label) > 0.9999 for label in labels)
@@ -166,7 +166,7 @@ def test_charts_of_features_that_lie_close_together():
     assert np.abs(shown - similarity.flatten().numpy()).max() < spread / 20
     labels, offset = ticks(bar.yaxis)
     assert not offset and len(set(labels)) == len(labels) > 2
-    assert cells.get_xticklabels()[0].get_text() == "100_right_middle", "there is room for it"
+    assert cells.get_xticklabels()[0].get_text() == "100_right_middle", "long names are shown where there is room"
 
 
 def test_the_scale_of_equal_similarities_ends_at_them():

@@ -36,7 +36,7 @@ def _collapsed(spread, queries=12, items=90, people=6, width=16):
 
 
 def _two_groups(spread=1e-5):
-    """Groups far from each other and narrow: a point in the midst of all is no help within them."""
+    """Narrow groups far from each other: subtracting a common centre does not help within a group."""
     random = np.random.default_rng(1)
     sides = np.sign(random.normal(size=(60, 1)))
     x = (sides * np.linspace(1, 2, 8) + spread * random.normal(size=(60, 8))).astype(np.float32)

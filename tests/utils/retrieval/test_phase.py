@@ -38,7 +38,7 @@ def test_equals_the_definition_in_float64():
         np.testing.assert_allclose(found, slow, atol=2e-4)
 
 
-def test_an_image_has_one_with_itself_and_more_with_its_shift_than_with_others():
+def test_an_image_scores_one_with_itself_and_more_with_its_shift_than_with_others():
     one = texture(0, 64, 96)
     shifted = Image.fromarray(np.roll(np.asarray(one), (5, -8), (0, 1)))
     scores = phase_scores(phase_of(one), torch.stack([phase_of(i) for i in (one, shifted, texture(1, 64, 96))]))

@@ -169,9 +169,9 @@ def test_places_between_scores_change_intervals_little():
 
 
 def test_joint_drawing_widens_the_interval_of_fmr():
-    """Drawing query people alone leaves the gallery's share of the spread out."""
+    """Drawing only query people omits the gallery's share of the spread."""
     random = np.random.default_rng(3)
-    ease = random.normal(size=60)  # some people look like everybody
+    ease = random.normal(size=60)  # some people resemble everybody
     query = gallery = torch.arange(60)
     scores = torch.from_numpy(ease[:, None] + ease[None] + random.normal(size=(60, 60)))
     same = query[:, None] == gallery
