@@ -1,8 +1,8 @@
 """The keys that are set most, by what they are about, for ``--help`` of training and test."""
 
 DATA = {
-    "DATASETS.NAMES": "which data set: hand, hand_11k, market1501 ... (docs/datasets.md)",
-    "DATASETS.ROOT_DIR": "its folder",
+    "DATASETS.NAMES": "name of the data set: hand, hand_11k, market1501 ... (docs/datasets.md)",
+    "DATASETS.ROOT_DIR": "folder of the data set",
     "INPUT.SIZE_TRAIN": "height and width in pixels, [224, 224]; INPUT.SIZE_TEST in a test",
     "DATALOADER.NUM_WORKERS": "processes that read images",
 }
@@ -16,19 +16,19 @@ TEST = {
 RUN = {
     "OUTPUT_DIR": "folder of the run",
     "MODEL.DEVICE": "auto, cpu, cuda, cuda:1, mps",
-    "SOLVER.SEED": "of every random number",
+    "SOLVER.SEED": "seed of all random numbers",
 }
 MODEL = {
     "MODEL.METHOD": "clipreid, baseline ... (docs/methods.md)",
     "MODEL.NAME": "the backbone: ViT-B-16, RN50, timm/<name> ...",
-    "MODEL.PRETRAIN_PATH": "its pre-trained weights; empty: cache or download",
+    "MODEL.PRETRAIN_PATH": "file of pre-trained weights; empty: cache or download",
 }
 SOLVER = {
     "SOLVER.STAGES": "stages to be run, [1, 2]",
-    "SOLVER.STAGE2.BASE_LR": "learning rate; SOLVER.STAGE1.BASE_LR of stage 1",
-    "SOLVER.STAGE2.MAX_EPOCHS": "epochs; likewise",
-    "SOLVER.STAGE2.IMS_PER_BATCH": "images in a batch; likewise",
-    "SOLVER.STAGE2.MICRO_BATCHES": "micro-batches of a batch: less memory, the same batch",
+    "SOLVER.STAGE2.BASE_LR": "learning rate of stage 2; the keys of stage 1 are SOLVER.STAGE1.*",
+    "SOLVER.STAGE2.MAX_EPOCHS": "epochs",
+    "SOLVER.STAGE2.IMS_PER_BATCH": "images in a batch",
+    "SOLVER.STAGE2.MICRO_BATCHES": "parts of a batch that are encoded in turn, which needs less memory",
     "SOLVER.PRECISION": "auto, fp32, bf16, fp16",
 }
 

@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--output", metavar="FILE", type=Path, help=f"CSV file; default: {DEFAULT_FILE} in the data set's folder")
     add("--sheet", metavar="FILE", type=Path, help="contact sheet; default: keypoints_sheet.png in OUTPUT_DIR")
-    add("--processes", metavar="N", type=int, default=usable_cores(), help="number of processes: %(default)s")
+    add("--processes", metavar="N", type=int, default=usable_cores(), help="number of processes (default: %(default)s)")
     add("opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file")
     return run_script(partial(run, parser.parse_intermixed_args(argv)))
 

@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = make_parser("python -m model.convert", __doc__, EXAMPLES)
     parser.add_argument("--name", required=True, help="MODEL.NAME of the network, timm/...")
-    parser.add_argument("--weights", metavar="FILE", type=Path, required=True, help="under another library's names")
+    parser.add_argument(
+        "--weights", metavar="FILE", type=Path, required=True, help="weights under another library's names"
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="a .safetensors file")
     arguments = parser.parse_args(argv)
     return run_script(partial(convert, arguments.name, arguments.weights, arguments.output))

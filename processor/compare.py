@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         type=Path,
         default=Path("output/comparison"),
-        help="of all runs and the comparison (default: %(default)s)",
+        help="folder of all runs and of the comparison (default: %(default)s)",
     )
     add(
         "opts",

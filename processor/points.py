@@ -143,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = make_parser("python -m processor.points", __doc__, EXAMPLES)
     add = parser.add_argument
-    add("a", metavar="A", type=Path, help="an image")
-    add("b", metavar="B", type=Path, help="another")
+    add("a", metavar="A", type=Path, help="first image")
+    add("b", metavar="B", type=Path, help="second image")
     add("--output", metavar="FILE", type=Path, required=True, help="the chart, a PNG file")
     add("--gallery", metavar="DIR", type=Path, help="folder of other people for comparison, one folder a person")
     add("--mask-a", metavar="FILE", type=Path, help="image of the size of A, white where points may lie")

@@ -13,7 +13,8 @@ from utils.console.arguments import make_parser
 COMMANDS = commands()
 
 
-def help_of(command, capsys):
+def help_of(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(COMMANDS[command]).main(["--help"])
@@ -28,11 +29,12 @@ def test_all_commands_are_found():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, capsys, monkeypatch):
-    usage, purpose, *rest = help_of(command, capsys).split("\n\n", 2)
+    usage, purpose, *rest = help_of(command, capsys, monkeypatch).split("\n\n", 2)
     assert usage.startswith(f"usage: {command} ")
-    sentence = purpose.splitlines()[0]
+    sentence = " ".join(purpose.split())
     assert 30 < len(sentence) <= 120 and sentence[0].isupper() and sentence[-1] in ".:"
-    examples = [line for line in lines_of("\n".join(rest)) if line.startswith("python ")]
+    assert not [line for line in rest[0].splitlines() if len(line) > 80]
+    examples = [line for line in lines_of(rest[0]) if line.startswith("python ")]
     own = 0
     for line in examples:
         known, words = command_of(split_line(line))
@@ -45,7 +47,7 @@ def test_help(command, capsys, monkeypatch):
 def test_an_example_is_continued_as_a_shell_reads_it():
     example = "python -m x " + " ".join(f"--option{n} 'value {n}'" for n in range(12))
     text = make_parser("python -m x", "Do x.", (example,)).format_help()
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= 80
     assert not [line for line in text.splitlines() if line.count("'") % 2]
     assert split_line(lines_of(text.partition("examples:")[2])[0]) == split_line(example)
 

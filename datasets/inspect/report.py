@@ -424,6 +424,10 @@ def _spread(items: Sequence, count: int) -> list:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = make_parser("python -m datasets.inspect", __doc__, EXAMPLES)
+    parser.usage = "\n       ".join(
+        f"{parser.prog} {source} [options]"
+        for source in ("--root DIR", "--config_file FILE [KEY VALUE ...]", "--merge NAME=PLACE ...")
+    )
     data, unsplit, written = map(parser.add_argument_group, ("data set", "an unsplit folder", "what is written"))
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--config_file", metavar="FILE", help="YAML file that names the data set")
@@ -433,12 +437,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         help="several sets as one, each a folder as for --root or a YAML file; --write-listing keeps it",
     )
-    source.add_argument("--root", metavar="DIR", help="with train/ and test/, listing.csv or HandInfo.csv, or unsplit")
+    source.add_argument(
+        "--root", metavar="DIR", help="folder with train/ and test/, listing.csv or HandInfo.csv, or unsplit"
+    )
     data.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration keys that override the file")
     written.add_argument("--write-listing", metavar="FILE", help="write the split, proposed or given, as a CSV listing")
     written.add_argument("--write-config", metavar="FILE", help="write what is proposed for an unsplit folder as YAML")
     written.add_argument("--sheet", metavar="FILE", help="contact sheet; default: contact_sheet.png in OUTPUT_DIR")
-    unsplit.add_argument("--seed", type=int, default=0, help="of the proposed split")
+    unsplit.add_argument("--seed", type=int, default=0, help="seed of the proposed split")
     unsplit.add_argument(
         "--person-separator", metavar="TEXT", default="", help="007_left and 007_right are one person with '_'"
     )

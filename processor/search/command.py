@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     acceptance = parser.add_argument_group("acceptance")
     accept = acceptance.add_mutually_exclusive_group().add_argument
     accept("--far", metavar="RATE", type=float, help="accept answers at this false accept rate of one comparison")
-    accept("--threshold", metavar="COSINE", type=float, help="accept answers from this similarity on")
+    accept("--threshold", metavar="COSINE", type=float, help="accept answers of at least this cosine similarity")
     acceptance.add_argument(
         "--lr", action="store_true", help="give each answer a likelihood ratio, by the calibration beside TEST.WEIGHT"
     )
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--points", metavar="N", type=int, help="order the N most similar images by agreeing skin points (OpenCV)")
     add("--search", choices=SEARCHES, default="exact", help="faiss is approximate and logs its recall; for millions")
     add = parser.add_argument_group("answers").add_argument
-    add("--top", metavar="N", type=int, default=10, help="people to a query (default: %(default)s)")
-    add("--format", choices=(*FORMATS, "html"), default="text", help="of the answers (default: %(default)s)")
+    add("--top", metavar="N", type=int, default=10, help="people per query (default: %(default)s)")
+    add("--format", choices=(*FORMATS, "html"), default="text", help="format of the answers (default: %(default)s)")
     add("--output", metavar="FILE", type=Path, help="where to write them; by default standard output")
     return run_script(partial(run, parser.parse_intermixed_args(argv)))

@@ -66,7 +66,9 @@ def measure(identities: Sequence[int], options: Sequence[str] = ()) -> dict[str,
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("python -m tests.benchmarks.clustering", __doc__)
-    parser.add_argument("--identities", nargs="+", type=int, default=IDENTITIES, help="images of each, in turn")
+    parser.add_argument(
+        "--identities", metavar="N", nargs="+", type=int, default=IDENTITIES, help="images of each, in turn"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args(argv)

@@ -233,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--people", type=int, default=0, help="so many test people; 0: all")
     parser.add_argument("--queries", type=int, default=0, help="so many queries of an identity; 0: all")
     parser.add_argument("--nearest", default="100", help="images ordered by points, or all")
-    parser.add_argument("--matchers", nargs="+", choices=MATCHERS, default=list(MATCHERS))
+    parser.add_argument(
+        "--matchers", metavar="NAME", nargs="+", choices=MATCHERS, default=list(MATCHERS), help=", ".join(MATCHERS)
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     options = parser.parse_intermixed_args(argv)

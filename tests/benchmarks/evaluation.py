@@ -282,11 +282,16 @@ def table(rows: list[Row]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser("python -m tests.benchmarks.evaluation", __doc__)
-    parser.add_argument("--size", nargs="+", choices=[*SIZES, "million"], default=["market"])
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=["evaluate", "rerank"])
+    sizes = [*SIZES, "million"]
+    parser.add_argument("--size", metavar="NAME", nargs="+", choices=sizes, default=["market"], help=", ".join(sizes))
+    parser.add_argument(
+        "--task", metavar="NAME", nargs="+", choices=TASKS, default=["evaluate", "rerank"], help=", ".join(TASKS)
+    )
     parser.add_argument("--repeats", type=int, default=3, help="the best time counts")
     parser.add_argument("--spread", type=float, nargs="+", default=[3.0], help="noise around the centre of an identity")
-    parser.add_argument("--features", nargs="+", choices=["unit", "raw"], default=["unit"])
+    parser.add_argument(
+        "--features", metavar="KIND", nargs="+", choices=["unit", "raw"], default=["unit"], help="unit, raw"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")

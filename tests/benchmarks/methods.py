@@ -170,7 +170,7 @@ def table(rows: Sequence[dict]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("python -m tests.benchmarks.methods", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="file of the rows; finished ones are kept")
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--methods", metavar="NAME", nargs="+", choices=NAMES, default=NAMES, help="default: all")
     parser.add_argument("--size", default="256x128", help="height and width")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="measured of each; one more warms up")

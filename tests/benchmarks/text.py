@@ -210,9 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("python -m tests.benchmarks.text", __doc__)
     add = parser.add_argument
     add("--output", metavar="FOLDER", type=Path, default=Path("output/text"), help="of all runs (default: %(default)s)")
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="recipes (default: all)")
+    add("--arms", metavar="NAME", nargs="+", choices=ARMS, default=list(ARMS), help=f"recipes: {', '.join(ARMS)}")
     add("--images", metavar="N", nargs="+", type=int, default=list(IMAGES), help="training images of each identity")
-    add("--seeds", metavar="N", nargs="+", type=int, default=list(SEEDS), help="of the runs and of their hands")
+    add("--seeds", metavar="N", nargs="+", type=int, default=list(SEEDS), help="seeds of the runs and of their hands")
     add("--split", choices=HANDS, default="test", help="hands for the table, or for choosing a recipe")
     add("--of", metavar="N", type=int, default=max(IMAGES), help="images an identity of the training set has")
     add("--minutes", metavar="M", type=float, default=np.inf, help="start no row after so many")

@@ -393,8 +393,10 @@ def _shown(value: float | None, form: str = "{:.0f}") -> str:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("python -m tests.benchmarks.training", __doc__)
     parser.add_argument("--config_file", required=True)
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=["stage1", "stage2"])
-    parser.add_argument("--path", nargs="+", choices=PATHS, default=PATHS)
+    parser.add_argument(
+        "--task", metavar="NAME", nargs="+", choices=TASKS, help=", ".join(TASKS), default=["stage1", "stage2"]
+    )
+    parser.add_argument("--path", metavar="NAME", nargs="+", choices=PATHS, default=PATHS, help=", ".join(PATHS))
     parser.add_argument("--device", default="auto", help="as MODEL.DEVICE")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch of either stage")
     parser.add_argument("--iterations", type=int, default=1, help="in an epoch")

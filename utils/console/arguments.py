@@ -7,8 +7,8 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-WIDTH = 100
-"""Columns of an example before it is continued on the next line."""
+WIDTH = 80
+"""Columns of a terminal: longer lines of a help are broken."""
 
 
 def make_parser(command: str, description: str, examples: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def make_parser(command: str, description: str, examples: Sequence[str] = ()) ->
     """
     return argparse.ArgumentParser(
         prog=command,
-        description=description.strip(),
+        description="\n\n".join(_filled(part) for part in description.strip().split("\n\n")),
         epilog="\n".join(["examples:", *map(_continued, examples)]) if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,12 +56,22 @@ def parse_arguments(
 def _key_list(keys: Mapping[str, Mapping[str, str]]) -> str:
     lines = ["keys that are set most (docs/config.md lists all):"]
     for group, meanings in keys.items():
-        lines += [f"  {group}:", *(f"    {key:<28} {meaning}" for key, meaning in meanings.items())]
+        lines.append(f"  {group}:")
+        for key, meaning in meanings.items():
+            lines += textwrap.wrap(f"    {key:<28} {meaning}", WIDTH, subsequent_indent=33 * " ")
     return "\n".join(lines)
+
+
+def _filled(paragraph: str) -> str:
+    """Text as one paragraph; of indented commands each on its own line."""
+    if not paragraph.startswith(" "):
+        return textwrap.fill(" ".join(paragraph.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+    commands = re.sub(r"\\\n\s*", "", paragraph).splitlines()
+    return "\n".join(_continued(command.strip()) for command in commands)
 
 
 def _continued(example: str) -> str:
     """On several lines, as a shell reads it."""
-    whole = re.sub(r"'[^']*'", lambda quoted: quoted[0].replace(" ", "\0"), example)
-    lines = textwrap.wrap(whole, WIDTH, break_long_words=False, break_on_hyphens=False)
+    whole = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: quoted[0].replace(" ", "\0"), example)
+    lines = textwrap.wrap(whole, WIDTH - len("      \\ "), break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(" \\\n    ".join(lines), "  ").replace("\0", " ")
