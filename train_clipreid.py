@@ -65,8 +65,12 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train, dataset.reading.windows)
     targets = make_targets(cfg, run)
-    captions = captions_of(cfg, dataset) if "caption" in METHODS[cfg.MODEL.METHOD].needs(cfg, training=True) else None
-    loaders = make_dataloader(cfg, dataset, CaptionReader(captions.draw, captions.sentences) if captions else None)
+    sentences = None
+    if "caption" in needs:
+        captions = captions_of(cfg, dataset)
+        attributes = captions.attribute_sentences if "attributes" in needs else None
+        sentences = CaptionReader(captions.draw, captions.sentences, attributes)
+    loaders = make_dataloader(cfg, dataset, sentences)
     model = make_model(cfg, facts_of(cfg, dataset)).to(run.device)
     set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:

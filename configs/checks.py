@@ -148,6 +148,7 @@ _SHARES = [
     "DROP_PATH",
     "HEAD_DROPOUT",
     "APN_WEIGHT",
+    "ATTRIBUTE_WEIGHT",
     "GLOBAL_WEIGHT",
     "GREY_PROB",
     "LAYER_DECAY",

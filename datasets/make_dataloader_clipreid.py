@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,7 +45,9 @@ class Loaders(NamedTuple):
     validation: DataLoader | None = None
 
 
-def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, int], Tensor] | None = None) -> Loaders:
+def make_dataloader(
+    cfg: CfgNode, dataset: ReIDDataset, sentences: Callable[[str, int], Mapping[str, Tensor]] | None = None
+) -> Loaders:
     """Build the loaders of ``dataset``; where only a test is wanted, the first two are None.
 
     They draw from generators of their own, so reading images leaves the process's random numbers alone.
@@ -53,9 +55,8 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
     Args:
         cfg: the configuration.
         dataset: where the images are.
-        caption: from the path of a training image and a seed to the tokens of a sentence [L]. The batches of stage 0
-            then have the field ``caption`` and are shuffled, whatever the sampler: images of one identity share
-            sentences.
+        sentences: from the path of a training image and a seed to tokens by name. The batches of stage 0 then have
+            these fields and are shuffled, whatever the sampler: images of one identity share sentences.
     """
     size, mean, std = cfg.INPUT.SIZE_TRAIN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
     how = {"interpolation": cfg.INPUT.INTERPOLATION_TEST, "fit": cfg.INPUT.FIT_TEST}
@@ -107,9 +108,9 @@ def make_dataloader(cfg: CfgNode, dataset: ReIDDataset, caption: Callable[[str, 
     read, fields = _training_reader(cfg, dataset, readers), {**dataset.fields, **dataset.train_fields}
 
     def batches_of(stage: int) -> DataLoader:
-        read_caption = caption if stage == 0 else None
-        images = ImageDataset(dataset.train, augmented, read, fields, read_caption)
-        kind = "softmax" if read_caption else cfg.DATALOADER.SAMPLER
+        said = sentences if stage == 0 else None
+        images = ImageDataset(dataset.train, augmented, read, fields, said)
+        kind = "softmax" if said else cfg.DATALOADER.SAMPLER
         size = cfg.SOLVER[f"STAGE{stage}"].IMS_PER_BATCH
         return loader(images, batch_sampler=make_sampler(cfg, dataset, size, kind))
 

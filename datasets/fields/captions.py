@@ -85,6 +85,12 @@ class Captions:
         given = self.given.get(path)
         return given[0] if given else _detailed(known_attributes(self.attributes[path]), np.random.default_rng(0))
 
+    def attribute_sentences(self, path: str) -> list[str]:
+        """A sentence for each attribute in the order of the templates, and the plain one; "" without a value."""
+        known = self.attributes.get(path, {})
+        said = [template.format(known[name]) if name in known else "" for name, template in TEMPLATES.items()]
+        return [*said, _plainest(known) if {"side", "hand"} <= known.keys() else ""]
+
     def covers(self, path: str) -> bool:
         """Whether there is a sentence about the image."""
         return bool(self.given.get(path)) or not TEMPLATES.keys().isdisjoint(self.attributes.get(path, {}))
@@ -103,6 +109,12 @@ def draw_sentence(attributes: Attributes, rng: np.random.Generator, plain: float
         name = list(known)[int(rng.integers(len(known)))]
         return TEMPLATES[name].format(known[name])
     return _detailed({name: value for name, value in known.items() if name == "side" or rng.random() < KEPT}, rng)
+
+
+def _plainest(attributes: Attributes) -> str:
+    """Such as "palm of a left hand"."""
+    side = attributes["side"]
+    return PLAIN_SENTENCES[0].format(side=SIDES.get(side, (side,))[0], hand=attributes["hand"])
 
 
 def known_attributes(attributes: Attributes) -> dict[str, str]:
@@ -160,6 +172,13 @@ def captions_of(cfg: CfgNode, dataset: ReIDDataset) -> Captions:
             f"{dataset.name}: {len(lost)} of {len(dataset.train)} training images have no sentence, which stage 0 "
             f"trains on: {some(lost)}. Give them one in {file} (columns path,caption), in a column {COLUMN!r} of the "
             f"listing, or in columns of attributes ({', '.join(TEMPLATES)})."
+        )
+    if cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT and all(
+        TEMPLATES.keys().isdisjoint(known) for known in dataset.attributes.values()
+    ):
+        raise ReIDError(
+            f"SOLVER.STAGE0.ATTRIBUTE_WEIGHT = {cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT:g}, but no image of {dataset.name} "
+            f"has an attribute ({', '.join(TEMPLATES)}). Add such columns to the listing, or set it to 0."
         )
     _check_varied(captions, dataset)
     _check_mirroring(cfg, captions, dataset)

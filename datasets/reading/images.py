@@ -134,13 +134,13 @@ class ImageDataset(Dataset):
         transform: Transform,
         read: Callable[[str], Image] = read_image,
         fields: Mapping[str, Field] | None = None,
-        caption: Callable[[str, int], Tensor] | None = None,
+        sentences: Callable[[str, int], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.records = list(records)
         self.transform = transform
         self.read = read
         self.fields = fields or {}
-        self.caption = caption
+        self.sentences = sentences
 
     def __len__(self) -> int:
         return len(self.records)
@@ -157,6 +157,6 @@ class ImageDataset(Dataset):
             with _seeded(seed):
                 found[name] = field(record.path, self.transform.transforms, image.size)
         labels = {"labels": record.pid, "cameras": record.camid, "views": record.viewid, "index": index}
-        if self.caption is not None and seed is not None:
-            labels["caption"] = self.caption(record.path, seed)
+        if self.sentences is not None and seed is not None:
+            found |= self.sentences(record.path, seed)
         return found | labels

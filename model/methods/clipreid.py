@@ -103,12 +103,14 @@ class CLIPReID(ImageReID):
     @classmethod
     def needs(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
         own = {"caption"} if training and cls.reads_captions(cfg) else set()
-        return super().needs(cfg, training) | own
+        attributes = {"attributes"} if own and cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT else set()
+        return super().needs(cfg, training) | own | attributes
 
     @classmethod
     def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         return {
             "scale": cfg.SOLVER.STAGE0.MAX_SCALE if training and cls.reads_captions(cfg) else None,
+            "attribute_weight": cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT,
             "locked": tuple(cfg.SOLVER.STAGE0.LOCK),
             "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
             "sentence": cfg.MODEL.PROMPT or facts.sentence.format("X X X X"),
@@ -132,6 +134,7 @@ class CLIPReID(ImageReID):
         one_stage: bool = False,
         shuffle: int | None = None,
         scale: float | None = None,
+        attribute_weight: float = 0.0,
         locked: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
@@ -142,6 +145,7 @@ class CLIPReID(ImageReID):
         self.label_smoothing = label_smoothing
         self.one_stage = one_stage
         self.shuffle = shuffle
+        self.attribute_weight = attribute_weight
         self.locked = locked
         if text is not None and scale is not None:
             self.alignment = Alignment(text, scale)
@@ -155,7 +159,8 @@ class CLIPReID(ImageReID):
         outputs = super().forward(batch, at)
         if at is None or at.stage or "caption" not in batch.extra:
             return outputs
-        return {"projected": outputs["projected"], "caption": batch.extra["caption"]}
+        sentences = {name: batch.extra[name] for name in ("caption", "attributes") if name in batch.extra}
+        return {"projected": outputs["projected"], **sentences}
 
     def encode_text(self, labels: Tensor) -> Tensor:
         """Identities [B] -> features of their sentences [B, E], not normalised."""
@@ -210,7 +215,7 @@ class CLIPReID(ImageReID):
     def losses(self, outputs: Outputs, labels: Tensor, at: Progress) -> tuple[Terms, Terms]:
         images = outputs["projected"]
         if at.stage == 0:
-            return self.alignment.terms(self.text_encoder, images, outputs["caption"])
+            return self._alignment_terms(outputs)
         if at.stage == 1:
             return contrast_terms(self.contrast, images, self._texts(labels), labels), {}
         terms, shown = super().losses(outputs, labels, at)
@@ -222,6 +227,15 @@ class CLIPReID(ImageReID):
             logits = images @ self.all_texts.T
             terms["i2t"] = self.text_weight * F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
             shown["text accuracy"] = accuracy(logits, labels)
+        return terms, shown
+
+    def _alignment_terms(self, outputs: Outputs) -> tuple[Terms, Terms]:
+        """Those of stage 0."""
+        images = outputs["projected"]
+        terms, shown = self.alignment.terms(self.text_encoder, images, outputs["caption"])
+        if "attributes" in outputs:
+            loss = self.alignment.attribute_loss(self.text_encoder, images, outputs["attributes"])
+            terms["attributes"] = self.attribute_weight * loss
         return terms, shown
 
     def frozen(self, at: Progress) -> tuple[str, ...]:

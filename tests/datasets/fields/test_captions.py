@@ -59,6 +59,15 @@ def test_a_sentence_is_a_function_of_image_and_seed():
     assert all(word in detailed for word in ("slender left hand", "fair skin", "a scar", "grey table"))
 
 
+def test_each_attribute_has_a_sentence_of_its_own():
+    captions = Captions({}, {"a.png": DRAWN, "b.png": {"skin": "dark"}})
+    said = captions.attribute_sentences("a.png")
+    assert said[-1] == "palm of a left hand" and "A photo of a hand with a scar." in said and "" in said
+    assert len(set(said) - {""}) == len(DRAWN) + 1
+    assert set(captions.attribute_sentences("b.png")) == {"", "A photo of a hand with dark skin."}
+    assert set(captions.attribute_sentences("c.png")) == {""}
+
+
 @pytest.fixture
 def data(tmp_path):
     """A small tree of hands and its configuration."""
@@ -102,6 +111,15 @@ def test_files_that_cannot_work(data, rows, message):
     root, cfg = data
     write(root, rows(images(root)))
     with pytest.raises(ReIDError, match=message):
+        captions_of(cfg, make_dataset(cfg))
+
+
+def test_sentences_without_attributes_have_no_attribute_loss(data):
+    root, cfg = data
+    write(root, [(p, f"hand {i}") for i, p in enumerate(images(root))])
+    cfg.defrost()
+    cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT = 0.5
+    with pytest.raises(ReIDError, match=r"no image of hand has an attribute"):
         captions_of(cfg, make_dataset(cfg))
 
 

@@ -188,3 +188,41 @@ def test_methods_without_a_text_encoder_have_no_stage_0():
     cfg, _ = load_config("configs/hand/vit_base.yml", ["SOLVER.STAGES", "[0, 2]"])
     with pytest.raises(ReIDError, match=r"SOLVER.STAGES = \[0, 2\]: the stages of MODEL.METHOD baseline are \[2\]"):
         check_method(cfg)
+
+
+WEIGHED = (*ALL, "SOLVER.STAGE0.ATTRIBUTE_WEIGHT", "0.5")
+
+
+def test_images_are_classified_by_the_sentences_of_each_attribute():
+    """Against a loop over attributes and images, in float64."""
+    cfg = config("clipreid", *WEIGHED)
+    method, batch = build(cfg), toy_batch(cfg)
+    outputs, labels = outputs_of(method, stage_of(cfg), batch)(batch, AT)
+    terms, _ = method.losses(outputs, labels, AT)
+    images, loss = F.normalize(outputs["projected"].double()), 0.0
+    for sentences in batch.extra["attributes"].unbind(1):
+        known = [i for i, tokens in enumerate(sentences) if tokens.any()]
+        values = sentences[known].unique(dim=0)
+        table = method.alignment.token_embedding
+        texts = [method.text_encoder(table[v[: v.argmax() + 1]][None], int(v.argmax())) for v in values]
+        logits = images @ F.normalize(torch.cat(texts).double()).T / 0.07
+        own = torch.stack([(values == sentences[i]).all(1).nonzero().squeeze() for i in known])
+        loss += F.cross_entropy(logits[known], own)
+    assert float(terms["attributes"]) == pytest.approx(0.5 * float(loss), rel=1e-4)
+
+
+def test_attributes_do_not_change_the_contrast_and_weigh_nothing_at_0():
+    cfg = config("clipreid", *WEIGHED)
+    method, batch = build(cfg), toy_batch(cfg)
+    outputs, labels = outputs_of(method, stage_of(cfg), batch)(batch, AT)
+    terms, _ = method.losses(outputs, labels, AT)
+    alone, _ = method.losses({name: outputs[name] for name in ("projected", "caption")}, labels, AT)
+    assert alone.keys() == {"info_nce"} and torch.equal(alone["info_nce"], terms["info_nce"])
+    assert "attributes" not in METHODS["clipreid"].needs(config("clipreid", *ALL), training=True)
+
+
+def test_the_reader_gives_a_sentence_for_each_attribute():
+    read = CaptionReader(lambda path, seed: "a left hand", attributes=lambda path: ["a dark hand", "", "palm"])
+    found = read("a.png", 3)
+    assert torch.equal(found["attributes"][[0, 2]], tokenize(["a dark hand", "palm"]))
+    assert not found["attributes"][1].any() and torch.equal(found["caption"], tokenize("a left hand")[0])

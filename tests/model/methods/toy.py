@@ -35,8 +35,11 @@ CPU = Precision(torch.device("cpu"), torch.float32)
 IDENTITIES, INSTANCES = 4, 2
 LABELS = torch.arange(IDENTITIES).repeat_interleave(INSTANCES)
 CAPTIONS = ("a left hand", "the palm of a right hand", "a hand with long fingers", "a left hand")
+SIDES = ("the palm of a hand", "", "the palm of a hand", "the back of a hand")
+KNOWN = torch.tensor([bool(side) for side in SIDES * 2])
 EXTRA = {
     "caption": lambda size: tokenize(CAPTIONS * 2),
+    "attributes": lambda size: torch.stack([tokenize(CAPTIONS * 2), tokenize(SIDES * 2) * KNOWN[:, None]], 1),
     "cameras": lambda size: torch.arange(len(LABELS)) % 2,
     "views": lambda size: torch.arange(len(LABELS)) % 2,
     "source": lambda size: torch.arange(len(LABELS)) // INSTANCES % 2,
