@@ -44,8 +44,8 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
         set_all(cfg, _under_current_names(leaves(tree), notes), str(file))
     if len(overrides) % 2:
         raise ReIDError(
-            f"command line: {len(overrides)} words after the options; expected pairs KEY VALUE, e.g. "
-            "SOLVER.SEED 1. Is a value with blanks missing its quotes?"
+            f"command line: an odd number of words ({len(overrides)}) after the options; expected pairs KEY VALUE, "
+            "e.g. SOLVER.SEED 1. Is a value missing, or are the quotes around a value with blanks?"
         )
     pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
     notes += [retired_note(key) for key, _ in pairs if key in RETIRED]

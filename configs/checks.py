@@ -286,7 +286,8 @@ def _check_colours(cfg: CfgNode) -> None:
         )
     if ranges[3] > 0.5:
         raise ReIDError(
-            f"INPUT.COLOR_RANGES = {ranges}: the last one, of the hue, is in turns either way, at most 0.5. Lower it."
+            f"INPUT.COLOR_RANGES = {ranges}: the last one, of the hue, is a share of a full turn "
+            "in each direction, at most 0.5. Lower it."
         )
 
 

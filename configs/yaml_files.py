@@ -116,7 +116,8 @@ def _read_file(path: Path) -> dict:
     try:
         tree = yaml.load(text, _PlainLoader)
     except Exception as error:  # besides its own errors, PyYAML lets through what Python says of odd values
-        raise ReIDError(f"{path}: not a readable YAML file: {error}") from None
+        hint = " YAML indents by spaces, not by tabs." if "'\\t'" in str(error) else ""
+        raise ReIDError(f"{path}: not a readable YAML file: {error}{hint}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

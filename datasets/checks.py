@@ -160,9 +160,11 @@ def _check_batches(cfg: CfgNode, dataset: ReIDDataset) -> None:
     counts = torch.bincount(torch.tensor([record.pid for record in dataset.train]))
     few = int((counts < instances).sum())
     if few:
+        ones = int((counts == 1).sum())
+        without_pairs = "; no identity has two images to learn from" if ones == dataset.num_train_pids else ""
         dataset.notes.append(
             f"{few} of {dataset.num_train_pids} training identities have fewer than {instances} images "
-            f"({int((counts == 1).sum())} have one): their images are repeated within a batch"
+            f"({ones} have one): their images are repeated within a batch{without_pairs}"
         )
 
 

@@ -119,7 +119,7 @@ def _split_lists(
         if twice:
             raise ReIDError(
                 f"{file}: {number_of(len(twice), 'image is', 'images are')} in both lists: "
-                f"{some(sorted(twice))}. Queries must not train."
+                f"{some(sorted(twice))}. Query images must not be training images."
             )
         rows = [SplitRow(*entry, split) for split in ("train", "gallery") for entry in train]
         return protocol, {None: [*rows, *(SplitRow(*entry, "query") for entry in test)]}

@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
     write_atomically(arguments.output, lambda file: chart.save(file, format="PNG"))
     for row in rows:
         show(row.title)
-    LOGGER.info("%s shows photographs of hands: keep it as biometric data", arguments.output)
+    LOGGER.info("%s shows photographs of hands, which are biometric data: protect it accordingly", arguments.output)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

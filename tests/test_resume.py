@@ -81,7 +81,7 @@ def test_a_signal_saves_and_has_its_own_status(driver, hands, whole, tmp_path, n
     stopped = "stopped at stage 2 epoch 1/3, iteration 1; saved: the same command resumes there"
     assert done["status"] == 3 and stopped in done["said"], done
     done = runs()
-    assert done["status"] == 0 and "resuming at stage 2, epoch 1, 1 iterations done" in done["said"], done["said"]
+    assert done["status"] == 0 and "resuming at stage 2, epoch 1, 1 iteration done" in done["said"], done["said"]
     assert_same(runs, whole)
 
 

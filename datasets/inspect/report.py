@@ -223,7 +223,7 @@ def _check_learning(report: Report, cfg: CfgNode, dataset: ReIDDataset) -> None:
     counts = Counter(record.pid for record in dataset.train)
     few = [dataset.train_identities[pid] for pid in sorted(counts) if counts[pid] < instances]
     if few:
-        fate = "the sampler leaves them out" if pairs else "the sampler repeats theirs within a batch"
+        fate = "the sampler leaves them out" if pairs else "the sampler repeats their images within a batch"
         report.warn(
             f"{len(few)} of {len(counts)} training identities have fewer than {instances} images "
             f"({'a pair' if pairs else 'DATALOADER.NUM_INSTANCE'}): {fate}: {some(few)}"

@@ -213,7 +213,9 @@ def _check_shape(cfg: CfgNode, shape: CLIPShape) -> None:
             "architecture."
         )
     if not own:
-        LOGGER.warning("the network has the sizes of its weights, %s, which are no %s's", shape.image, cfg.MODEL.NAME)
+        LOGGER.warning(
+            "the network has the sizes of its weights, %s, which are not those of %s", shape.image, cfg.MODEL.NAME
+        )
     smallest = 15 if is_resnet else shape.image.patch
     if min(cfg.INPUT.SIZE_TRAIN) < smallest:
         raise ReIDError(

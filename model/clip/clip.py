@@ -116,7 +116,7 @@ def download(weights: Weights, target: Path) -> None:
         with part.open("wb") as file, _open(weights.url) as response:
             digest = _copy(response, file)
         if digest != weights.sha256:
-            raise ValueError(f"the content that came is not the published one (SHA-256 {digest})")
+            raise ValueError(f"the downloaded content is not the published one (SHA-256 {digest})")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def _copy(response: http.client.HTTPResponse, file: BinaryIO) -> str:
         while piece := response.read(1 << 20):
             received += len(piece)
             if max(received, announced) > SIZE_LIMIT:
-                raise ValueError(f"more than {SIZE_LIMIT} bytes are announced or came")
+                raise ValueError(f"more than {SIZE_LIMIT} bytes are announced or were received")
             file.write(piece)
             digest.update(piece)
             bar.update(len(piece))

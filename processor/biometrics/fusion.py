@@ -17,6 +17,7 @@ from utils.biometric.templates import choose_images, mean_features
 from utils.biometric.verification import with_interval
 from utils.errors import ReIDError
 from utils.retrieval.distances import Features
+from utils.words import number_of
 
 if TYPE_CHECKING:
     from datasets.bases import Record, ReIDDataset
@@ -115,9 +116,10 @@ def modalities_of(dataset: ReIDDataset, records: Sequence[Record]) -> list[str]:
     if None in found or len(names) < 2:
         missing = sum(place is None for place in found)
         raise ReIDError(
-            f"TEST.FUSE: {dataset.name} gives no person, or none of {', '.join(PARTS)}, of {missing} of {len(found)} "
-            f"test images, and {len(names)} modalities of the others. Fusion joins the hands or fingers of a person: "
-            "give them in the listing's columns person, hand, side, finger, or in DATASETS.PATTERN."
+            f"TEST.FUSE: {missing} of {len(found)} test images of {dataset.name} lack person, or all of "
+            f"{', '.join(PARTS)}; the others have {number_of(len(names), 'modality', 'modalities')}. Fusion joins the "
+            "hands or fingers of a person: give them in the listing's columns person, hand, side, finger, or in "
+            "DATASETS.PATTERN."
         )
     return names
 

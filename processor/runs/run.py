@@ -33,6 +33,7 @@ from utils.files.checkpoint import model_file, remove_unfinished, write_atomical
 from utils.files.paths import ShortPaths
 from utils.retrieval.points import require_opencv
 from utils.retrieval.search import require_faiss
+from utils.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,8 +200,8 @@ class Run:
         self.unclaimed = state["parts"]
         self.parts_saved = list(state["parts"])
         stage, epoch, steps, ended = self.position
-        done = "complete" if ended else f"{steps} iterations done"
-        LOGGER.info("resuming at stage %d, epoch %d, %s (RESUME never starts over)", stage, epoch, done)
+        done = "complete" if ended else f"{number_of(steps, 'iteration')} done"
+        LOGGER.info("resuming at stage %d, epoch %d, %s; to start over: RESUME never", stage, epoch, done)
 
     def _find_state(self, source: str) -> tuple[dict[str, Any] | None, Path]:
         """The state that ``source`` names, and the folder it lies in."""

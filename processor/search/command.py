@@ -132,7 +132,7 @@ def _threshold(arguments: argparse.Namespace, gallery: np.ndarray, listed: Seque
         found = Threshold(arguments.threshold, measure_far(gallery, listed, arguments.threshold))
     else:
         return None
-    LOGGER.info("accepted from a similarity of %.4f on", found.similarity)
+    LOGGER.info("answers are accepted at a similarity of %.4f or more", found.similarity)
     if found.far is None:
         people = len({image.identity for image in listed})
         LOGGER.info(

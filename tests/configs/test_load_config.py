@@ -77,6 +77,12 @@ def test_override_beats_file_beats_defaults(tmp_path):
     assert (cfg.SOLVER.SEED, cfg.SOLVER.MARGIN, cfg.TEST.RERANK_K1) == (8, 0.7, "auto")
 
 
+def test_a_tab_in_a_yaml_file_is_named(tmp_path):
+    file = tmp_path / "c.yml"
+    file.write_text("MODEL:\n\tNAME: RN50\n")
+    assert "by spaces, not by tabs" in message(file=file)
+
+
 def test_odd_number_of_words():
     assert "pairs KEY VALUE" in message("SOLVER.SEED", "1", "OUTPUT_DIR")
 

@@ -463,4 +463,4 @@ def test_search_command(model, tmp_path, capsys):
     assert search_command([*command, "--threshold", "0.5"]) == 0
     said = capsys.readouterr()
     assert f"verdict on {asked}: {asked.parent.name}\n" in said.out
-    assert "accepted from a similarity of 0.5000 on" in said.err + said.out
+    assert "accepted at a similarity of 0.5000 or more" in said.err + said.out

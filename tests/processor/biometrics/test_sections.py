@@ -151,7 +151,7 @@ def test_fusion_needs_persons_and_modalities(setting):
     dataset = setting.dataset
     dataset.attributes = {path: {"person": facts["person"]} for path, facts in dataset.attributes.items()}
     with pytest.raises(
-        ReIDError, match=r"TEST.FUSE: made up gives no person, or none of side, hand, finger, of 192 of"
+        ReIDError, match=r"TEST.FUSE: 192 of 192 test images of made up lack person, or all of side, hand, finger"
     ):
         fuse(setting)
     cfg, _ = load_config(None, ["TEST.FUSE", "mean"])
