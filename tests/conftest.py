@@ -16,6 +16,24 @@ def silent_log():
     close_logger()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blank_charts():
+    """Runs leave their charts blank; tests of what is drawn use :func:`drawn_charts`."""
+    from tests import charts
+
+    charts.use(charts.leave_blank)
+
+
+@pytest.fixture
+def drawn_charts():
+    """Charts are drawn as users get them."""
+    from tests import charts
+
+    charts.use(charts.draw)
+    yield
+    charts.use(charts.leave_blank)
+
+
 @pytest.fixture(scope="session")
 def driver():
     """The process that makes runs for :class:`tests.run_client.Runs`."""

@@ -21,6 +21,7 @@ import processor.training.train_step
 import test_clipreid
 import train_clipreid
 from model.layers.batch_norm import in_front_of_seam, synchronise_batch_norm
+from tests import charts
 from utils.compute import distributed
 from utils.compute.distributed import (
     average_gradients,
@@ -161,6 +162,7 @@ def script(argv, at=0, act="", who=1):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    charts.use(charts.leave_blank)
     path = Path(sys.argv[1])
     order = json.loads(path.read_text())
     do = globals()[order.pop("do")]

@@ -29,6 +29,7 @@ import processor.training.train_set
 import processor.training.train_step
 import test_clipreid
 import train_clipreid
+from tests import charts
 
 SCRIPTS = {"train": train_clipreid, "test": test_clipreid}
 FULL_DISK = 200_000
@@ -148,6 +149,7 @@ def run(order):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests inherit that it is ignored
+    charts.use(charts.leave_blank)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
         sys.stdout.flush()

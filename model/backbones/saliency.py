@@ -5,17 +5,13 @@ Both are for pictures; the computation of features is independent of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.layers.rollout import rollout
-
-if TYPE_CHECKING:
-    from model.clip.model import Attention, VisionTransformer
 
 ROLLOUT = "attention rollout through all blocks"
 CONTRIBUTIONS = "contribution of each place to the feature (gradient x activation)"
@@ -30,16 +26,22 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def attention_rollout(encoder: VisionTransformer, images: Tensor, side_vector: Tensor | None = None) -> Tensor:
-    """Attention of the class token to each patch through all blocks [B, h, w] (Abnar and Zuidema, arXiv 2005.00928)."""
-    x, weights = encoder.embed(images, side_vector), []
-    for block in encoder.transformer.resblocks:
+def attention_rollout(x: Tensor, blocks: Iterable[nn.Module], grid: tuple[int, int]) -> Tensor:
+    """Attention of the class token to each patch through all blocks [B, h, w] (Abnar and Zuidema, arXiv 2005.00928).
+
+    Args:
+        x: tokens in front of the first block [B, 1 + h w, D].
+        blocks: of CLIP's ViT.
+        grid: h and w.
+    """
+    weights = []
+    for block in blocks:
         weights.append(attention_weights(block.attn, block.ln_1(x)))
         x = block(x)
-    return rollout(weights)[:, 0, 1:].unflatten(1, encoder.grid)
+    return rollout(weights)[:, 0, 1:].unflatten(1, grid)
 
 
-def attention_weights(attention: Attention, x: Tensor) -> Tensor:
+def attention_weights(attention: nn.Module, x: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) [B, heads, L, L], which the fused attention never shows."""
     query, key, _ = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).float().chunk(3, dim=-1)
     query, key = (t.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for t in (query, key))

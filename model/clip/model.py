@@ -218,9 +218,10 @@ class VisionTransformer(CLIPImageEncoder):
         feature = self.ln_post(self.transformer.resblocks[-1](x))
         return {"penultimate": x, "feature": feature, "projected": feature @ self.proj}
 
+    @torch.no_grad()
     def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """Attention rollout, see :func:`model.backbones.saliency.attention_rollout`."""
-        return scaled(attention_rollout(self, images, side))
+        return scaled(attention_rollout(self.embed(images, side), self.transformer.resblocks, self.grid))
 
 
 class Bottleneck(nn.Module):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from processor.biometrics.training import TrainingFeatures
 from processor.runs.folder import read_metrics
 from utils.biometric.bootstrap.subjects import Subjects, centred, draw_people, interval, number_subjects
 from utils.biometric.comparisons import Comparisons, Crossing, listed_blocks
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from datasets.bases import QueryGallerySplit, Record, ReIDDataset
-    from processor.biometrics.training import TrainingFeatures
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Setting:
         """Whom the images of query and gallery show; the identity where the data set does not say the person."""
         names = self.dataset.test_identities
         return tuple(
-            [person_of(self.dataset, record) or names[record.pid] for record in part]
+            [self.dataset.person(record) or names[record.pid] for record in part]
             for part in (self.dataset.query, self.dataset.gallery)
         )
 
@@ -241,11 +241,6 @@ def _score_kind(keys: Mapping[str, Any]) -> str:
     if keys.get("POINTS", "0") != "0":
         return "agreeing points"
     return "phase-only correlation" if keys.get("LOCAL", "none") == "poc" else "cosine similarity"
-
-
-def person_of(dataset: ReIDDataset, record: Record) -> str | None:
-    """The person in an image, None where the data set does not say."""
-    return dataset.attributes.get(record.path, {}).get("person")
 
 
 def masked(blocks: Iterator[Comparisons]) -> Iterator[tuple[slice, Tensor]]:

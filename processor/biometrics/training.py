@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from datasets.reading.images import ImageDataset
 from model.base import Batch, Method
-from processor.biometrics.setting import person_of
 from utils.biometric.comparisons import Crossing
 from utils.console.interrupt import check_interrupt
 from utils.console.progress import counted
@@ -94,9 +93,7 @@ def training_features(
             "used. Put the training images beside the test images, or switch it off."
         )
     names = dataset.train_identities
-    records = _sample(
-        [(person_of(dataset, r) or names[r.pid], r) for r in dataset.train], cfg.DATASETS.SPLIT_SEED, most
-    )
+    records = _sample([(dataset.person(r) or names[r.pid], r) for r in dataset.train], cfg.DATASETS.SPLIT_SEED, most)
     images = ImageDataset(records, loader.dataset.transform, read=loader.dataset.read)
     features = []
     model.eval()
@@ -106,7 +103,7 @@ def training_features(
             feature = model.test_feature(Batch.of(loaded, model.inputs, device), cfg.TEST.FLIP)
             features.append(F.normalize(feature).cpu())
     labels = ([getattr(record, name) for record in records] for name in ("pid", "camid"))
-    people = [person_of(dataset, record) or names[record.pid] for record in records]
+    people = [dataset.person(record) or names[record.pid] for record in records]
     return TrainingFeatures(Features(torch.cat(features), *labels), records, people, _across_cameras(dataset, records))
 
 

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configs import get_defaults, load_config
-from configs.checks import CHOICES
 from configs.published import EQUIVALENT
+from configs.ranges import CHOICES
 from tests.fuzzing import fuzz
 from utils.errors import ReIDError
 

@@ -1,5 +1,7 @@
 """Ways to execute a model that save memory or time: the same numbers, gradients and names."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,9 +103,19 @@ def test_channels_last_changes_the_layout_alone():
     assert close(gradients(last), gradients(plain), 1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [VIT, RESNET])
-def test_compiled_models_agree_and_keep_their_names(shape):
+def test_captured_models_agree_and_keep_their_names(shape, monkeypatch):
+    """Everything that torch.compile does but the code of its kernels, which takes a minute."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    compiled_agrees(shape)
+
+
+@pytest.mark.slow
+def test_a_compiled_block_agrees():
+    compiled_agrees(CLIPShape(ViTShape(64, 1, 16), None, 32))
+
+
+def compiled_agrees(shape):
     compiled, plain = built(shape, "SOLVER.COMPILE", "True"), built(shape)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     assert close(gradients(compiled), gradients(plain), 1e-3)

@@ -43,7 +43,7 @@ def test_rollout():
         assert torch.allclose(block.attn.out_proj(mixed.flatten(2)), block.attn(inside), atol=1e-5)
         expected = (weights.mean(1) + np.eye(7)) / 2 @ expected
         x = block(x)
-    found = attention_rollout(network, images)
+    found = attention_rollout(network.embed(images), network.transformer.resblocks, network.grid)
     assert found.shape == (2, 3, 2)
     assert np.allclose(found.numpy().reshape(2, 6), expected[:, 0, 1:], atol=1e-5)
 

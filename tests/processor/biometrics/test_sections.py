@@ -82,6 +82,7 @@ def make_setting(*pairs, noise=0.9):
         attributes=facts | more,
         test_identities=[f"{pid // 2:03}_{HANDS[pid % 2]}" for pid in range(2 * PEOPLE)],
         train_identities=[f"t{pid}" for pid in range(2 * PEOPLE)],
+        person=lambda record: dataset.attributes.get(record.path, {}).get("person"),
     )
     sides = (features_of(values[rows], part) for rows, part in zip(place, (query, gallery), strict=True))
     people = [more[record.path]["person"] for record in trained]

@@ -16,7 +16,7 @@ def run(tmp_path):
     return run
 
 
-def test_pictures_take_a_tenth_of_the_time(run, monkeypatch):
+def test_pictures_take_a_tenth_of_the_time(run, monkeypatch, drawn_charts):
     """The first after nine seconds of a stage, the next after nine times as long as the first took."""
     clock = [100.0]
     monkeypatch.setattr(curves, "_open_board", lambda *_: None)

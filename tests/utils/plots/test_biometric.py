@@ -6,6 +6,8 @@ import pytest
 from utils.plots.biometric import rate_chart
 from utils.plots.curves import save_figure
 
+pytestmark = pytest.mark.usefixtures("drawn_charts")
+
 
 @pytest.mark.parametrize("chart", ["det"])
 def test_a_chart_without_errors_is_drawn(tmp_path, chart):

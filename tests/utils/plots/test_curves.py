@@ -18,6 +18,8 @@ from utils.plots.curves import (
     training_curves,
 )
 
+pytestmark = pytest.mark.usefixtures("drawn_charts")
+
 HISTORY = [
     {"stage": 1, "epoch": 1, "loss": 3.0, "i2t": 1.0, "t2i": 2.0, "lr": 0.1, "images_per_second": 5.0, "seconds": 1.0},
     {"stage": 1, "epoch": 2, "loss": 2.5, "i2t": 0.5, "t2i": 2.0, "lr": 0.2, "images_per_second": 5.0, "seconds": 1.0},
