@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.clip.hands_clip import FILE as HANDS_CLIP
 from processor.biometrics.calibration import fit, likelihood_ratios
 from processor.biometrics.errors import error_rates
 from processor.biometrics.fusion import fuse, modalities_of
@@ -135,9 +136,12 @@ def _trained(
 
 
 def keep(calibration: Calibration, folder: Path, weights: Path | None) -> None:
-    """Write ``calibration.json`` into ``folder``, and beside the checkpoint if that lies elsewhere."""
+    """Write ``calibration.json`` into ``folder``, and beside the checkpoint if that lies elsewhere.
+
+    Nothing is written into the package: beside the weights that it contains.
+    """
     calibration.save(folder / "calibration.json")
-    if weights is None:
+    if weights is None or weights.resolve() == HANDS_CLIP:
         return
     beside = calibration_file(weights)
     try:

@@ -182,7 +182,7 @@ def test_groups_of_few_people_are_named(setting):
         check_performance(cfg, setting.dataset)
 
 
-def test_a_calibration_is_kept_and_trusted(setting, tmp_path):
+def test_a_calibration_is_kept_and_trusted(setting, tmp_path, monkeypatch):
     weights = tmp_path / "model.pth"
     weights.write_bytes(b"weights")
     cfg, _ = load_config(None, [])
@@ -193,6 +193,10 @@ def test_a_calibration_is_kept_and_trusted(setting, tmp_path):
     assert 0 < section.record["logistic"]["Cllr_min"] <= section.record["logistic"]["Cllr"] < 1
     with pytest.raises(ReIDError, match="no calibration"):
         trusted_calibration(weights, facts)
+    with monkeypatch.context() as patch:
+        patch.setattr("processor.testing.biometrics.HANDS_CLIP", weights)
+        keep(calibration, tmp_path, weights)
+        assert [path.name for path in tmp_path.glob("*.json")] == ["calibration.json"], "nothing in the package"
     keep(calibration, tmp_path, weights)
     assert calibration_file(weights).name == "model.calibration.json"
     assert trusted_calibration(weights, facts).slope == calibration.slope
