@@ -65,7 +65,8 @@ class Peak:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         elif self.before is not None:
-            peak = _resident("VmHWM")
+            # Linux counts pages by thread and sums them late: the mark can lie some pages below what was there before.
+            peak = max(_resident("VmHWM"), self.before)
         else:
             return
         self.above, self.total = (peak - self.before) / 1e9, peak / 1e9
