@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from datasets.fields.geometry import PointReader
-from datasets.parsing.keypoints import FINGERS, HAND, keypoints_of
+from datasets.parsing.keypoints import DEFAULT_FILE, FINGERS, HAND, KeyPointFile, keypoints_of
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
 
@@ -71,20 +71,33 @@ def hand_mask(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image)
 
 
-def hand_masks(cfg: CfgNode, dataset: ReIDDataset) -> HandMasks:
-    """The masks of the images of ``dataset``, by ``DATASETS.KEYPOINTS``; images without all points are counted.
+def mask_points(cfg: CfgNode, dataset: ReIDDataset) -> KeyPointFile:
+    """The key points that masks are made of, ``DATASETS.KEYPOINTS``.
 
     Raises:
         ReIDError: there is no file of 21 points, or it names none of the images.
     """
     file = keypoints_of(cfg, dataset)
     if file.count != HAND:
-        raise ReIDError(f"TEST.POINTS_MASK reads the {HAND} points of a hand; DATASETS.KEYPOINTS has {file.count}.")
+        raise ReIDError(
+            f"TEST.POINTS_MASK reads the {HAND} points of a hand; DATASETS.KEYPOINTS has {file.count}. Name a file of "
+            "hand points, or set TEST.POINTS_MASK to False."
+        )
+    return file
+
+
+def hand_masks(cfg: CfgNode, dataset: ReIDDataset) -> HandMasks:
+    """The masks of the images of ``dataset``; images without all points are counted.
+
+    Raises:
+        ReIDError: see :func:`mask_points`.
+    """
+    file = mask_points(cfg, dataset)
     paths = {record.path for record in dataset.test_images}
     lost = sum(path not in file.images or not np.isfinite(file.images[path].points).all() for path in paths)
     if lost:
         LOGGER.info(
             "note: %d of %d test images have no complete key points: their whole picture counts", lost, len(paths)
         )
-    source = Path(cfg.DATASETS.KEYPOINTS or Path(dataset.root) / "keypoints.csv")
+    source = Path(cfg.DATASETS.KEYPOINTS or Path(dataset.root) / DEFAULT_FILE)
     return HandMasks(PointReader(file, dataset.reading), f"{source.name} {source.stat().st_mtime_ns}")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets.fields.hand_masks import mask_points
 from model.clip.hands_clip import FILE as HANDS_CLIP
 from processor.biometrics.calibration import fit, likelihood_ratios
 from processor.biometrics.errors import error_rates
@@ -94,7 +95,8 @@ def check_performance(cfg: CfgNode, dataset: ReIDDataset) -> None:
     """Refuse, before training, figures that the data set cannot give.
 
     Raises:
-        ReIDError: fusion without persons, unknown attributes, thresholds of a run that is not there.
+        ReIDError: fusion without persons, unknown attributes, thresholds of a run that is not there, masks without
+            key points.
     """
     keys = cfg.TEST
     if keys.FUSE != "none":
@@ -102,6 +104,8 @@ def check_performance(cfg: CfgNode, dataset: ReIDDataset) -> None:
     for attribute in keys.GROUPS:
         group_names(dataset, attribute)
     given_thresholds(keys)
+    if keys.POINTS_MASK:
+        mask_points(cfg, dataset)
 
 
 def _trained(

@@ -9,6 +9,7 @@ from datasets.caches.point_cache import find_all
 from datasets.fields.hand_masks import hand_mask, hand_masks
 from datasets.parsing.keypoints import read_keypoints
 from datasets.synthetic_hand.dataset import SyntheticHand
+from processor.testing.biometrics import check_performance
 from utils.errors import ReIDError
 
 SIZE = 128
@@ -75,4 +76,4 @@ def test_what_cannot_work_is_refused(root, tmp_path):
     name = dataset.test_images[0].path.removeprefix(str(dataset.root)).strip("/")
     person.write_text(f"path,{columns}\n{name}{',5' * 34}\n")
     with pytest.raises(ReIDError, match=r"21 points of a hand; DATASETS\.KEYPOINTS has 17"):
-        hand_masks(cfg, dataset)
+        check_performance(cfg, dataset)  # before anything is computed
