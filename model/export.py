@@ -35,7 +35,7 @@ from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
 from utils.files.checkpoint import write_atomically
 from utils.optional import MissingPackageError, import_optional
-from utils.retrieval.distances import check_metric
+from utils.retrieval.coordinates import check_metric
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

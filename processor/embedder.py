@@ -40,7 +40,7 @@ from utils.console.progress import image_bar
 from utils.errors import ReIDError
 from utils.images import AS_STORED, Reading, read_image, to_rgb
 from utils.optional import MissingPackageError, import_optional
-from utils.retrieval.distances import check_metric
+from utils.retrieval.coordinates import check_metric
 from utils.windows import Target
 
 if TYPE_CHECKING:

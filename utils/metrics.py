@@ -18,20 +18,13 @@ import torch
 from torch import Tensor
 
 from utils.errors import ReIDError, require_choice
-from utils.retrieval.distances import (
-    VISIBLE,
-    Features,
-    check_metric,
-    check_widths,
-    device_of,
-    distance_chunks,
-    labels,
-    release,
-    save_distances,
-)
+from utils.retrieval.coordinates import check_metric
+from utils.retrieval.distances import distance_chunks, save_distances
+from utils.retrieval.features import Features, check_widths, device_of, labels, release
 from utils.retrieval.identities import IdentityPairs
 from utils.retrieval.ranks import negatives_between_matches
 from utils.retrieval.scores import TILE_ELEMENTS, Block, DistanceBlock, FeatureKeys
+from utils.retrieval.visible import VISIBLE
 
 __all__ = [
     "Features",

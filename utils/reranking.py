@@ -13,17 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.compute.device import wide_device
 from utils.errors import ReIDError
-from utils.retrieval.distances import (
-    Coordinates,
-    Placed,
-    check_metric,
-    check_widths,
-    device_of,
-    product_error,
-    squared_distances,
-    wide_device,
-)
+from utils.retrieval.coordinates import Coordinates, Placed, check_metric, product_error, squared_distances
+from utils.retrieval.features import check_widths, device_of
 from utils.retrieval.overlap import Sparse, shared_weight
 from utils.retrieval.search import smallest
 

@@ -16,7 +16,7 @@ from utils.biometric.scores.fusion import Fusion, fit_fusion
 from utils.biometric.templates import choose_images, mean_features
 from utils.biometric.verification import with_interval
 from utils.errors import ReIDError
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 from utils.words import number_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from utils.biometric.comparisons import Comparisons
 from utils.biometric.pair_scores import score_blocks
 from utils.biometric.scores.normalisation import Spread, cohort_spread, default_top, normalise, sample_rows
 from utils.biometric.verification import verify_comparisons, with_interval
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 
 MOST_COHORT = 2000
 NAMES = {"z": "z-norm", "t": "t-norm", "s": "s-norm", "as": "adaptive s-norm"}

@@ -24,7 +24,7 @@ from utils.biometric.protocols import Pairs, fvc
 from utils.biometric.verification import VerificationMetrics, verify_comparisons
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 from utils.retrieval.local_order import LocalScores
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from utils.biometric.protocols import Pairs
 from utils.biometric.templates import Groups, choose_images, join_columns, join_rows, mean_features
 from utils.biometric.verification import VerificationMetrics, verify_comparisons, with_interval
 from utils.errors import ReIDError
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 
 WORDS = {"mean_feature": "mean of unit features", "best": "best score", "mean_score": "mean score"}
 

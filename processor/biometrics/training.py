@@ -17,7 +17,7 @@ from utils.biometric.comparisons import Crossing
 from utils.console.interrupt import check_interrupt
 from utils.console.progress import counted
 from utils.errors import ReIDError
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -25,10 +25,10 @@ from utils.console.logger import LOGGER
 from utils.console.progress import counted
 from utils.metrics import Features, RankingMetrics, distance_chunks, evaluate, evaluate_distances, save_distances
 from utils.reranking import k_reciprocal
-from utils.retrieval.distances import VISIBLE
 from utils.retrieval.identities import JUNK, IdentityPairs
 from utils.retrieval.local_order import LocalScores
 from utils.retrieval.search import SEARCHES, Nearest, smallest
+from utils.retrieval.visible import VISIBLE
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

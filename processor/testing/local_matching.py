@@ -19,7 +19,7 @@ from processor.biometrics.local_fusion import PARTS, JointScore, fit_joint, part
 from processor.biometrics.training import TrainingFeatures, training_features
 from processor.biometrics.trust import calibration_facts
 from utils.console.logger import LOGGER
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 from utils.retrieval.local_order import LocalScores, Shortlist, order_by
 from utils.retrieval.phase import phase_of, phase_scores
 from utils.retrieval.points import agreeing_points

@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.biometric.pair_scores import block_rows, check_features, score_blocks
 from utils.biometric.protocols import Pairs
 from utils.errors import require_choice
-from utils.retrieval.distances import Features, check_widths, device_of
+from utils.retrieval.features import Features, check_widths, device_of
 from utils.retrieval.identities import CAMERA_RULES, JUNK, IdentityPairs
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.retrieval.distances import GALLERY_ROWS, device_of, release, rows, squared_norms
-from utils.retrieval.scores import wide_device
+from utils.compute.device import wide_device
+from utils.retrieval.features import GALLERY_ROWS, device_of, release, rows, squared_norms
 
 BLOCK_ELEMENTS = {"cpu": 2**22, "other": 2**26}
 """Scores held at a time, 8 bytes each, with what is made of them."""
@@ -33,7 +33,7 @@ def check_features(*features: Tensor | np.ndarray) -> None:
         ReIDError: naming the first row.
     """
     for part in features:
-        squared_norms(part, device_of(part))
+        squared_norms(part)
 
 
 def unit_rows(features: Tensor | np.ndarray, index: slice | Tensor, device: torch.device) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from utils.biometric.open_set import best_by_group
 from utils.biometric.pair_scores import unit_rows
-from utils.retrieval.distances import device_of
-from utils.retrieval.scores import wide_device
+from utils.compute.device import wide_device
+from utils.retrieval.features import device_of
 
 RULES = ("mean_feature", "best", "mean_score")
 _ROWS = 2**13

@@ -14,7 +14,7 @@ from utils.biometric.comparisons import Crossing
 from utils.biometric.confidence import Interval
 from utils.biometric.counting import Blocks, count
 from utils.biometric.error_rates import Tally, comparisons_needed
-from utils.retrieval.distances import Features
+from utils.retrieval.features import Features
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 _POINTS = 500

@@ -53,6 +53,11 @@ def _gpu_of_process() -> torch.device:
     return torch.device("cuda", number)
 
 
+def wide_device(device: torch.device) -> torch.device:
+    """Where float64 lives: on the device itself except on Apple's, which has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def busy_note(device: torch.device) -> str:
     """What to know before computing on a CPU that is busy or shared; empty where there is nothing to say."""
     threads, usable = torch.get_num_threads(), usable_cores()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.retrieval.distances import wide_device
+from utils.compute.device import wide_device
 from utils.retrieval.identities import inside
 from utils.retrieval.scores import Block, Tile
 

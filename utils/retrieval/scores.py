@@ -9,17 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.compute.device import wide_device
 from utils.errors import ReIDError
-from utils.retrieval.distances import (
-    GALLERY_ROWS,
-    Coordinates,
-    Placed,
-    pair_distances,
-    product_error,
-    release,
-    squared_distances,
-    wide_device,
-)
+from utils.retrieval.coordinates import Coordinates, Placed, pair_distances, product_error, squared_distances
+from utils.retrieval.features import GALLERY_ROWS, release
 
 TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
 """Keys held at a time; with what is made of them about 16 bytes each."""

@@ -12,17 +12,9 @@ from torch import Tensor
 
 from utils.errors import ReIDError
 from utils.optional import MissingPackageError, import_optional
-from utils.retrieval.distances import (
-    GALLERY_ROWS,
-    Coordinates,
-    Placed,
-    check_metric,
-    check_widths,
-    device_of,
-    release,
-    rows,
-    rows_per_chunk,
-)
+from utils.retrieval.coordinates import Coordinates, Placed, check_metric
+from utils.retrieval.distances import rows_per_chunk
+from utils.retrieval.features import GALLERY_ROWS, check_widths, device_of, release, rows
 from utils.retrieval.scores import FeatureBlock, FeatureKeys
 
 

@@ -297,7 +297,7 @@ def visible_parts(scores: Tensor) -> Tensor:
 
 
 def visible_feature(parts: Tensor, rest: Tensor, visible: Tensor) -> Tensor:
-    """Row of ``TEST.METRIC visible``, see :func:`utils.retrieval.distances.visible_chunks`.
+    """Row of ``TEST.METRIC visible``, see :func:`utils.retrieval.visible.visible_chunks`.
 
     Args:
         parts: [B, K, D].

@@ -8,7 +8,7 @@ from tests.utils.test_metrics import assert_same, slow
 from tests.utils.test_reranking import dense
 from utils.metrics import Features, distance_chunks, evaluate
 from utils.reranking import k_reciprocal
-from utils.retrieval.distances import Coordinates, Placed
+from utils.retrieval.coordinates import Coordinates, Placed
 from utils.retrieval.search import approximate_top_k, top_k
 
 METRICS = pytest.mark.parametrize("metric", ["euclidean", "cosine"])
