@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import configs.early_answers  # noqa: F401 -- first: --help, a wrong configuration and Ctrl-C before torch is loaded
 from configs import load_config
 from configs.command_lines import training_arguments
-from datasets import add_fields, captions_of, check_data, make_dataloader, make_dataset, write_drawn_splits
+from datasets import add_fields, captions_of, check_data, classes_of, make_dataloader, make_dataset, write_drawn_splits
 from datasets.hands.attributes import TEMPLATES, class_names, hand_sentence
 from model import (
     METHODS,
@@ -65,13 +66,14 @@ def train(config_file: str, overrides: Sequence[str]) -> None:
     on_main_process(lambda: write_drawn_splits(dataset, run.output_dir))
     run.check_data(dataset.train, dataset.reading.windows)
     targets = make_targets(cfg, run)
-    sentences = None
+    facts, captions, sentences = facts_of(cfg, dataset), None, None
     if "caption" in needs:
         captions = captions_of(cfg, dataset)
-        attributes = captions.attribute_sentences if "attributes" in needs else None
-        sentences = CaptionReader(captions.draw, captions.sentences, attributes)
+        classes = classes_of(cfg, dataset, captions) if "attributes" in needs else None
+        sentences = CaptionReader(captions.draw, captions.sentences, classes and classes.labels)
+        facts = replace(facts, attributes=classes.sentences if classes else ())
     loaders = make_dataloader(cfg, dataset, sentences)
-    model = make_model(cfg, facts_of(cfg, dataset)).to(run.device)
+    model = make_model(cfg, facts).to(run.device)
     set_execution(cfg, model)
     if cfg.MODEL.STAGE1_WEIGHT and 1 not in cfg.SOLVER.STAGES:
         load_prompts(model, cfg.MODEL.STAGE1_WEIGHT)

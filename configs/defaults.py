@@ -299,7 +299,7 @@ def _stage() -> CfgNode:
 _C.SOLVER.STAGE0 = _stage()
 _C.SOLVER.STAGE0.MAX_SCALE = 100.0  # (ours) clipreid: largest factor on cosines in the contrast with sentences
 _C.SOLVER.STAGE0.LOCK = []  # (ours) clipreid: beginnings of names that do not train, such as image_encoder. (LiT)
-_C.SOLVER.STAGE0.ATTRIBUTE_WEIGHT = 0.0  # (ours) clipreid: of the classification of each attribute by its sentences
+_C.SOLVER.STAGE0.ATTRIBUTE_WEIGHT = 0.0  # (ours) clipreid: of classifying attributes, by sentences and linearly
 _C.SOLVER.STAGE0.PLAIN_SHARE = 0.7  # (ours) clipreid: of short sentences ("palm of a left hand") made from attributes
 _C.SOLVER.STAGE1 = _stage()
 _C.SOLVER.STAGE2 = _stage()

@@ -11,7 +11,7 @@ import utils.console.early_signals  # noqa: F401 -- first: Ctrl-C while the pack
 from datasets.bases import ReIDDataset
 from datasets.checks import check_data
 from datasets.dukemtmcreid import DukeMTMCreID
-from datasets.fields.captions import captions_of
+from datasets.fields.captions import captions_of, classes_of
 from datasets.fields.geometry import AUGMENTATION, point_reader
 from datasets.fields.sources import source_reader
 from datasets.fields.textures import texture_reader
@@ -45,6 +45,7 @@ __all__ = [
     "add_fields",
     "captions_of",
     "check_data",
+    "classes_of",
     "make_dataloader",
     "make_dataset",
     "write_drawn_splits",

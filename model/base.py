@@ -46,6 +46,7 @@ class DataFacts:
         names: of the identities, in label order.
         sentence: of the data set, ``{}`` for the learnable tokens: "A photo of a {} hand."
         sources: data sets that the training set is made of; 0 where it does not say.
+        attributes: for each attribute that stage 0 classifies, the sentences of its classes.
     """
 
     identities: int
@@ -55,6 +56,7 @@ class DataFacts:
     names: tuple[str, ...] = ()
     sentence: str = ""
     sources: int = 0
+    attributes: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass

@@ -165,12 +165,12 @@ def _known_grid(cfg: CfgNode, tensors: Mapping[str, Tensor]) -> KnownGrid:
 
 
 def _with_card(cfg: CfgNode, model: Method, facts: DataFacts) -> Method:
-    """Record the facts that a test needs; the identities' names are personal data and are left out."""
+    """Record the facts that a test needs; the identities' names are personal data, and attributes are for training."""
     model.inputs = type(model).needs(cfg, training=False)
     model.card = {
         "method": cfg.MODEL.METHOD,
         "name": cfg.MODEL.NAME,
-        "facts": {key: value for key, value in asdict(facts).items() if key != "names"},
+        "facts": {key: value for key, value in asdict(facts).items() if key not in ("names", "attributes")},
         "image_size": list(cfg.INPUT.SIZE_TRAIN),
         "grid": list(model.image_encoder.grid),
         "mean": list(cfg.INPUT.PIXEL_MEAN),

@@ -96,6 +96,32 @@ class Captions:
         return bool(self.given.get(path)) or not TEMPLATES.keys().isdisjoint(self.attributes.get(path, {}))
 
 
+class AttributeClasses:
+    """The attributes of the training images as classes, each with its sentence.
+
+    Args:
+        captions: of the data set.
+        paths: of the training images.
+
+    Attributes:
+        sentences: for each attribute with at least two values, those of its classes.
+    """
+
+    def __init__(self, captions: Captions, paths: Sequence[str]) -> None:
+        self.captions = captions
+        columns = zip(*(captions.attribute_sentences(path) for path in paths), strict=True)
+        found = {i: tuple(sorted(set(column) - {""})) for i, column in enumerate(columns)}
+        self._columns = [i for i, sentences in found.items() if len(sentences) > 1]
+        self.sentences = tuple(found[i] for i in self._columns)
+
+    def labels(self, path: str) -> list[int]:
+        """The class of each attribute, -1 where its value is not known."""
+        said = self.captions.attribute_sentences(path)
+        return [
+            classes.index(said[i]) if said[i] else -1 for i, classes in zip(self._columns, self.sentences, strict=True)
+        ]
+
+
 def draw_sentence(attributes: Attributes, rng: np.random.Generator, plain: float) -> str:
     """A plain sentence with probability ``plain``, else one about a single attribute, or a detailed one."""
     kind = rng.random()
@@ -173,16 +199,25 @@ def captions_of(cfg: CfgNode, dataset: ReIDDataset) -> Captions:
             f"trains on: {some(lost)}. Give them one in {file} (columns path,caption), in a column {COLUMN!r} of the "
             f"listing, or in columns of attributes ({', '.join(TEMPLATES)})."
         )
-    if cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT and all(
-        TEMPLATES.keys().isdisjoint(known) for known in dataset.attributes.values()
-    ):
-        raise ReIDError(
-            f"SOLVER.STAGE0.ATTRIBUTE_WEIGHT = {cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT:g}, but no image of {dataset.name} "
-            f"has an attribute ({', '.join(TEMPLATES)}). Add such columns to the listing, or set it to 0."
-        )
     _check_varied(captions, dataset)
     _check_mirroring(cfg, captions, dataset)
     return captions
+
+
+def classes_of(cfg: CfgNode, dataset: ReIDDataset, captions: Captions) -> AttributeClasses:
+    """The attributes that stage 0 classifies.
+
+    Raises:
+        ReIDError: no attribute has two values among the training images.
+    """
+    classes = AttributeClasses(captions, [record.path for record in dataset.train])
+    if not classes.sentences:
+        raise ReIDError(
+            f"SOLVER.STAGE0.ATTRIBUTE_WEIGHT = {cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT:g}, but no attribute "
+            f"({', '.join(TEMPLATES)}) has two values among the training images of {dataset.name}. Add such columns to "
+            "the listing, or set it to 0."
+        )
+    return classes
 
 
 def _read(file: Path, root: Path, dataset: ReIDDataset) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ class CaptionReader:
     Args:
         draw: from the path of an image and a seed to a sentence.
         given: sentences that are not made by templates, to be checked before training.
-        attributes: from the path to one sentence for each attribute, "" where its value is not known.
+        labels: from the path to the class of each attribute, -1 where its value is not known.
 
     Raises:
         ReIDError: one of them is too long for the text encoder or holds a mark of the tokenizer.
@@ -39,26 +38,19 @@ class CaptionReader:
         self,
         draw: Callable[[str, int], str],
         given: Iterable[str] = (),
-        attributes: Callable[[str], Sequence[str]] | None = None,
+        labels: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
-        self.draw, self.attributes = draw, attributes
+        self.draw, self.labels = draw, labels
         sentences = list(dict.fromkeys(given))
         refuse_marks(sentences, "a caption")
         tokenize(sentences)
 
     def __call__(self, path: str, seed: int) -> dict[str, Tensor]:
-        """``caption`` [77], zeros behind the end, and ``attributes`` [A, 77], zeros for an unknown value."""
+        """``caption`` [77], zeros behind the end, and ``attributes`` [A], classes."""
         found = {"caption": tokenize(self.draw(path, seed))[0]}
-        if self.attributes is not None:
-            found["attributes"] = torch.stack([_tokens(sentence) for sentence in self.attributes(path)])
+        if self.labels is not None:
+            found["attributes"] = torch.tensor(self.labels(path))
         return found
-
-
-@cache
-def _tokens(sentence: str) -> Tensor:
-    """[77]; of attributes there are few sentences, which every batch repeats."""
-    tokens = tokenize(sentence)[0]
-    return tokens if sentence else torch.zeros_like(tokens)
 
 
 class Alignment(nn.Module):
@@ -67,16 +59,18 @@ class Alignment(nn.Module):
     Args:
         text: CLIP's text tower, whose encoder the method registers itself.
         largest_scale: that the logit scale may have; CLIP's is 100.
+        attributes: for each attribute that is classified, the sentences of its classes.
 
     Attributes:
         token_embedding: [vocabulary, D].
         logit_scale: logarithm of the factor on cosines; changed in place where it leaves [0, log(largest_scale)].
+        classifier: linear, from an image's feature [E] to the classes of all attributes.
 
     Raises:
         ReIDError: the start has no token embeddings.
     """
 
-    def __init__(self, text: TextTower, largest_scale: float = 100.0) -> None:
+    def __init__(self, text: TextTower, largest_scale: float = 100.0, attributes: Sequence[Sequence[str]] = ()) -> None:
         super().__init__()
         if not text.reads_words:
             raise ReIDError(
@@ -87,6 +81,11 @@ class Alignment(nn.Module):
         self.logit_scale = nn.Parameter(text.logit_scale.float().clone())
         self.largest_scale = largest_scale
         self.context = text.context
+        self.sizes = [len(sentences) for sentences in attributes]
+        if attributes:
+            said = [sentence for sentences in attributes for sentence in sentences]
+            self.register_buffer("attribute_tokens", tokenize(said), persistent=False)
+            self.classifier = nn.Linear(text.encoder.text_projection.shape[1], len(said))
 
     def terms(self, encoder: nn.Module, images: Tensor, captions: Tensor) -> tuple[Terms, Terms]:
         """Symmetric InfoNCE of images [B, E] and their sentences [B, L]; those of one sentence are its positives."""
@@ -100,24 +99,29 @@ class Alignment(nn.Module):
             right = (position[nearest] == position).float().mean()
         return {"info_nce": loss}, {"scale": self.logit_scale.detach().exp(), "sentence accuracy": right}
 
-    def attribute_loss(self, encoder: nn.Module, images: Tensor, attributes: Tensor) -> Tensor:
-        """Classification of images by sentences, summed over the attributes.
+    def attribute_loss(self, encoder: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Classification of each attribute, by its sentences and by :attr:`classifier`; the sum over the attributes.
 
-        The classes of an attribute are its values in the batch, each a sentence: the image-to-text half of UniCL (Yang
-        et al., arXiv 2204.03610, equation 3) for each attribute.
+        Cosines with the sentences of the classes are the image-to-text half of UniCL (Yang et al., arXiv 2204.03610,
+        equation 3). From random weights these sentences are nearly the same vector and teach the image encoder slowly;
+        the classifier does not wait for the text encoder.
 
         Args:
             encoder: of texts.
             images: [B, E].
-            attributes: tokens [B, A, L], zeros where an image has no value of an attribute.
+            labels: classes [B, A], -1 where an image has no value of an attribute.
         """
-        rows, columns = attributes.any(-1).nonzero(as_tuple=True)
-        texts, position = self._encoded(encoder, attributes[rows, columns])
-        classes = torch.zeros(attributes.shape[1], len(texts), dtype=torch.bool, device=images.device)
-        classes[columns, position] = True
-        logits = self.logit_scale.exp() * F.normalize(images) @ F.normalize(texts).T
-        losses = F.cross_entropy(logits[rows].masked_fill(~classes[columns], -torch.inf), position, reduction="none")
-        return (losses / columns.bincount()[columns]).sum()
+        texts, position = self._encoded(encoder, self.attribute_tokens)
+        by_sentence = self.logit_scale.exp() * F.normalize(images) @ F.normalize(texts[position]).T
+        return self._classified(by_sentence, labels) + self._classified(self.classifier(images), labels)
+
+    def _classified(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the logits [B, S] of all attributes: the sum over them of the mean over the images."""
+        losses = [
+            F.cross_entropy(part, own, ignore_index=-1, reduction="sum") / (own >= 0).sum().clamp(min=1)
+            for part, own in zip(logits.split(self.sizes, dim=1), labels.unbind(1), strict=True)
+        ]
+        return torch.stack(losses).sum()
 
     def _encoded(self, encoder: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Features [U, E] of the distinct rows of ``tokens`` [N, L], and which of them each row is [N].

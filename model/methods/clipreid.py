@@ -110,6 +110,7 @@ class CLIPReID(ImageReID):
     def options(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> dict[str, Any]:
         return {
             "scale": cfg.SOLVER.STAGE0.MAX_SCALE if training and cls.reads_captions(cfg) else None,
+            "attributes": facts.attributes,
             "attribute_weight": cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT,
             "locked": tuple(cfg.SOLVER.STAGE0.LOCK),
             "text": text_of(backbone, cfg.MODEL.METHOD) if training else None,
@@ -134,6 +135,7 @@ class CLIPReID(ImageReID):
         one_stage: bool = False,
         shuffle: int | None = None,
         scale: float | None = None,
+        attributes: Sequence[Sequence[str]] = (),
         attribute_weight: float = 0.0,
         locked: tuple[str, ...] = (),
         **options: Any,
@@ -148,7 +150,7 @@ class CLIPReID(ImageReID):
         self.attribute_weight = attribute_weight
         self.locked = locked
         if text is not None and scale is not None:
-            self.alignment = Alignment(text, scale)
+            self.alignment = Alignment(text, scale, attributes)
         if text is not None:
             self.sentence = sentence
             self.prompt_learner = PromptLearner(sentence, num_classes, text.embedding, text.context)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import load_config
-from datasets import captions_of, make_dataset
-from datasets.fields.captions import Captions, draw_sentence
+from datasets import captions_of, classes_of, make_dataset
+from datasets.fields.captions import AttributeClasses, Captions, draw_sentence
 from datasets.hands.attributes import hand_attributes
 from tests.toy_hands import make_toy_hands, write_config
 from utils.errors import ReIDError
@@ -68,6 +68,13 @@ def test_each_attribute_has_a_sentence_of_its_own():
     assert set(captions.attribute_sentences("c.png")) == {""}
 
 
+def test_attributes_with_two_values_are_classes():
+    known = {"a.png": {"skin": "fair", "side": "palmar"}, "b.png": {"skin": "dark", "side": "palmar"}, "c.png": {}}
+    classes = AttributeClasses(Captions({}, known), list(known))
+    assert classes.sentences == (("A photo of a hand with dark skin.", "A photo of a hand with fair skin."),)
+    assert [classes.labels(path) for path in known] == [[1], [0], [-1]]
+
+
 @pytest.fixture
 def data(tmp_path):
     """A small tree of hands and its configuration."""
@@ -119,8 +126,9 @@ def test_sentences_without_attributes_have_no_attribute_loss(data):
     write(root, [(p, f"hand {i}") for i, p in enumerate(images(root))])
     cfg.defrost()
     cfg.SOLVER.STAGE0.ATTRIBUTE_WEIGHT = 0.5
-    with pytest.raises(ReIDError, match=r"no image of hand has an attribute"):
-        captions_of(cfg, make_dataset(cfg))
+    dataset = make_dataset(cfg)
+    with pytest.raises(ReIDError, match=r"no attribute .* has two values among the training images of hand"):
+        classes_of(cfg, dataset, captions_of(cfg, dataset))
 
 
 def test_images_without_any_words(data):

@@ -11,7 +11,7 @@ from model.clip.alignment import clip_tensors
 from model.clip.prompts import sentence_features
 from model.clip.simple_tokenizer import tokenize
 from solver import make_optimizers
-from tests.model.methods.toy import build, config, outputs_of, stages, toy_batch, trained
+from tests.model.methods.toy import ATTRIBUTES, build, config, outputs_of, stages, toy_batch, trained
 from utils.errors import ReIDError
 
 ALL = ("SOLVER.STAGES", "[0, 1, 2]")
@@ -193,22 +193,35 @@ def test_methods_without_a_text_encoder_have_no_stage_0():
 WEIGHED = (*ALL, "SOLVER.STAGE0.ATTRIBUTE_WEIGHT", "0.5")
 
 
-def test_images_are_classified_by_the_sentences_of_each_attribute():
+def test_images_are_classified_by_the_sentences_of_each_attribute_and_linearly():
     """Against a loop over attributes and images, in float64."""
     cfg = config("clipreid", *WEIGHED)
     method, batch = build(cfg), toy_batch(cfg)
     outputs, labels = outputs_of(method, stage_of(cfg), batch)(batch, AT)
     terms, _ = method.losses(outputs, labels, AT)
-    images, loss = F.normalize(outputs["projected"].double()), 0.0
-    for sentences in batch.extra["attributes"].unbind(1):
-        known = [i for i, tokens in enumerate(sentences) if tokens.any()]
-        values = sentences[known].unique(dim=0)
-        table = method.alignment.token_embedding
-        texts = [method.text_encoder(table[v[: v.argmax() + 1]][None], int(v.argmax())) for v in values]
-        logits = images @ F.normalize(torch.cat(texts).double()).T / 0.07
-        own = torch.stack([(values == sentences[i]).all(1).nonzero().squeeze() for i in known])
-        loss += F.cross_entropy(logits[known], own)
-    assert float(terms["attributes"]) == pytest.approx(0.5 * float(loss), rel=1e-4)
+    alignment, images, loss, first = method.alignment, outputs["projected"].double(), 0.0, 0
+    weight, bias = alignment.classifier.weight.double(), alignment.classifier.bias.double()
+    for sentences, known in zip(ATTRIBUTES, batch.extra["attributes"].T, strict=True):
+        tokens = [row[: row.argmax() + 1] for row in tokenize(sentences)]
+        texts = [method.text_encoder(alignment.token_embedding[row][None], len(row) - 1) for row in tokens]
+        part = slice(first, first + len(sentences))
+        for scores in (
+            F.normalize(images) @ F.normalize(torch.cat(texts).double()).T / 0.07,
+            images @ weight[part].T + bias[part],
+        ):
+            own = [float(row.log_softmax(0)[k]) for row, k in zip(scores, known, strict=True) if k >= 0]
+            loss -= sum(own) / len(own)
+        first += len(sentences)
+    assert float(terms["attributes"]) == pytest.approx(0.5 * loss, rel=1e-4)
+
+
+def test_an_attribute_that_no_image_of_a_batch_shows_adds_nothing():
+    cfg = config("clipreid", *WEIGHED)
+    method, batch = build(cfg), toy_batch(cfg)
+    outputs, _ = outputs_of(method, stage_of(cfg), batch)(batch, AT)
+    unknown = torch.full_like(outputs["attributes"], -1)
+    loss = method.alignment.attribute_loss(method.text_encoder, outputs["projected"], unknown)
+    assert float(loss) == 0
 
 
 def test_attributes_do_not_change_the_contrast_and_weigh_nothing_at_0():
@@ -221,8 +234,6 @@ def test_attributes_do_not_change_the_contrast_and_weigh_nothing_at_0():
     assert "attributes" not in METHODS["clipreid"].needs(config("clipreid", *ALL), training=True)
 
 
-def test_the_reader_gives_a_sentence_for_each_attribute():
-    read = CaptionReader(lambda path, seed: "a left hand", attributes=lambda path: ["a dark hand", "", "palm"])
-    found = read("a.png", 3)
-    assert torch.equal(found["attributes"][[0, 2]], tokenize(["a dark hand", "palm"]))
-    assert not found["attributes"][1].any() and torch.equal(found["caption"], tokenize("a left hand")[0])
+def test_the_reader_gives_the_classes_of_the_attributes():
+    found = CaptionReader(lambda path, seed: "a left hand", labels=lambda path: [2, -1, 0])("a.png", 3)
+    assert found["attributes"].tolist() == [2, -1, 0] and torch.equal(found["caption"], tokenize("a left hand")[0])

@@ -35,11 +35,11 @@ CPU = Precision(torch.device("cpu"), torch.float32)
 IDENTITIES, INSTANCES = 4, 2
 LABELS = torch.arange(IDENTITIES).repeat_interleave(INSTANCES)
 CAPTIONS = ("a left hand", "the palm of a right hand", "a hand with long fingers", "a left hand")
-SIDES = ("the palm of a hand", "", "the palm of a hand", "the back of a hand")
-KNOWN = torch.tensor([bool(side) for side in SIDES * 2])
+ATTRIBUTES = (("a left hand", "a right hand"), ("the back of a hand", "the palm of a hand", "the side of a hand"))
+CLASSES = torch.tensor([[0, 1], [1, -1], [1, 1], [0, 0]])
 EXTRA = {
     "caption": lambda size: tokenize(CAPTIONS * 2),
-    "attributes": lambda size: torch.stack([tokenize(CAPTIONS * 2), tokenize(SIDES * 2) * KNOWN[:, None]], 1),
+    "attributes": lambda size: CLASSES.repeat(2, 1),
     "cameras": lambda size: torch.arange(len(LABELS)) % 2,
     "views": lambda size: torch.arange(len(LABELS)) % 2,
     "source": lambda size: torch.arange(len(LABELS)) // INSTANCES % 2,
@@ -65,7 +65,10 @@ def config(name: str, *overrides: str):
 
 def build(cfg, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    facts = DataFacts(IDENTITIES, 2, 2, len(LABELS), tuple(f"n{i}" for i in range(IDENTITIES)), "A photo of a {} hand.")
+    names = tuple(f"n{i}" for i in range(IDENTITIES))
+    needs = METHODS[cfg.MODEL.METHOD].needs(cfg, training=True)
+    attributes = ATTRIBUTES if "attributes" in needs else ()
+    facts = DataFacts(IDENTITIES, 2, 2, len(LABELS), names, "A photo of a {} hand.", attributes=attributes)
     return make_model(cfg, facts).train()
 
 
