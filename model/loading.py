@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from model.base import LoadReport, Method
+from model.backbones.base import LoadReport
+from model.base import Method
 from model.clip.positions import KnownGrid, resized_table
 from utils.errors import ReIDError
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from model.base import Batch, Method, Outputs, Progress, Stage
+from model.backbones.base import Outputs
+from model.base import Batch, Method, Progress, Stage
 from processor.runs.run import Run
 from processor.training.alignment import StageAlignment
 from processor.training.train_set import PlainImages

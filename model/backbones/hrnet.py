@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from model.backbones.base import Backbone, LoadReport, Outputs
 from model.backbones.resnet import make_stage
 from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
-from model.base import Backbone, LoadReport, Outputs
 from model.loading import copy_pretrained
 from utils.errors import ReIDError
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, LoadReport, Outputs
 from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
-from model.base import Backbone, LoadReport, Outputs
 from model.layers.light import ConvNorm, Gate, LightConv
 from model.loading import copy_pretrained
 from utils.errors import ReIDError

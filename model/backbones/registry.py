@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 
 from model.backbones import autoreid, cdnet, hrnet, osnet, resnet, vit
+from model.backbones.base import Backbone
 from model.backbones.timm_backbone import PREFIX, TimmEncoder, backbone_name, hub_weights
-from model.base import Backbone
 from model.clip.clip import find_weights
 from model.clip.hands_clip import hands_weights
 from model.clip.model import MLP, QuickGELU, VisionTransformer, make_image_encoder
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     """A backbone that is neither CLIP's nor timm's own module.
 
     Attributes:
-        family: see :class:`model.base.Backbone`.
+        family: see :class:`model.backbones.base.Backbone`.
         make: from the configuration and the image size to the network with random weights.
         hub: timm's name of its pre-trained weights; empty for none.
     """

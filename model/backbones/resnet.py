@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from model.backbones.base import Backbone, LoadReport, Outputs
 from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
-from model.base import Backbone, LoadReport, Outputs
 from utils.errors import ReIDError
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, LoadReport, Outputs
 from model.backbones.saliency import CONTRIBUTIONS, NORM, ROLLOUT, contributions, scaled
-from model.base import Backbone, LoadReport, Outputs
 from model.layers.rollout import rollout
 from model.loading import copy_all
 from utils.errors import ReIDError

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.backbones.base import Backbone, LoadReport, Outputs
 from model.backbones.saliency import ROLLOUT, scaled
-from model.base import Backbone, LoadReport, Outputs
 from model.layers.rollout import roll
 from model.loading import copy_all, resized_table
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss.info_nce import info_nce
-from model.base import Terms, TextTower
+from model.backbones.base import TextTower
+from model.base import Terms
 from model.clip.prompts import encode_tokens
 from model.clip.simple_tokenizer import refuse_marks, tokenize
 from utils.compute.distributed import sharded

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.backbones.base import Backbone, LoadReport, Outputs, TextTower
 from model.backbones.saliency import CONTRIBUTIONS, ROLLOUT, attention_rollout, contributions, scaled
-from model.base import Backbone, LoadReport, Outputs, TextTower
 from model.clip.positions import pretraining_grid, resized_table
 from model.clip.shapes import HEAD_WIDTH, CLIPShape, ResNetShape, TextShape, ViTShape
 from model.loading import copy_all

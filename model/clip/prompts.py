@@ -16,7 +16,7 @@ from utils.errors import ReIDError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from model.base import Backbone, TextTower
+    from model.backbones.base import Backbone, TextTower
 
 LEARNABLE = re.compile(r"(?<![^\W_])X(?:\s+X)*(?![^\W_])")
 """X side by side, each a word of its own; punctuation may touch them."""

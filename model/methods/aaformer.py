@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.base import Outputs
 from model.backbones.vit import SIZES, Block, ViT, patch_grid
-from model.base import Batch, DataFacts, Outputs, Progress
+from model.base import Batch, DataFacts, Progress
 from model.methods.local import LocalReID
 from model.methods.requirements import linear_classifiers
 from utils.compute.precision import full_precision

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Stage, Terms
+from model.base import Batch, DataFacts, Progress, Rate, Stage, Terms
 from model.layers.attention import ChannelAttention, PositionAttention
 from model.layers.heads import accuracy
 from model.methods.id_triplet import IDTripletMethod

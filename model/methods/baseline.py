@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import Criterion, make_loss
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
+from model.backbones.base import Backbone, Outputs
+from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
 from model.layers.heads import accuracy
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import TripletLoss
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
+from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.compute.precision import full_precision

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from loss import CrossEntropyLabelSmooth, TripletLoss
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Batch, DataFacts, Method, Progress, Terms
 from model.layers.heads import accuracy
 from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
 from utils.errors import ReIDError

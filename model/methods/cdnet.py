@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, Outputs
 from model.backbones.cdnet import CDNet, own_name
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
+from model.base import Batch, DataFacts, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
 from model.layers.parts import stripe_means
 from model.methods.id_triplet import IDTripletMethod

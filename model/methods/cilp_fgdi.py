@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from loss import contrast_terms
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.backbones.base import Backbone, Outputs, TextTower
+from model.base import Batch, DataFacts, Progress, Rate, Stage, Terms, TrainingSet
 from model.clip.prompts import context_tokens
 from model.clip.simple_tokenizer import encode, tokenize
 from model.methods.baseline import ImageReID, accuracy

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from loss.info_nce import info_nce
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
+from model.backbones.base import Backbone, Outputs
+from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
 from model.clip.model import ModifiedResNet
 from model.methods.requirements import label_smoothing
 from utils.errors import ReIDError

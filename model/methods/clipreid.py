@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss import SupConLoss, contrast_terms
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.backbones.base import Backbone, Outputs, TextTower
+from model.base import Batch, DataFacts, Progress, Rate, Stage, Terms, TrainingSet
 from model.clip.alignment import Alignment
 from model.clip.prompts import PromptLearner, check_sentence, context_tokens, sentence_features, text_of
 from model.layers.heads import accuracy

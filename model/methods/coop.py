@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Stage, Terms, TextTower, TrainingSet
+from model.backbones.base import Backbone, Outputs, TextTower
+from model.base import DataFacts, Progress, Rate, Stage, Terms, TrainingSet
 from model.clip.model import START_SCALE
 from model.clip.prompts import text_of
 from model.clip.simple_tokenizer import encode, refuse_marks, tokenize

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.base import Outputs
 from model.backbones.vit import Block, ViT, recomputed
-from model.base import Batch, DataFacts, Outputs, Progress, Rate, Terms
+from model.base import Batch, DataFacts, Progress, Rate, Terms
 from model.layers.heads import make_classifier, make_neck
 from model.methods.baseline import ImageReID
 from model.methods.requirements import linear_classifiers

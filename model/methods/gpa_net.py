@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from model.backbones.base import Backbone
 from model.backbones.resnet import ResNet
-from model.base import Backbone, DataFacts
+from model.base import DataFacts
 from model.methods.mba_net import MBANet
 from model.methods.requirements import id_loss_options
 from utils.errors import ReIDError

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from loss import SupConLoss, contrast_terms
-from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Terms, TextTower
+from model.backbones.base import Backbone, Outputs, TextTower
+from model.base import DataFacts, Progress, Rate, Terms
 from model.clip.prompts import Template, check_sentence, context_tokens, text_of
 from model.methods.baseline import ImageReID
 from utils.compute.distributed import sharded

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from loss import CrossEntropyLabelSmooth, TripletLoss
-from model.base import Backbone, Method
+from model.backbones.base import Backbone
+from model.base import Method
 from model.methods.requirements import identity_pairs, linear_classifiers
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from loss import TripletLoss
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, DataFacts, Outputs, Progress, Terms
+from model.base import DataFacts, Progress, Terms
 from model.methods.mba_net import MBANet
 from model.methods.requirements import identity_pairs, loss_options
 from utils.errors import ReIDError

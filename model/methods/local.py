@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.base import Backbone, Outputs, Progress, Terms
+from model.backbones.base import Backbone, Outputs
+from model.base import Progress, Terms
 from model.layers.heads import make_classifier, make_neck
 from model.methods.baseline import ImageReID
 

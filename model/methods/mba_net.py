@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import CrossEntropyLabelSmooth
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Batch, DataFacts, Method, Progress, Terms
 from model.layers.attention import ChannelAttention, SpatialAttention
 from model.layers.heads import accuracy, make_block, make_classifier
 from model.methods.requirements import id_loss_options, linear_classifiers

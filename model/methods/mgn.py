@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet, set_stride
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
+from model.base import Batch, DataFacts, Progress, Terms
 from model.layers.heads import accuracy
 from model.layers.parts import stripe_maxima
 from model.methods.id_triplet import IDTripletMethod

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor, nn
 
 from loss import CrossEntropyLabelSmooth
+from model.backbones.base import Backbone, Outputs
 from model.backbones.osnet import OSNet, own_names
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Terms
+from model.base import Batch, DataFacts, Method, Progress, Terms
 from model.layers.heads import accuracy
 from model.methods.requirements import id_loss_options, linear_classifiers
 from utils.errors import ReIDError

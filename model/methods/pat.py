@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
+from model.backbones.base import Backbone, Outputs
+from model.base import Batch, DataFacts, Progress, Terms
 from model.layers.heads import accuracy, make_classifier
 from model.methods.id_triplet import IDTripletMethod
 from model.methods.requirements import loss_options

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import CrossEntropyLabelSmooth
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Stage, Terms, TrainingSet
+from model.backbones.base import Backbone, Outputs
+from model.base import Batch, DataFacts, Method, Progress, Rate, Stage, Terms, TrainingSet
 from model.layers.heads import accuracy, make_classifier
 from model.layers.parts import stripe_means
 from model.methods.requirements import divisible_height, id_loss_options, linear_classifiers

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss import identity_means, moved_prototypes, prototype_contrast
-from model.base import Backbone, DataFacts, Outputs, Progress, Rate, Terms, TrainingSet
+from model.backbones.base import Backbone, Outputs
+from model.base import DataFacts, Progress, Rate, Terms, TrainingSet
 from model.layers.heads import accuracy
 from model.methods.baseline import ImageReID
 from utils.errors import ReIDError

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import Criterion, SupConLoss, contrast_terms, make_loss
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms, TextTower
+from model.backbones.base import Backbone, Outputs, TextTower
+from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
 from model.clip.model import ModifiedResNet, ResidualAttentionBlock
 from model.clip.prompts import LEARNABLE, Template, check_sentence, context_tokens, text_of
 from model.clip.simple_tokenizer import tokenize

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Terms
+from model.base import Batch, DataFacts, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.relation import RelationAttention
 from model.methods.id_triplet import IDTripletMethod

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Terms
+from model.base import Batch, DataFacts, Progress, Terms
 from model.layers.heads import accuracy
 from model.methods.id_triplet import IDTripletMethod
 from model.methods.requirements import loss_options

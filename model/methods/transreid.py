@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from model.backbones.base import Outputs
 from model.backbones.vit import SIZES, ViT, patch_grid
-from model.base import Batch, DataFacts, Outputs, Progress
+from model.base import Batch, DataFacts, Progress
 from model.methods.local import LocalReID
 from model.methods.requirements import linear_classifiers
 from utils.errors import ReIDError

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.base import Backbone, DataFacts, TextTower
+from model.backbones.base import Backbone, TextTower
+from model.base import DataFacts
 from model.clip.prompts import sentence_features
 from model.methods.baseline import ImageReID
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.base import Batch, Method, Outputs
+from model.backbones.base import Outputs
+from model.base import Batch, Method
 from utils.compute.device import Precision
 from utils.compute.distributed import gather_objects, shard_of, share_from_main
 from utils.compute.precision import widened

@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from model.base import Batch, Method, Outputs, Progress, Terms
+from model.backbones.base import Outputs
+from model.base import Batch, Method, Progress, Terms
 from model.layers.batch_norm import in_front_of_seam, without_statistics
 from utils.compute.device import Precision
 from utils.compute.distributed import any_process, average_gradients, gather_batch, gather_objects, rank

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from model.base import Batch, Method, Outputs, Progress, Stage, TrainingSet
+from model.backbones.base import Outputs
+from model.base import Batch, Method, Progress, Stage, TrainingSet
 from processor.reports.curves import Curves
 from processor.runs.run import Run, Stateful, TrainingProgress
 from processor.training.train_step import TrainStep

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from loss import TripletLoss
 from loss.triplet_loss import cosine_dist, hard_example_mining
+from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Backbone, Batch, DataFacts, Method, Outputs, Progress, Rate, Terms
+from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.horeid.graphs import DirectedGraph, Matching, Verifier, permutation_loss
 from model.methods.horeid.skeletons import SKELETONS

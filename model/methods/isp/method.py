@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss import CenterLoss, weighted_center
+from model.backbones.base import Backbone, Outputs
 from model.backbones.hrnet import STRIDE, HRNet
-from model.base import Backbone, Batch, DataFacts, Outputs, Progress, Rate, Terms, TrainingSet
+from model.base import Batch, DataFacts, Progress, Rate, Terms, TrainingSet
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.warp import warped_labels
 from model.methods.id_triplet import IDTripletMethod
