@@ -7,7 +7,8 @@ from processor.processor_clipreid_stage1 import do_train_stage1
 from processor.processor_clipreid_stage2 import do_inference, do_train_stage2, do_validation, load_best
 from processor.reports.prompt_words import note_prompt_words
 from processor.reports.tables import finish_run, note_result, note_text_results
-from processor.runs.run import Run, start_run
+from processor.runs.run import Run
+from processor.runs.start import start_run
 from processor.targets import evaluate_targets, make_targets
 from processor.testing.biometrics import check_performance
 

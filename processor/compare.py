@@ -21,7 +21,7 @@ from configs import load_config, read_tree
 from model import check_method
 from processor.reports.comparison import METHODS_OWN, as_csv, as_markdown, is_protocol, summarise
 from processor.runs.folder import RunFolder, flatten, kind, read_run
-from processor.runs.run import differing_keys, free_to_change
+from processor.runs.settings import differing_keys, free_to_change
 from processor.runs.targets import target_configs
 from utils.console.arguments import make_parser
 from utils.console.command_line import run_script

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from processor.runs.folder import RunFolder
-from processor.runs.run import free_to_change
+from processor.runs.settings import free_to_change
 from utils.biometric.bootstrap.subjects import Difference, centred, interval, resample_means
 from utils.biometric.bootstrap.subjects import difference as bootstrap_difference
 from utils.biometric.confidence import bounded, upper_bound_without_errors

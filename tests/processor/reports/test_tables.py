@@ -13,7 +13,8 @@ from datasets.bases import QueryGallerySplit, Record
 from processor.reports.comparison import difference
 from processor.reports.tables import _read_earlier, merge_results, save_queries
 from processor.runs.folder import RunFolder, back_up, holds_training, read_run
-from processor.runs.run import Run, fingerprint, start_run
+from processor.runs.run import Run, fingerprint
+from processor.runs.start import start_run
 from tests.processor.test_html_report import make_run
 from utils.compute.device import Precision
 from utils.console.logger import close_logger

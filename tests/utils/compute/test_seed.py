@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import processor.runs.run
 from configs import load_config
 from processor import start_run
+from processor.runs import start
 from utils.compute.seed import RngState, reproducibility_note, seed_everything
 
 
@@ -81,6 +81,6 @@ def test_what_cannot_be_guaranteed_is_logged(device, deterministic, expected):
 
 
 def test_the_log_says_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(processor.runs.run, "reproducibility_note", lambda device, asked: f"bits on {device}, {asked}")
+    monkeypatch.setattr(start, "reproducibility_note", lambda device, asked: f"bits on {device}, {asked}")
     start_run(load_config(None, ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"])[0])
     assert "note: bits on cpu, False" in (tmp_path / "train_log.txt").read_text()
