@@ -91,7 +91,7 @@ RUN_BY = {
     "python train_clipreid.py": "test_scripts.py::test_training_ends_with_a_table",
     "python test_clipreid.py": "test_scripts.py::test_testing_gives_the_trained_numbers_without_training_images",
     "python -m configs.table": "configs/test_table.py::test_the_command_prints_the_page",
-    "python -m datasets.inspect": "datasets/inspect/test_report.py::test_from_a_configuration",
+    "python -m datasets.inspect": "datasets/inspect/test_command.py::test_from_a_configuration",
     "python -m datasets.synthetic_hand.textures": (
         "datasets/synthetic_hand/test_textures.py::test_each_training_image_gets_the_texture_of_its_hand"
     ),

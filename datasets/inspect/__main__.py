@@ -2,7 +2,7 @@
 
 import sys
 
-from datasets.inspect.report import main
+from datasets.inspect.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

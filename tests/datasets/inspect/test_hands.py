@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from datasets.inspect.command import main
 from datasets.inspect.hands import doubts_of
-from datasets.inspect.report import main
 from datasets.parsing.keypoints import KeyPoints, read_keypoints, write_keypoints
 from datasets.synthetic_hand.dataset import SyntheticHand, identity_hand
 

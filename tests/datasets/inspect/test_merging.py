@@ -8,7 +8,7 @@ import torch
 import train_clipreid
 from configs import load_config
 from datasets import add_fields, make_dataloader, make_dataset
-from datasets.inspect.report import main
+from datasets.inspect.command import main
 from datasets.listing import Listing
 from model.base import Batch
 from model.methods.cilp_fgdi import CILPFGDI

@@ -1,30 +1,11 @@
-"""What ``datasets.inspect`` changes before it writes a listing: copies are left out, people go to ``val``."""
+"""People who train are moved to ``val``, where a data set holds nobody out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from datasets.bases import ReIDDataset
-from datasets.inspect.fingerprints import Fingerprint
 from datasets.parsing.draws import shuffled
 from datasets.parsing.splits import SplitDataset, split_of
 from utils.errors import ReIDError
-
-
-def copies_to_drop(dataset: ReIDDataset, found: Mapping[str, Fingerprint]) -> dict[str, str]:
-    """Files that equal another file of the data set, with the one that stays.
-
-    Of equal files the one of ``train`` stays, else of ``val``, of the gallery, of the queries; of one split, the first.
-    """
-    stays: dict[bytes, str] = {}
-    dropped = {}
-    for records in (dataset.train, dataset.val, dataset.gallery, dataset.query):
-        for record in records:
-            if record.path in found:
-                first = stays.setdefault(found[record.path].digest, record.path)
-                if first != record.path:
-                    dropped[record.path] = first
-    return dropped
 
 
 def with_validation_people(dataset: ReIDDataset, share: float, seed: int, separator: str = "") -> SplitDataset:

@@ -14,8 +14,10 @@ import train_clipreid
 from configs import load_config
 from datasets import check_data, make_dataset
 from datasets.bases import Record
+from datasets.inspect.command import main
+from datasets.inspect.copies import check_leaks
 from datasets.inspect.fingerprints import Fingerprint
-from datasets.inspect.report import Report, _check_leaks, main
+from datasets.inspect.report import Report
 from datasets.listing import Listing
 from tests.datasets.hand_trees import shared
 from tests.datasets.pictures import save
@@ -102,7 +104,7 @@ def test_pictures_that_all_look_alike_are_counted_and_five_pairs_named(capsys):
     splits = {name: ([Record(f"{mark}{i}", 0, 0, 0) for i in range(300) if mark], []) for name, mark in splits.items()}
     found = {r.path: Fingerprint(1, 1, r.path.encode(), cells) for records, _ in splits.values() for r in records}
     tracemalloc.start()
-    _check_leaks(Report(), splits, found)
+    check_leaks(Report(), splits, found)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     said = capsys.readouterr().out
