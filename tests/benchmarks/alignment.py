@@ -18,6 +18,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,14 +61,32 @@ class Pictures(NamedTuple):
 
 
 class Bench:
-    """Features of pictures, computed once and kept in ``output``."""
+    """Features of pictures, computed once and kept in ``output``.
 
-    def __init__(self, weights: str, output: Path) -> None:
+    Args:
+        weights: ImageNet's, for each value of ALIGN; or the folder of the trainings, one for each value.
+        trained: which of the two.
+        output: folder.
+    """
+
+    def __init__(self, weights: Path, trained: bool, output: Path) -> None:
+        self.weights, self.trained, self.output = weights, trained, output
+
+    @cached_property
+    def untrained(self) -> Embedder:
+        """ImageNet's features, without those of the mirror image."""
         keys = ["INPUT.SIZE_TRAIN", str(list(SIZE)), "INPUT.SIZE_TEST", str(list(SIZE)), "DATALOADER.NUM_WORKERS", "0"]
         keys += ["INPUT.PIXEL_MEAN", "[0.5,0.5,0.5]", "INPUT.PIXEL_STD", "[0.5,0.5,0.5]", "TEST.FLIP", "False"]
         keys += ["INPUT.JPEG_DRAFT", "True"]
-        self.output = output
-        self.embedder: Embedder = load_embedder(CONFIG, weights, [*keys, "INPUT.EXIF", "True", "MODEL.DEVICE", "cpu"])
+        return load_embedder(CONFIG, self.weights, [*keys, "INPUT.EXIF", "True", "MODEL.DEVICE", "cpu"])
+
+    def embedder(self, align: str) -> Embedder:
+        """The network for pictures that are aligned by ``align``; with trainings, as its training left it."""
+        if not self.trained:
+            return self.untrained
+        (checkpoint,) = (self.weights / align).glob("*lite0_[0-9]*.pth")
+        keys = ["INPUT.EXIF", "True", "DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"]
+        return load_embedder(CONFIG, checkpoint, keys)
 
     def reading(self, pictures: Pictures, align: str, mirror: bool = False) -> Reading:
         """How ``pictures`` are read: those without points as a whole."""
@@ -82,9 +101,10 @@ class Bench:
         reading = self.reading(pictures, align, mirror)
         lines = [f"{name} {reading.place(path)}" for name, path in pictures.paths.items()]
         key = zlib.crc32("\n".join(lines).encode())
-        file = self.output / "features" / f"{pictures.word}_{align}{'_mirrored' if mirror else ''}_{key:08x}.npy"
+        folder = "features_trained" if self.trained else "features"
+        file = self.output / folder / f"{pictures.word}_{align}{'_mirrored' if mirror else ''}_{key:08x}.npy"
         if not file.exists():
-            found = replace(self.embedder, reading=reading, windows=None).embed(list(pictures.paths.values()))
+            found = replace(self.embedder(align), reading=reading, windows=None).embed(list(pictures.paths.values()))
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, found)
         return dict(zip(pictures.paths, np.load(file), strict=True))
@@ -194,9 +214,9 @@ def sheet(bench: Bench, pictures: Sequence[Pictures], file: Path, columns: int =
 
 
 def photographs(bench: Bench, root: str, points: Path) -> dict[str, object]:
-    """Both tables of 11k Hands."""
+    """Both tables of 11k Hands; of trained networks the first, on the aspect of their training."""
     sets = []
-    for aspect in ASPECTS:
+    for aspect in (load_config(CONFIG)[0].DATASETS.ASPECT,) if bench.trained else ASPECTS:
         keys = ["DATASETS.ROOT_DIR", root, "DATASETS.ASPECT", aspect, "DATASETS.GALLERY", "aspect"]
         sets.append(make_dataset(load_config(CONFIG, keys)[0], require_train=False))
     base = str(sets[0].root)
@@ -210,6 +230,8 @@ def photographs(bench: Bench, root: str, points: Path) -> dict[str, object]:
     other, _ = turned(upright, bench.output / "photos_turned")
     other = other._replace(points=detected(other, bench.output / "photos_turned.csv"))
     table = rotation_table(bench, upright, other, [data.trials for data in sets], name)
+    if bench.trained:
+        return {"rotation, trained": table}
     sheet(bench, [upright, other], bench.output / "photos.png")
     where = places(upright)
     by_place = scores([data.trials for data in sets], name, where, where, "euclidean")
@@ -318,20 +340,22 @@ def drawings(bench: Bench) -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = make_parser("python -m tests.benchmarks.alignment", __doc__)
-    parser.add_argument("--weights", required=True, help="ImageNet's weights of EfficientNet-Lite0, docs/methods.md")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--weights", type=Path, help="ImageNet's weights of EfficientNet-Lite0, docs/methods.md")
+    given.add_argument("--trained", metavar="DIR", type=Path, help="folders none, rotate, crop, palm of the trainings")
     parser.add_argument("--root", help="11k Hands")
     parser.add_argument("--points", type=Path, help="its key points; default: photos.csv in OUTPUT")
     parser.add_argument("--drawn", action="store_true", help="drawn hands")
     parser.add_argument("--output", type=Path, default=Path("output/alignment"), help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    bench = Bench(arguments.weights, arguments.output)
+    bench = Bench(arguments.weights or arguments.trained, bool(arguments.trained), arguments.output)
     bench.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, object] = {}
     if arguments.root:
         results["photographs"] = photographs(bench, arguments.root, arguments.points or bench.output / "photos.csv")
     if arguments.drawn:
         results["drawn"] = drawings(bench)
-    file = bench.output / f"results_{'_'.join(results)}.json"
+    file = bench.output / f"results_{'trained_' * bench.trained}{'_'.join(results)}.json"
     file.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return 0
 

@@ -13,6 +13,9 @@ from utils.retrieval.scores import Block, Tile
 
 _SLOT_ELEMENTS = 2**20
 
+_FEW = 1 / 4
+"""Share of a tile's keys up to which they are picked out before they are compared with the matches."""
+
 
 def negatives_between_matches(
     block: Block, row: Tensor, column: Tensor, is_match: Tensor, junk: Tensor, num_rows: int, device: torch.device
@@ -74,13 +77,8 @@ def _count_slots(tile: Tile, block: Block, matches: _Matches) -> Tensor:
     mine = slice(tile.row, tile.row + num_rows)
     keys, columns = matches.keys[mine], matches.columns[mine]
     bounds, slot_after = _boundaries(keys, tile.tolerance.to(keys), tile.keys.dtype)
-    # Even bins lie outside every match's tolerance, odd ones inside.
-    bins = torch.searchsorted(bounds.to(tile.keys.device), tile.keys, out_int32=True)
-    row, column = (bins & 1).nonzero(as_tuple=True)
-    width = bounds.shape[1] + 2
-    bins += torch.arange(num_rows, dtype=torch.int32, device=bins.device)[:, None] * width
-    counts = torch.bincount(bins.view(-1), minlength=num_rows * width).view(num_rows, width).to(keys.device)
-    slots = torch.zeros_like(slot_after).scatter_add_(1, slot_after, counts[:, :-1:2])
+    counts, row, column = _bins(tile.keys, bounds.to(tile.keys.device))
+    slots = torch.zeros_like(slot_after).scatter_add_(1, slot_after, counts.to(keys.device)[:, ::2])
     row, column = row.to(keys.device), column.to(keys.device)
     column += tile.column
     exact = block.exact(row + tile.row, column)
@@ -90,6 +88,33 @@ def _count_slots(tile: Tile, block: Block, matches: _Matches) -> Tensor:
         later = (keys[r] < key) | ((keys[r] == key) & (columns[r] < c[:, None]))
         slots += torch.bincount(r * slots.shape[1] + later.sum(1), minlength=slots.numel()).view_as(slots)
     return slots
+
+
+def _bins(keys: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many of the keys [r, c] lie between the boundaries [r, 2K] of their row, [r, 2K + 1]; row and column of those
+    within the tolerance of a match, in the odd bins. The last bin may be short: nothing is read from it.
+    """
+    near = keys <= bounds.masked_fill(torch.isinf(bounds), -torch.inf).amax(1, keepdim=True)
+    width = bounds.shape[1] + 1
+    if keys.dtype != torch.float32 or int(torch.count_nonzero(near)) > _FEW * keys.numel():
+        bins = torch.searchsorted(bounds, keys, out_int32=True)
+        row, column = (bins & 1).nonzero(as_tuple=True)
+        bins += torch.arange(len(keys), dtype=torch.int32, device=bins.device)[:, None] * width
+    else:
+        place = near.view(-1).nonzero()[:, 0]
+        row, each = place // keys.shape[1], torch.arange(len(keys), device=keys.device)[:, None]
+        bins = torch.searchsorted(_ordered(each, bounds).view(-1), _ordered(row, keys.view(-1).index_select(0, place)))
+        inside = (bins & 1).nonzero()[:, 0]  # rows have an even number of boundaries
+        bins += row
+        row, column = row[inside], place[inside] % keys.shape[1]
+    counts = torch.bincount(bins.view(-1), minlength=len(keys) * width)
+    return counts.view(len(keys), width), row, column
+
+
+def _ordered(row: Tensor, values: Tensor) -> Tensor:
+    """Integers in the order of the rows, and within a row in that of its float32 values."""
+    bits = (values + 0.0).view(torch.int32)  # -0 becomes 0
+    return (row << 32) + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
 
 
 def _boundaries(keys: Tensor, tolerance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

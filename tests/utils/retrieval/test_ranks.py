@@ -1,0 +1,36 @@
+"""Keys between boundaries, counted in two ways, against a comparison of every key with every boundary."""
+
+import pytest
+import torch
+
+from utils.retrieval import ranks
+
+ROWS, COLUMNS = 7, 300
+
+
+@pytest.fixture(params=["few keys lie before the last match", "many do"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(ranks, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
+
+
+def tables(seed, scale):
+    """Keys with ties, negative ones, both zeros and infinite ones, and boundaries that some of them equal."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = (scale * torch.randn(ROWS, COLUMNS, generator=generator)).round() / scale
+    keys[:, :20] = torch.tensor([0.0, -0.0, torch.inf, -3.4e38, 3.4e38]).repeat(4)
+    bounds = keys[:, torch.randperm(COLUMNS, generator=generator)[:12]].sort(1)[0]
+    bounds[2, 6:], bounds[4] = torch.inf, torch.inf
+    return keys, bounds
+
+
+@pytest.mark.parametrize("scale", [3.0, 1e6])
+@pytest.mark.parametrize("seed", range(3))
+def test_bins_are_those_of_a_comparison_with_every_boundary(way, seed, scale):
+    keys, bounds = tables(seed, scale)
+    counts, row, column = ranks._bins(keys.clone(), bounds)
+    bins = (keys[:, :, None] > bounds[:, None, :]).sum(-1)
+    finite = torch.isfinite(bounds).sum(1)
+    for r in range(ROWS):
+        wanted = torch.bincount(bins[r], minlength=bounds.shape[1] + 1)
+        assert torch.equal(counts[r, : finite[r]], wanted[: finite[r]])
+        assert column[row == r].tolist() == (bins[r] % 2 == 1).nonzero()[:, 0].tolist()
