@@ -124,6 +124,18 @@ def test_the_difference_is_that_of_a_slow_hierarchical_bootstrap(plan):
     assert gain(runs["none"], {}) is None
 
 
+def test_right_sentences_are_compared_with_each_other_arm(plan):
+    rows = rows_of("none", "clipreid", "shuffled")
+    for row in rows:
+        write_run(plan.job(row), row)
+    done = {row: read_run(plan.job(row).folder) for row in rows}
+    runs = {arm: {row.seed: run for row, run in done.items() if row.arm == arm} for arm in ("clipreid", "shuffled")}
+    found = gain(runs["shuffled"], runs["clipreid"])
+    lines = {line.split(" | ")[0]: line.split(" | ") for line in table(plan, rows, done).splitlines() if "|" in line}
+    assert lines["| shuffled"][5] == f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    assert lines["| none"][4] == lines["| none"][5] == lines["| clipreid"][5] == ""
+
+
 def test_the_page_names_the_split_that_is_left(plan):
     page = table(plan._replace(split="validation"), rows_of("coop", seeds=(4,)), {})
     assert "--arms none coop --seeds 4 --split validation" in page
