@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.parity.kit import assert_agrees, case
+from utils import reranking
 from utils.errors import ReIDError
 from utils.metrics import evaluate_distances
 from utils.reranking import k_reciprocal, k_reciprocal_top
@@ -67,10 +70,12 @@ def test_golden_numbers(name, k1, k2):
     st.integers(1, 12),
     st.sampled_from([0.0, 0.3, 1.0]),
     st.sampled_from([None, 3]),
+    st.sampled_from([1, 7, 64, 4096]),
 )
-def test_equals_the_dense_definition(seed, queries, items, k1, k2, weight, chunk_size):
+def test_equals_the_dense_definition(seed, queries, items, k1, k2, weight, chunk_size, tile_rows):
     query, gallery = _clusters(seed, queries, items, width=6)
-    found = torch.cat(list(k_reciprocal(query, gallery, k1, k2, weight, chunk_size=chunk_size)))
+    with patch.object(reranking, "_TILE_ROWS", tile_rows):
+        found = torch.cat(list(k_reciprocal(query, gallery, k1, k2, weight, chunk_size=chunk_size)))
     np.testing.assert_allclose(found, dense(query, gallery, k1, k2, weight), atol=1e-5)
 
 

@@ -88,12 +88,18 @@ def _candidates(block: FeatureBlock, queries: int, count: int, total: int) -> tu
     index = torch.zeros_like(value, dtype=torch.int64)
     for tile in block.tiles():
         rows = slice(tile.row, tile.row + len(tile.keys))
-        near = torch.topk(tile.keys, min(count, tile.keys.shape[1]), dim=1, largest=False)
-        both = torch.cat([value[rows], near.values], 1)
-        best = torch.topk(both, value.shape[1], dim=1, largest=False)
-        value[rows] = best.values
-        index[rows] = torch.cat([index[rows], near.indices + tile.column], 1).gather(1, best.indices)
+        keep_smallest(value[rows], index[rows], tile.keys, tile.column)
     return value, index
+
+
+def keep_smallest(value: Tensor, index: Tensor, found: Tensor, column: int) -> None:
+    """Bring the smallest of ``found`` [r, c], whose first column is ``column``, into ``value`` and ``index`` [r, k],
+    which hold the smallest of other columns, ascending.
+    """
+    near = torch.topk(found, min(value.shape[1], found.shape[1]), dim=1, largest=False)
+    best = torch.topk(torch.cat([value, near.values], 1), value.shape[1], dim=1, largest=False)
+    index.copy_(torch.cat([index, near.indices + column], 1).gather(1, best.indices))
+    value.copy_(best.values)
 
 
 def _exact_best(block: FeatureBlock, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
