@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +43,19 @@ def driver():
     yield process
     process.stdin.close()
     process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def hands(tmp_path_factory):
+    """Toy hands for the runs of one file of tests."""
+    from tests.toy_hands import make_toy_hands
+
+    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
+
+
+@pytest.fixture
+def config(hands, tmp_path):
+    """A configuration for a run of a second on :func:`hands`."""
+    from tests.toy_hands import write_config
+
+    return write_config(hands, tmp_path / "run")

@@ -15,6 +15,7 @@ import torch
 import train_clipreid
 from datasets.sampler import PKBatchSampler, ShuffledBatches
 from tests import pair_driver
+from tests.scripts import words
 from tests.toy_hands import make_toy_hands, write_config
 from utils.console.logger import close_logger
 
@@ -61,10 +62,6 @@ RUNS = {
 }
 """By name: model and options. 23 training images are two batches of 10 and one of 3; ``triplet`` uses no
 head; ``handid`` has dropout behind the encoder, and ``pcl`` a memory that batches change."""
-
-
-def words(options):
-    return [str(word) for pair in options.items() for word in pair]
 
 
 def launch(folder, do, **order):

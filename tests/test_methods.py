@@ -14,7 +14,8 @@ from model.base import Stage
 from processor import do_train_stage2, start_run
 from solver import make_optimizers, make_scheduler
 from tests.run_client import Runs
-from tests.toy_hands import make_toy_hands, write_config
+from tests.scripts import words
+from tests.toy_hands import write_config
 
 METHODS = {
     "handid": {
@@ -29,15 +30,6 @@ METHODS = {
     "one stage": {"MODEL.ONE_STAGE": True, "MODEL.TEXT_LOSS": "i2t+t2i"},
 }
 FROZEN = ("text_encoder.", "all_texts", "bottleneck.bias", "bottleneck_proj.bias", "prompt_learner.token", "template.")
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
-
-
-def words(options):
-    return [str(word) for pair in options.items() for word in pair]
 
 
 def train(file, options):

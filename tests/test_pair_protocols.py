@@ -6,14 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import test_clipreid
-import train_clipreid
 from datasets.synthetic_hand.dataset import identity_hand
 from datasets.synthetic_hand.drawing import draw_hand
 from processor import load_embedder
+from tests.scripts import evaluate, train
 from tests.toy_hands import write_config
 
 PEOPLE, IMAGES, COPIED = 7, 4, "006_1.png"
@@ -24,8 +22,6 @@ TESTED = range(3, PEOPLE + 1)
 def trained(tmp_path_factory):
     """Seven people, two of whom train; the last image of person 6 is a copy of the first."""
     base = tmp_path_factory.mktemp("pairs")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     (base / "hands").mkdir()
     for person, image in itertools.product(range(1, PEOPLE + 1), range(1, IMAGES + 1)):
         pixels = draw_hand(identity_hand(0, person), "palmar", np.random.default_rng([person, image]), 32)
@@ -34,19 +30,8 @@ def trained(tmp_path_factory):
     file = write_config(base / "hands", base / "run")
     text = file.read_text().replace("NAMES: hand,", f"NAMES: pattern, PATTERN: '{PATTERN}', TRAIN: '{{person: 1-2}}',")
     file.write_text(text)
-    run(
-        train_clipreid,
-        file,
-        "SOLVER.STAGES",
-        "[2]",
-        "MODEL.METHOD",
-        "baseline",
-        "SOLVER.STAGE2.IMS_PER_BATCH",
-        4,
-        *ALL,
-    )
-    yield base
-    torch.set_num_threads(threads)
+    train(file, "SOLVER.STAGES", "[2]", "MODEL.METHOD", "baseline", "SOLVER.STAGE2.IMS_PER_BATCH", 4, *ALL)
+    return base
 
 
 LISTED = ["003_1 003_2", "004_1 004_3", "005_1 003_1", "004_2 005_4"]
@@ -54,16 +39,12 @@ ALL = ["DATASETS.PROTOCOL", "all_pairs"]
 PATTERN = r"(?P<person>\d{3})_(?P<sample>\d)\.png"
 
 
-def run(script, file, *words):
-    assert script.main(["--config_file", str(file), *map(str, words)]) == 0
-
-
 def evaluated(trained, folder, protocol, *words):
     """Results of the command, and similarities [N, N] and people of the test images by file name."""
     base = trained
     (weight,) = (base / "run").glob("*_1.pth")
     keys = ["TEST.WEIGHT", weight, "TEST.BOOTSTRAP", 50]
-    run(test_clipreid, base / "run" / "config.yml", *keys, "OUTPUT_DIR", folder, "DATASETS.PROTOCOL", protocol, *words)
+    evaluate(base / "run" / "config.yml", *keys, "OUTPUT_DIR", folder, "DATASETS.PROTOCOL", protocol, *words)
     row = json.loads((folder / "metrics.json").read_text())["results"]["test"]
     paths = sorted(path for path in (base / "hands").glob("*.png") if int(path.name[:3]) in TESTED)
     features = load_embedder(folder / "config.yml", weight).embed(paths).astype(np.float64)

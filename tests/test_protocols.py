@@ -1,7 +1,6 @@
 """Protocols of the hand papers through both scripts: ten runs, split files, validation, verification, other sets."""
 
 import csv
-import json
 import re
 import shutil
 import statistics
@@ -16,19 +15,12 @@ from configs import load_config
 from datasets import make_dataset
 from datasets.listing import Listing
 from processor.testing import evaluation as evaluation_module
+from tests.scripts import evaluate, log_of, metrics_of, train
 from tests.toy_hands import make_toy_hands, toy_hand, write_config
 from utils.console.logger import close_logger
 
 PEOPLE = [*range(6), *range(1060, 1065)]
 PROTOCOL = ["DATASETS.NAMES", "hand_11k", "TEST.METRIC", "cosine"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +51,6 @@ def trained(hands_11k, tmp_path_factory):
     return base, file
 
 
-def train(*argv):
-    assert train_clipreid.main(["--config_file", *map(str, argv)]) == 0
-
-
-def evaluate(*argv):
-    assert test_clipreid.main(["--config_file", *map(str, argv)]) == 0
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
-
-
-def log(folder):
-    return (folder / "train_log.txt").read_text()
-
-
 def test_mean_and_deviation_are_those_of_the_runs_one_by_one(trained, tmp_path, monkeypatch):
     base, file = trained
     weight = ["TEST.WEIGHT", base / "run" / "ViT-Tiny-16_3.pth"]
@@ -86,11 +62,11 @@ def test_mean_and_deviation_are_those_of_the_runs_one_by_one(trained, tmp_path, 
     evaluate(file, *PROTOCOL, *weight, "TEST.RUNS", "4", "OUTPUT_DIR", tmp_path / "all")
     # 5 people x 4 images of the aspect, and the other aspect's images that some gallery shows: once each
     assert len(seen) == 1 and 20 + 5 <= seen[0] <= 20 + 5 * 4
-    together = metrics(tmp_path / "all")["results"]["test"]
+    together = metrics_of(tmp_path / "all")["results"]["test"]
     alone = []
     for i in range(4):
         evaluate(file, *PROTOCOL, *weight, "DATASETS.RUN", i, "OUTPUT_DIR", tmp_path / str(i))
-        alone.append(metrics(tmp_path / str(i))["results"]["test"])
+        alone.append(metrics_of(tmp_path / str(i))["results"]["test"])
     assert [run["run"] for run in together["runs"]] == [0, 1, 2, 3]
     for name in ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "EER"):
         values = [run[name] for run in alone]
@@ -99,8 +75,8 @@ def test_mean_and_deviation_are_those_of_the_runs_one_by_one(trained, tmp_path, 
         assert together["std"][name] == pytest.approx(statistics.stdev(values), abs=1e-3)
     assert len({run["mAP"] for run in alone}) > 1, "splits that do not differ test nothing"
     said = f"{together['mAP']:.1f} ± {together['std']['mAP']:.1f}"
-    assert re.search(rf"test +{re.escape(said)} ", log(tmp_path / "all"))
-    assert "over 4 random splits" in log(tmp_path / "all") and "±" not in log(tmp_path / "0")
+    assert re.search(rf"test +{re.escape(said)} ", log_of(tmp_path / "all"))
+    assert "over 4 random splits" in log_of(tmp_path / "all") and "±" not in log_of(tmp_path / "0")
 
 
 def test_a_split_file_repeats_the_evaluation(trained, hands_11k, tmp_path):
@@ -113,7 +89,7 @@ def test_a_split_file_repeats_the_evaluation(trained, hands_11k, tmp_path):
     evaluate(file, *PROTOCOL, *weight, "DATASETS.RUN", "2", "OUTPUT_DIR", tmp_path / "run2")
     named = ["DATASETS.NAMES", "listing", "DATASETS.LISTING", listing, "DATASETS.ROOT_DIR", hands_11k]
     evaluate(file, *PROTOCOL, *named, *weight, "OUTPUT_DIR", tmp_path / "listed")
-    first, second = (metrics(tmp_path / name)["results"]["test"] for name in ("run2", "listed"))
+    first, second = (metrics_of(tmp_path / name)["results"]["test"] for name in ("run2", "listed"))
     assert (first["mAP"], first["CMC"], first["EER"]) == (second["mAP"], second["CMC"], second["EER"])
     assert not list((tmp_path / "listed").glob("split_run*.csv")), "a fixed split needs no file"
 
@@ -132,14 +108,14 @@ def test_joint_mode_and_its_split_file(hands_11k, tmp_path):
 
 def test_validation_chooses_the_best_epoch(trained):
     base, _ = trained
-    found = metrics(base / "run")
+    found = metrics_of(base / "run")
     scores = {e["epoch"]: e["validation mAP"] for e in found["history"] if e["stage"] == 2}
     assert list(scores) == [1, 2, 3]
     assert found["best"]["epoch"] == max(scores, key=scores.get)  # of equals the first
     assert 100 * found["best"]["mAP"] == pytest.approx(max(scores.values()))
     assert list(found["results"]) == ["trained", "best"]
     assert "mAP" not in found["history"][-1], "the test set must not be evaluated while an epoch is chosen"
-    assert "6 held-out images against 18" in log(base / "run")
+    assert "6 held-out images against 18" in log_of(base / "run")
 
 
 def test_the_best_checkpoint_is_that_epochs(hands_11k, tmp_path, monkeypatch):
@@ -159,9 +135,9 @@ def test_the_best_checkpoint_is_that_epochs(hands_11k, tmp_path, monkeypatch):
     )
     assert all(torch.equal(best[name], second[name]) for name in second)
     assert not all(torch.equal(best[name], last[name]) for name in last)
-    assert metrics(tmp_path / "run")["best"] == {"epoch": 2, "mAP": 0.7}
+    assert metrics_of(tmp_path / "run")["best"] == {"epoch": 2, "mAP": 0.7}
     evaluate(file, *PROTOCOL, "TEST.WEIGHT", tmp_path / "run" / "ViT-Tiny-16_best.pth", "OUTPUT_DIR", tmp_path / "t")
-    tested, chosen = metrics(tmp_path / "t")["results"]["test"], metrics(tmp_path / "run")["results"]["best"]
+    tested, chosen = metrics_of(tmp_path / "t")["results"]["test"], metrics_of(tmp_path / "run")["results"]["best"]
     assert (tested["mAP"], tested["CMC"]) == (chosen["mAP"], chosen["CMC"])
 
 
@@ -169,12 +145,12 @@ def test_an_interrupted_run_remembers_its_best_epoch(trained, tmp_path):
     """Epochs 1 to 3 at once, or 1 and 2 with a stop in between: the same best epoch and numbers."""
     base, file = trained
     shutil.copytree(base / "run", tmp_path / "run")
-    before = metrics(tmp_path / "run")
+    before = metrics_of(tmp_path / "run")
     states = sorted((tmp_path / "run" / "resume").glob("state_*.pt"))
     states[-1].unlink()  # the end of epoch 3 was never reached
     options = ["DATASETS.HOLD_OUT", "True", "TEST.RUNS", "3", "SOLVER.STAGE2.EVAL_PERIOD", "1"]
     train(file, *PROTOCOL, *options, "SOLVER.STAGE2.MAX_EPOCHS", "3", "OUTPUT_DIR", tmp_path / "run")
-    after = metrics(tmp_path / "run")
+    after = metrics_of(tmp_path / "run")
     assert after["best"] == before["best"]
     assert after["results"]["best"]["mAP"] == before["results"]["best"]["mAP"]
 
@@ -187,12 +163,14 @@ def test_a_run_resumed_elsewhere_keeps_its_best_epoch(trained, tmp_path):
     train(file, *PROTOCOL, *options, "OUTPUT_DIR", tmp_path / "second")
     best = "ViT-Tiny-16_best.pth"
     assert (tmp_path / "second" / best).read_bytes() == (base / "run" / best).read_bytes()
-    assert metrics(tmp_path / "second")["results"]["best"]["mAP"] == metrics(base / "run")["results"]["best"]["mAP"]
+    assert (
+        metrics_of(tmp_path / "second")["results"]["best"]["mAP"] == metrics_of(base / "run")["results"]["best"]["mAP"]
+    )
 
     (tmp_path / "first" / best).unlink()
     argv = ["--config_file", str(file), *map(str, [*PROTOCOL, *options, "OUTPUT_DIR", tmp_path / "third"])]
     assert train_clipreid.main(argv) == 2
-    assert f"first/{best}: the best checkpoint of the run to resume is missing" in log(tmp_path / "third")
+    assert f"first/{best}: the best checkpoint of the run to resume is missing" in log_of(tmp_path / "third")
 
 
 def test_what_chooses_the_best_epoch_may_not_change_on_the_way(trained, tmp_path):
@@ -201,19 +179,19 @@ def test_what_chooses_the_best_epoch_may_not_change_on_the_way(trained, tmp_path
     options = ["DATASETS.HOLD_OUT", "True", "TEST.RUNS", "3", "SOLVER.STAGE2.EVAL_PERIOD", "1"]
     options += ["SOLVER.STAGE2.MAX_EPOCHS", "3", "OUTPUT_DIR", tmp_path / "run", "TEST.AP", "trapezoid"]
     assert train_clipreid.main(["--config_file", str(file), *map(str, [*PROTOCOL, *options])]) == 2
-    assert "(TEST.AP: " in log(tmp_path / "run")
+    assert "(TEST.AP: " in log_of(tmp_path / "run")
 
 
 def test_verification_in_log_numbers_and_curves(trained):
     base, _ = trained
-    found = metrics(base / "run")["results"]["best"]["verification"]
+    found = metrics_of(base / "run")["results"]["best"]["verification"]
     pairs = (found["genuine pairs"], found["impostor pairs"])
     assert pairs == (15, 15 * 9)  # 15 queries; the gallery has the person and 9 others
     low, high = found["EER interval"]
     assert 0 <= low <= high <= 100 and 0 <= found["EER"] <= 100
     assert found["TAR at FAR 0.01"] is None  # 135 pairs are too few for 1 %
-    assert "TAR at FAR 0.01: not enough impostor pairs (135 of 1,000 needed)" in log(base / "run")
-    assert re.search(r"verification \(best, run 0\): EER \d+\.\d+% \[", log(base / "run"))
+    assert "TAR at FAR 0.01: not enough impostor pairs (135 of 1,000 needed)" in log_of(base / "run")
+    assert re.search(r"verification \(best, run 0\): EER \d+\.\d+% \[", log_of(base / "run"))
     with np.load(base / "run" / "verification.npz") as arrays:
         assert (np.diff(arrays["far"]) >= 0).all() and (np.diff(arrays["frr"]) <= 0).all()
         assert (arrays["genuine"].sum(), arrays["impostor"].sum()) == pairs
@@ -224,7 +202,7 @@ def test_verification_can_be_left_out(trained, tmp_path):
     base, file = trained
     weight = ["TEST.WEIGHT", base / "run" / "ViT-Tiny-16_3.pth", "TEST.VERIFICATION", "False"]
     evaluate(file, *PROTOCOL, *weight, "OUTPUT_DIR", tmp_path / "out")
-    assert "EER" not in metrics(tmp_path / "out")["results"]["test"] and "EER" not in log(tmp_path / "out")
+    assert "EER" not in metrics_of(tmp_path / "out")["results"]["test"] and "EER" not in log_of(tmp_path / "out")
     assert not (tmp_path / "out" / "verification.npz").exists()
 
 
@@ -233,15 +211,15 @@ def test_one_person_has_ranks_but_no_impostors(trained, tmp_path):
     root = make_toy_hands(tmp_path / "one", train_ids=0, test_ids=1)
     weight = ["TEST.WEIGHT", base / "run" / "ViT-Tiny-16_3.pth", "OUTPUT_DIR", tmp_path / "out"]
     evaluate(file, "DATASETS.NAMES", "hand", "DATASETS.ROOT_DIR", root, *weight)
-    assert metrics(tmp_path / "out")["results"]["test"]["mAP"] == 100
-    assert "no verification: all pairs" in log(tmp_path / "out")
+    assert metrics_of(tmp_path / "out")["results"]["test"]["mAP"] == 100
+    assert "no verification: all pairs" in log_of(tmp_path / "out")
 
 
 def test_a_set_without_held_out_images_has_a_note(tmp_path):
     file = write_config(make_toy_hands(tmp_path / "hands"), tmp_path / "run")
     train(file, "DATASETS.HOLD_OUT", "True")
-    assert "DATASETS.HOLD_OUT = True, but hand holds out no images" in log(tmp_path / "run")
-    assert list(metrics(tmp_path / "run")["results"]) == ["trained"]
+    assert "DATASETS.HOLD_OUT = True, but hand holds out no images" in log_of(tmp_path / "run")
+    assert list(metrics_of(tmp_path / "run")["results"]) == ["trained"]
 
 
 def test_training_on_one_set_and_testing_on_another(trained, tmp_path):
@@ -251,7 +229,7 @@ def test_training_on_one_set_and_testing_on_another(trained, tmp_path):
     shutil.rmtree(root / "train")
     other = ["DATASETS.NAMES", "hand", "DATASETS.ROOT_DIR", root, "TEST.RUNS", "1", "OUTPUT_DIR", tmp_path / "out"]
     evaluate(file, *other, "TEST.WEIGHT", base / "run" / "ViT-Tiny-16_best.pth")
-    found = metrics(tmp_path / "out")["results"]["test"]
+    found = metrics_of(tmp_path / "out")["results"]["test"]
     assert found["queries"] == 14 and "runs" not in found
 
 
@@ -270,4 +248,4 @@ def test_a_broken_image_of_a_later_run_is_found(trained, hands_11k, tmp_path, ca
     assert test_clipreid.main(["--config_file", *map(str, [file, *argv])]) == 2
     assert str(victim) in "".join(capsys.readouterr())
     evaluate(file, *argv, "DATASETS.BAD_IMAGES", "skip")
-    assert len(metrics(tmp_path / "out")["results"]["test"]["runs"]) == 3
+    assert len(metrics_of(tmp_path / "out")["results"]["test"]["runs"]) == 3

@@ -12,16 +12,10 @@ import pytest
 import torch
 
 from tests.run_client import ROOT, Runs
-from tests.toy_hands import make_toy_hands
 from tests.utils.console.test_folder_lock import HOLDER
 
 KILL = "signal SIGKILL"
 KILLED = -signal.SIGKILL
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
 
 
 def assert_same(runs, others):

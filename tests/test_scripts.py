@@ -22,28 +22,11 @@ from model.clip.model import TextEncoder, make_image_encoder
 from model.clip.shapes import ARCHITECTURES
 from processor.compare import Job, finished
 from processor.runs.folder import read_run
+from tests.scripts import evaluate, metrics_of, train
 from tests.toy_hands import make_toy_hands, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST_LINE = re.compile(r"\d+ s on cpu, float32; weights: (.*); results in (.*)")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
-
-
-@pytest.fixture
-def config(hands, tmp_path):
-    return write_config(hands, tmp_path / "run")
 
 
 def script(name, *argv):
@@ -52,18 +35,6 @@ def script(name, *argv):
     command = [sys.executable, name, "--config_file", *map(str, argv)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     return done.returncode, (done.stdout + done.stderr).splitlines()
-
-
-def train(*argv):
-    assert train_clipreid.main(["--config_file", *map(str, argv)]) == 0
-
-
-def evaluate(*argv):
-    assert test_clipreid.main(["--config_file", *map(str, argv)]) == 0
-
-
-def results(folder):
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def checkpoint(path):
@@ -96,7 +67,7 @@ def test_training_ends_with_a_table(trained):
     rows, last = table(lines)
     assert list(rows) == ["untrained", "trained"] and all(len(row) == 4 for row in rows.values())
     assert LAST_LINE.fullmatch(last).groups() == ("random start", str(base / "run"))
-    found = results(base / "run")["results"]
+    found = metrics_of(base / "run")["results"]
     measured = {"AP": "standard", "METRIC": "euclidean", "FLIP": False, "NECK_FEAT": "before", "FEAT_NORM": "yes"}
     assert found["trained"]["protocol"] == measured | {"RE_RANKING": False}
     for name, row in rows.items():
@@ -130,7 +101,7 @@ def test_training_leaves_its_files(trained):
     assert not [path for path in (base / "run").iterdir() if path.name.startswith(".")]
     with Image.open(base / "run" / "ranking.png") as sheet:
         assert sheet.format == "PNG" and sheet.width > 500
-    metrics = results(base / "run")
+    metrics = metrics_of(base / "run")
     for label, value in {"dataset": "hand", "model": "ViT-Tiny-16", "weights": "random start"}.items():
         assert [result[label] for result in metrics["results"].values()] == [value, value]
     assert [(entry["stage"], entry["epoch"]) for entry in metrics["history"]] == [(1, 1), (2, 1), (2, 2)]
@@ -146,8 +117,8 @@ def test_the_last_lines_name_a_command_that_works(trained, tmp_path):
     python, name, *rest = shlex.split(command)
     assert (python, name) == ("python", "test_clipreid.py")
     evaluate(*rest[1:], "OUTPUT_DIR", tmp_path / "out", "TEST.PICTURES", "False")
-    found = results(tmp_path / "out")["results"]["test"]
-    assert found["mAP"] == results(base / "run")["results"]["trained"]["mAP"]
+    found = metrics_of(tmp_path / "out")["results"]["test"]
+    assert found["mAP"] == metrics_of(base / "run")["results"]["trained"]["mAP"]
     assert (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "pictures").exists()
 
 
@@ -178,7 +149,7 @@ def test_testing_gives_the_trained_numbers_without_training_images(trained, tmp_
     assert status == 0, "\n".join(lines)
     rows, last = table(lines)
     assert list(rows) == ["test"] and LAST_LINE.fullmatch(last).groups() == (str(weight), str(tmp_path / "out"))
-    found, expected = results(tmp_path / "out")["results"]["test"], results(base / "run")["results"]["trained"]
+    found, expected = metrics_of(tmp_path / "out")["results"]["test"], metrics_of(base / "run")["results"]["trained"]
     measured = {"mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "CMC", "queries"}
     assert {k: found[k] for k in measured} == {k: expected[k] for k in measured}
     assert found["weights"] == f".../{weight.name}"
@@ -190,10 +161,10 @@ def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path
     run = tmp_path / "run"
     shutil.copytree(base / "run", run)
     kept = {name: (run / name).read_bytes() for name in ("config.yml", "ranking.png")}
-    before = results(run)
+    before = metrics_of(run)
     evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", "OUTPUT_DIR", run)
     assert {name: (run / name).read_bytes() for name in kept} == kept
-    after = results(run)
+    after = metrics_of(run)
     assert after["history"] == before["history"] and after["seconds"] == before["seconds"]
     assert list(after["results"]) == ["untrained", "trained", "test"]
     assert after["results"]["test"]["mAP"] == before["results"]["trained"]["mAP"]
@@ -206,7 +177,7 @@ def test_testing_in_the_folder_of_the_training_keeps_its_files(trained, tmp_path
     evaluate(file, "TEST.WEIGHT", run / "other.pth", *again)
     evaluate(file, "TEST.WEIGHT", run / "ViT-Tiny-16_2.pth", *again)  # nothing new
     assert {name: (run / name).read_bytes() for name in kept} == kept
-    rows = results(run)["results"]
+    rows = metrics_of(run)["results"]
     tests = [(name, row["protocol"]["METRIC"], row["weights"]) for name, row in rows.items() if "test" in name]
     first, second = ".../ViT-Tiny-16_2.pth", ".../other.pth"
     assert tests == [("test 2", "cosine", first), ("test 3", "euclidean", second), ("test", "euclidean", first)]
@@ -219,10 +190,10 @@ def test_a_finished_training_under_another_protocol_has_a_row_of_its_own(trained
     base, _, _ = trained
     run = tmp_path / "run"
     shutil.copytree(base / "run", run)
-    before = results(run)["results"]["trained"]
+    before = metrics_of(run)["results"]["trained"]
     again = ["OUTPUT_DIR", str(run), "TEST.PICTURES", "False"]
     train(run / "config.yml", *again, "TEST.AP", "trapezoid")
-    rows = results(run)["results"]
+    rows = metrics_of(run)["results"]
     assert list(rows) == ["trained", "untrained", "trained 2"]
     assert rows["trained"] == before and rows["trained 2"]["mAP"] != before["mAP"]
     assert "trained 2 " in capsys.readouterr().out and read_run(run).name == "trained 2"
@@ -235,12 +206,12 @@ def test_a_finished_training_under_another_protocol_has_a_row_of_its_own(trained
     assert asked("trapezoid").name == "trained 2" and asked("standard") is None
     train(run / "config.yml", *again, "TEST.AP", "standard")
     assert asked("standard").name == "trained" and asked("trapezoid") is None
-    assert asked("standard").result["mAP"] == before["mAP"] and len(results(run)["results"]) == 3
+    assert asked("standard").result["mAP"] == before["mAP"] and len(metrics_of(run)["results"]) == 3
 
 
 def test_a_test_made_while_a_training_runs_survives_its_end(trained, config, tmp_path, monkeypatch):
     base, _, _ = trained
-    metrics = results(base / "run")
+    metrics = metrics_of(base / "run")
     metrics["results"] = {"test": metrics["results"]["trained"]}
     train_stage2 = train_clipreid.do_train_stage2
 
@@ -250,7 +221,7 @@ def test_a_test_made_while_a_training_runs_survives_its_end(trained, config, tmp
 
     monkeypatch.setattr(train_clipreid, "do_train_stage2", tested_meanwhile)
     train(config)
-    found = results(tmp_path / "run")
+    found = metrics_of(tmp_path / "run")
     assert list(found["results"]) == ["test", "trained"] and len(found["history"]) == 2
 
 
@@ -365,7 +336,7 @@ def test_the_baseline(config, tmp_path):
     train(config, "MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", "MODEL.NAME", "RN-Tiny")
     state = checkpoint(tmp_path / "run" / "RN-Tiny_1.pth")
     assert not [name for name in state if name.startswith(("prompt_learner", "text_encoder"))]
-    assert not [entry for entry in results(tmp_path / "run")["history"] if "i2t" in entry]
+    assert not [entry for entry in metrics_of(tmp_path / "run")["history"] if "i2t" in entry]
     method = ["MODEL.METHOD", "baseline", "SOLVER.STAGES", "[2]", "MODEL.NAME", "RN-Tiny"]
     evaluate(config, "TEST.WEIGHT", tmp_path / "run" / "RN-Tiny_1.pth", *method)
 
@@ -390,7 +361,7 @@ def test_every_sampler_and_loss_trains(config, tmp_path, sampler, id_loss, metri
         *["MODEL.METHOD", method, "SOLVER.STAGES", stages, "MODEL.NO_MARGIN", str(soft_margin)],
         *["TEST.VERIFICATION", "False"],
     )
-    (entry,) = (entry for entry in results(tmp_path / "run")["history"] if entry["stage"] == 2)
+    (entry,) = (entry for entry in metrics_of(tmp_path / "run")["history"] if entry["stage"] == 2)
     terms = {
         "id": sampler != "triplet",
         "triplet": sampler != "softmax" and "triplet" in metric_loss,
@@ -419,13 +390,13 @@ def clip_weights(tmp_path_factory):
 def test_training_from_clip_weights_and_testing_them_zero_shot(config, clip_weights, tmp_path):
     start = ["MODEL.PRETRAIN_CHOICE", "imagenet", "MODEL.PRETRAIN_PATH", clip_weights]
     train(config, *start, "TEST.BEFORE_TRAINING", "True", "SOLVER.STAGES", "[1]")
-    first = results(tmp_path / "run")
+    first = metrics_of(tmp_path / "run")
     assert first["results"]["trained"]["weights"] == f"start from .../{clip_weights.name}"
     state, published = checkpoint(tmp_path / "run" / "ViT-Tiny-16_stage1_1.pth"), checkpoint(clip_weights)
     assert torch.equal(state["image_encoder.proj"], published["visual.proj"].float())
     assert torch.equal(state["text_encoder.text_projection"], published["text_projection"].float())
     evaluate(config, "TEST.WEIGHT", clip_weights, "OUTPUT_DIR", tmp_path / "zero_shot")
-    found = results(tmp_path / "zero_shot")["results"]["test"]
+    found = metrics_of(tmp_path / "zero_shot")["results"]["test"]
     assert found["mAP"] == first["results"]["untrained"]["mAP"]
     assert found["CMC"] == first["results"]["untrained"]["CMC"]
 
@@ -444,7 +415,8 @@ def test_side_information_and_overlapping_patches(hands, config, tmp_path, capsy
     weight = ["TEST.WEIGHT", tmp_path / "run" / "ViT-Tiny-16_1.pth", "OUTPUT_DIR", tmp_path / "test"]
     evaluate(config, *options, *weight)
     assert (
-        results(tmp_path / "test")["results"]["test"]["mAP"] == results(tmp_path / "run")["results"]["trained"]["mAP"]
+        metrics_of(tmp_path / "test")["results"]["test"]["mAP"]
+        == metrics_of(tmp_path / "run")["results"]["trained"]["mAP"]
     )
     capsys.readouterr()
     said = refused(test_clipreid.main, capsys, config, "DATASETS.ROOT_DIR", root, *weight)
@@ -482,7 +454,7 @@ def test_options_of_the_test_change_the_result(trained, tmp_path, options):
         if not folder.exists():  # without options it is always the same
             weight = ["TEST.WEIGHT", base / "run" / "ViT-Tiny-16_2.pth", "TEST.PICTURES", "False"]
             evaluate(file, *weight, "OUTPUT_DIR", folder, "TEST.DIST_MAT", "distances.npy", *given)
-    found, plain = (results(folder)["results"]["test"] for folder in folders)
+    found, plain = (metrics_of(folder)["results"]["test"] for folder in folders)
     distances = [np.load(folder / "distances.npy") for folder in folders]
     assert distances[0].shape == distances[1].shape == (8, 8)
     names = (folders[0] / "distances.csv").read_text().splitlines()

@@ -18,18 +18,13 @@ import train_clipreid
 from processor.compare import Job, check_comparable, compare, finished, plan, split_overrides
 from processor.reports.comparison import as_csv, as_markdown, difference, summarise
 from processor.runs.folder import RunFolder
-from tests.toy_hands import make_toy_hands, write_config
+from tests.toy_hands import write_config
 from utils.biometric.bootstrap.subjects import REPLICATES, draw_people
 from utils.console.interrupt import InterruptedRunError
 from utils.errors import ReIDError
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["SOLVER.STAGES", "[2]"]
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
 
 
 def configs(hands, folder, **methods):

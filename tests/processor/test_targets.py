@@ -21,7 +21,6 @@ from tests.toy_hands import make_toy_hands, write_config
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Three sets of hands, a configuration for each, and the baseline trained on the first, tested on the others."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("targets")
     for seed, name in enumerate(("first", "second", "third")):
         file = write_config(make_toy_hands(folder / name, 4, 4, seed=seed), folder / f"run_{name}")

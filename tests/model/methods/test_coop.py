@@ -13,7 +13,7 @@ from model.clip.model import make_image_encoder
 from model.clip.shapes import named_shape
 from model.clip.simple_tokenizer import encode
 from model.methods.coop import ContextLearner, CoOp
-from tests.toy_hands import make_toy_hands, write_config
+from tests.toy_hands import write_config
 from utils.errors import ReIDError
 
 SHAPE = named_shape("ViT-Tiny-16")
@@ -91,11 +91,6 @@ def test_sentences_are_cut_behind_the_longest_and_start_words_are_taken():
 def test_a_name_that_is_too_long_is_a_user_error():
     with pytest.raises(ReIDError, match="tokens"):
         ContextLearner(["a " * 70], 16, table())
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
 
 
 @pytest.mark.slow

@@ -13,17 +13,12 @@ from model import export
 from model.base import Progress
 from processor import load_embedder
 from tests.model.methods.toy import Images, build, config, stages, toy_batch
-from tests.toy_hands import make_toy_hands, write_config
+from tests.toy_hands import write_config
 from utils.errors import ReIDError
 
 SMALL = ["INPUT.SIZE_TRAIN", "[64, 64]", "INPUT.SIZE_TEST", "[64, 64]", "SOLVER.STAGES", "[2]"]
 SMALL += ["SOLVER.STAGE2.MAX_EPOCHS", "2", "TEST.BOOTSTRAP", "0"]
 VISIBLE = ["TEST.METRIC", "visible", "TEST.FEAT_NORM", "no", "TEST.VERIFICATION", "False"]
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
 
 
 def test_isp_clusters_trains_and_is_tested_by_visible_parts(hands, tmp_path, monkeypatch):

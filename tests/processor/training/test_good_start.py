@@ -9,13 +9,8 @@ from processor.runs.folder import below_start
 from solver import make_optimizers
 from tests.model.methods.toy import build, config
 from tests.processor.training.test_learning import copy, parts, train_stage2
-from tests.toy_hands import make_toy_hands, write_config
+from tests.toy_hands import write_config
 from utils.errors import ReIDError
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
 
 
 def run_stage2(hands, tmp_path, *overrides):

@@ -1,7 +1,5 @@
 """Whole runs that must learn: losses fall, unseen people are distinguished better, and the seed does not matter."""
 
-import json
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from model import make_model
 from model.base import Stage
 from processor import do_train_stage1, do_train_stage2, start_run
 from solver import make_optimizers, make_scheduler
+from tests.scripts import metrics_of, train, words
 from tests.toy_hands import make_toy_hands, write_config
 
 LEARN = {
@@ -25,21 +24,9 @@ LEARN = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def words(options):
-    return [str(word) for pair in options.items() for word in pair]
-
-
 def run(file, folder, options):
-    assert train_clipreid.main(["--config_file", str(file), "OUTPUT_DIR", str(folder), *words(options)]) == 0
-    return json.loads((folder / "metrics.json").read_text())
+    train(file, "OUTPUT_DIR", folder, *words(options))
+    return metrics_of(folder)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("ViT-Tiny-16", 0.0005), ("RN-Tiny", 0.002)])
@@ -55,16 +42,6 @@ def test_losses_fall_and_unseen_people_are_distinguished(tmp_path, name, rate):
     assert second[-1]["id"] < 0.95 * second[0]["id"] and second[-1]["triplet"] < 0.8 * second[0]["triplet"]
     untrained, trained = metrics["results"]["untrained"]["mAP"], metrics["results"]["trained"]["mAP"]
     assert trained > 60 and trained > untrained + 15
-
-
-@pytest.fixture(scope="module")
-def hands(tmp_path_factory):
-    return make_toy_hands(tmp_path_factory.mktemp("data") / "hands")
-
-
-@pytest.fixture
-def config(hands, tmp_path):
-    return write_config(hands, tmp_path / "run")
 
 
 def parts(config, *overrides):
