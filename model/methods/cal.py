@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import TripletLoss
+from loss import CrossEntropyLabelSmooth
 from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
+from model.base import Batch, DataFacts, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 from utils.compute.precision import full_precision
 
 if TYPE_CHECKING:
@@ -30,7 +31,26 @@ class Heads(NamedTuple):
     counterfactual: Tensor
 
 
-class CAL(Method):
+class SmoothedOver(CrossEntropyLabelSmooth):
+    r"""Cross-entropy against :math:`(1 - \varepsilon)[k = y] + \varepsilon / K`, K being ``classes``.
+
+    Args:
+        classes: K; the released code has 751 on every data set.
+        epsilon: see :class:`CrossEntropyLabelSmooth`.
+    """
+
+    def __init__(self, classes: int, epsilon: float) -> None:
+        super().__init__(epsilon)
+        self.classes = classes
+
+    @full_precision
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = logits.log_softmax(1)
+        own = log_p.gather(1, labels[:, None])[:, 0]
+        return -((1 - self.epsilon) * own + self.epsilon / self.classes * log_p.sum(1)).mean()
+
+
+class CAL(IDTripletMethod):
     """ResNet with channel attention between its stages and bilinear attention pooling.
 
     In training the pooling is repeated with attention drawn at random; the score minus that of the counterfactual must
@@ -41,13 +61,10 @@ class CAL(Method):
         identities: C.
         maps: M, attention maps.
         feature: of a test: ``score``, the class logits as published, or ``neck``, the feature behind the neck.
-        smoothing: of the labels.
         smoothing_classes: the smoothing's share is divided by this number; 0 for C.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight: of the losses.
+        losses: see :class:`IDTripletMethod`.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     identity_bound: ClassVar[tuple[str, ...]] = ("classifier.",)
 
     def __init__(
@@ -57,16 +74,12 @@ class CAL(Method):
         *,
         maps: int = 8,
         feature: str = "score",
-        smoothing: float = 0.1,
         smoothing_classes: int = 0,
-        margin: float | None = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.feature, self.id_weight, self.triplet_weight = feature, id_weight, triplet_weight
-        self.smoothing, self.smoothing_classes = smoothing, smoothing_classes or identities
+        super().__init__(backbone, **losses)
+        self.feature = feature
+        self.cross_entropy = SmoothedOver(smoothing_classes or identities, self.cross_entropy.epsilon)
         last = backbone.dims["map"]
         widths = [backbone.bn1.num_features, last // 8, last // 4, last // 2, last]
         self.splits = nn.ModuleList(SplitAttention(width) for width in widths)
@@ -78,12 +91,6 @@ class CAL(Method):
         self.classifier = make_classifier(last, identities)
         for norm in self.norms:
             norm.bias.requires_grad_(False)
-        self.triplet = TripletLoss(margin)
-
-    @classmethod
-    def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone, facts: DataFacts, training: bool) -> Self:
@@ -130,12 +137,6 @@ class CAL(Method):
             "triplet": self.triplet_weight * self.triplet(heads.feature, labels),
         }
         return terms, {"accuracy": accuracy(heads.score, labels)}
-
-    def cross_entropy(self, score: Tensor, labels: Tensor) -> Tensor:
-        r"""Against :math:`(1 - \varepsilon)[k = y] + \varepsilon / K`, K being ``smoothing_classes``."""
-        log_p = score.log_softmax(1)
-        own = log_p.gather(1, labels[:, None])[:, 0]
-        return -((1 - self.smoothing) * own + self.smoothing / self.smoothing_classes * log_p.sum(1)).mean()
 
     def embed(self, outputs: Outputs) -> Tensor:
         neck = self.bottleneck(self.classifier_bap(outputs["bap"]))

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from loss import CrossEntropyLabelSmooth, TripletLoss
+from loss import TripletLoss
 from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Batch, DataFacts, Method, Progress, Terms
+from model.base import Batch, DataFacts, Progress, Terms
 from model.layers.heads import accuracy
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
-class CBDBNet(Method):
+class CBDBNet(IDTripletMethod):
     """ResNet whose map of layer3 is repeated, each time without one horizontal strip, behind which all is shared.
 
     A test reads the complete map.
@@ -33,12 +34,9 @@ class CBDBNet(Method):
         reduced: channels of the feature.
         elastic: weights of the elastic loss on the distances of the triplet loss.
         extra_weight: of a second soft-margin triplet loss, which the released code has.
-        smoothing: of the labels.
-        margin: of the triplet loss, None for the soft margin.
-        id_weight, triplet_weight: of the sums over the strips.
+        losses: see :class:`IDTripletMethod`; the weights are of the sums over the strips.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     identity_bound: ClassVar[tuple[str, ...]] = ("classifier.",)
 
     def __init__(
@@ -51,15 +49,10 @@ class CBDBNet(Method):
         reduced: int = 512,
         elastic: bool = False,
         extra_weight: float = 1e-5,
-        smoothing: float = 0.1,
-        margin: float | None = None,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
-        self.strips, self.whole = strips, whole
-        self.id_weight, self.triplet_weight, self.extra_weight = id_weight, triplet_weight, extra_weight
+        super().__init__(backbone, **losses)
+        self.strips, self.whole, self.extra_weight = strips, whole, extra_weight
         width = backbone.dims["map"]
         convolution, norm = nn.Conv2d(width, reduced, 1), nn.BatchNorm2d(reduced)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_in")
@@ -69,14 +62,13 @@ class CBDBNet(Method):
         self.classifier = nn.Linear(reduced, identities)
         nn.init.kaiming_normal_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
-        self.cross_entropy = CrossEntropyLabelSmooth(smoothing)
-        self.triplet = ElasticTripletLoss(margin) if elastic else TripletLoss(margin)
+        if elastic:
+            self.triplet = ElasticTripletLoss(self.triplet.margin)
         self.soft_triplet = TripletLoss(None)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
+        super().check(cfg)
         rows, strips = -(-cfg.INPUT.SIZE_TRAIN[0] // 16), cfg.MODEL.CBDB_NET.STRIPS
         if not 2 <= strips <= rows:
             raise ReIDError(

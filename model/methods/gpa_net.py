@@ -25,7 +25,7 @@ class GPANet(MBANet):
         backbone: with last stride 1.
         identities: C.
         parts: rows and columns of the grid. Cells overlap by a row or column where the map cannot be divided.
-        dropout, smoothing, id_weight: of :class:`MBANet`.
+        options: of :class:`MBANet`.
     """
 
     note = "its grid and recipe are inferred"
@@ -36,11 +36,8 @@ class GPANet(MBANet):
         identities: int,
         *,
         parts: tuple[int, int] = (3, 1),
-        dropout: float = 0.5,
-        smoothing: float = 0.1,
-        id_weight: float = 1.0,
+        **options: float,
     ) -> None:
-        options = {"dropout": dropout, "smoothing": smoothing, "id_weight": id_weight}
         super().__init__(backbone, identities, parts=parts, attention=False, **options)
 
     @classmethod

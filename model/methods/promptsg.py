@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from loss import Criterion, SupConLoss, contrast_terms, make_loss
 from model.backbones.base import Backbone, Outputs, TextTower
 from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
-from model.clip.model import ModifiedResNet, ResidualAttentionBlock
+from model.clip.model import Attention, ModifiedResNet, ResidualAttentionBlock
 from model.clip.prompts import LEARNABLE, Template, check_sentence, context_tokens, text_of
 from model.clip.simple_tokenizer import tokenize
 from model.layers.heads import make_classifier, make_neck
@@ -184,7 +184,7 @@ class Interaction(nn.Module):
         super().__init__()
         self.ln_text = nn.LayerNorm(width)
         self.ln_image = nn.LayerNorm(width)
-        self.cross = CrossAttention(width, HEADS)
+        self.cross = CrossAttention(width, HEADS, causal=False)
         self.blocks = nn.ModuleList(ResidualAttentionBlock(width, HEADS, 4 * width, causal=False) for _ in range(2))
         self.ln_post = nn.LayerNorm(width)
 
@@ -196,17 +196,8 @@ class Interaction(nn.Module):
         return self.ln_post(x[:, 0])
 
 
-class CrossAttention(nn.Module):
-    """Multi-head attention of some tokens to others, with the parameter names of ``nn.MultiheadAttention``."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
+class CrossAttention(Attention):
+    """Multi-head attention of some tokens to others."""
 
     def project(self, queries: Tensor, tokens: Tensor) -> list[Tensor]:
         """Queries [B, L', E] and tokens [B, L, E] -> queries, keys and values of the heads [B, heads, ., E / heads]."""

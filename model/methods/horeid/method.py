@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss import TripletLoss
 from loss.triplet_loss import cosine_dist, hard_example_mining
 from model.backbones.base import Backbone, Outputs
 from model.backbones.resnet import ResNet
-from model.base import Batch, DataFacts, Method, Progress, Rate, Terms
+from model.base import Batch, DataFacts, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.horeid.graphs import DirectedGraph, Matching, Verifier, permutation_loss
 from model.methods.horeid.skeletons import SKELETONS
-from model.methods.requirements import identity_pairs, linear_classifiers, loss_options
+from model.methods.id_triplet import IDTripletMethod
+from model.methods.requirements import loss_options
 from utils.compute.precision import full_precision
 from utils.errors import ReIDError
 
@@ -34,7 +34,7 @@ SHARPNESS = 10.0
 """On the heat maps, in the softmax over the positions."""
 
 
-class HOReID(Method):
+class HOReID(IDTripletMethod):
     """The last map is pooled at each key point and as a whole; these nodes pass messages in a graph.
 
     The nodes before and behind the graph convolution have a neck and a classifier each, weighted by the certainty of
@@ -47,14 +47,11 @@ class HOReID(Method):
         matching: train the matching network and the verifier too. They read detached features, so nothing else
             changes, and no test reads them.
         matching_epoch: first epoch with their losses.
-        smoothing: of the labels.
-        margin: of the triplet losses, None for the soft margin.
-        id_weight, triplet_weight: of the losses of each set.
         permutation_weight, verification_weight: of the matching network's losses.
         graph_lr: factor on the rate of the graph convolution.
+        losses: see :class:`IDTripletMethod`; of each set of classifiers.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet",)
     identity_bound: ClassVar[tuple[str, ...]] = ("classifiers.", "graph_classifiers.")
     train_only: ClassVar[tuple[str, ...]] = ("matching.", "verifier.")
     note = "a test does not score its best pairs again with the verifier, as the published one does"
@@ -67,19 +64,14 @@ class HOReID(Method):
         points: int = 17,
         matching: bool = True,
         matching_epoch: int = 20,
-        smoothing: float = 0.1,
-        margin: float | None = 0.3,
-        id_weight: float = 1.0,
-        triplet_weight: float = 1.0,
         permutation_weight: float = 1.0,
         verification_weight: float = 0.1,
         graph_lr: float = 0.1,
+        **losses: float | None,
     ) -> None:
-        super().__init__()
-        self.image_encoder = backbone
+        super().__init__(backbone, **losses)
         self.skeleton = SKELETONS[points]
-        self.matching_epoch, self.smoothing, self.graph_lr = matching_epoch, smoothing, graph_lr
-        self.id_weight, self.triplet_weight = id_weight, triplet_weight
+        self.matching_epoch, self.graph_lr = matching_epoch, graph_lr
         self.permutation_weight, self.verification_weight = permutation_weight, verification_weight
         width, nodes = backbone.dims["map"], len(self.skeleton.groups) + 1
         self.necks, self.graph_necks = (nn.ModuleList(make_neck(width) for _ in range(nodes)) for _ in range(2))
@@ -89,12 +81,10 @@ class HOReID(Method):
         self.graph = nn.Sequential(*(DirectedGraph(width, nodes, self.skeleton.edges) for _ in range(2)))
         self.matching = Matching(width) if matching else None
         self.verifier = Verifier(width, nodes) if matching else None
-        self.triplet = TripletLoss(margin)
 
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
-        linear_classifiers(cfg)
-        identity_pairs(cfg)
+        super().check(cfg)
         if cfg.MODEL.HOREID.POINTS not in SKELETONS:
             raise ReIDError(
                 f"MODEL.HOREID.POINTS = {cfg.MODEL.HOREID.POINTS}: expected {' or '.join(map(str, SKELETONS))}, a "
@@ -164,10 +154,10 @@ class HOReID(Method):
         epoch of the matching on ``permutation`` and ``verification``."""
         nodes, confidence = outputs["nodes"], outputs["confidence"]
         passed = self.graph(nodes)
-        terms, scores, feature = {}, nodes, nodes
+        terms, scores, feature, smoothing = {}, nodes, nodes, self.cross_entropy.epsilon
         for prefix, x in (("", nodes), ("graph_", passed)):
             feature, scores = self.classify(prefix, x)
-            terms[f"{prefix}id"] = self.id_weight * weighted_cross_entropy(scores, confidence, labels, self.smoothing)
+            terms[f"{prefix}id"] = self.id_weight * weighted_cross_entropy(scores, confidence, labels, smoothing)
             terms[f"{prefix}triplet"] = self.triplet_weight * self.triplet(x[:, -1], labels)
         if self.matching is not None and at.epoch >= self.matching_epoch:
             terms |= self.match(feature.detach(), labels)
