@@ -6,7 +6,7 @@ encodings are sparse, and the result is made a few queries at a time. Nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from utils.errors import ReIDError
 from utils.retrieval.coordinates import Coordinates, Placed, check_metric, product_error, squared_distances
 from utils.retrieval.features import check_widths, device_of
 from utils.retrieval.overlap import Sparse, shared_weight
-from utils.retrieval.search import keep_smallest, smallest
+from utils.retrieval.search import keep_smallest
 
 _TILE_ROWS = 2**12
 _SCRATCH_ELEMENTS = 2**23
@@ -127,18 +127,6 @@ def k_reciprocal(
     items = _Items(query, gallery, metric, device_of(query, device))
     step = chunk_size or max(1, _SCRATCH_ELEMENTS // len(gallery))
     return _blocks(items, len(query), k1, k2, lambda_value, step)
-
-
-def k_reciprocal_top(blocks: Iterable[Tensor], top: int) -> tuple[Tensor, Tensor]:
-    """The beginning of each re-ranked list: distances and gallery indices [Q, top], nearest first,
-    equal ones by index.
-
-    Args:
-        blocks: what :func:`k_reciprocal` returns.
-        top: length of the lists; at most the size of the gallery is given.
-    """
-    best = [smallest(block, min(top, block.shape[1])) for block in blocks]
-    return tuple(torch.cat(parts) for parts in zip(*best, strict=True))
 
 
 def _blocks(items: _Items, num_query: int, k1: int, k2: int, weight: float, step: int) -> Iterator[Tensor]:

@@ -41,7 +41,6 @@ COMMON = 0.6
 
 _MARKS = re.compile(r"([\W_]+)")
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
-_KNOWN = {word: group for group, words in reversed(WORDS.items()) for word in words.split()}
 _HINT = {word: group for group, words in HINTS.items() for word in words.split()}
 
 

@@ -10,7 +10,7 @@ from tests.parity.kit import assert_agrees, case
 from utils import reranking
 from utils.errors import ReIDError
 from utils.metrics import evaluate_distances
-from utils.reranking import k_reciprocal, k_reciprocal_top
+from utils.reranking import k_reciprocal
 
 
 def dense(query, gallery, k1, k2, weight):
@@ -97,16 +97,6 @@ def test_cosine_is_the_euclidean_case_of_unit_features():
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)]
     found = torch.cat(list(k_reciprocal(query, gallery, 10, 4, metric="cosine")))
     np.testing.assert_allclose(found, dense(*unit, 10, 4, 0.3), atol=1e-5)
-
-
-def test_top_of_the_lists():
-    query, gallery = _clusters(6, 10, 60, 8)
-    full = torch.cat(list(k_reciprocal(query, gallery, 10, 4)))
-    value, index = k_reciprocal_top(k_reciprocal(query, gallery, 10, 4, chunk_size=3), 7)
-    expected = full.sort(1)
-    torch.testing.assert_close(value, expected.values[:, :7])
-    assert torch.equal(index, expected.indices[:, :7])
-    assert k_reciprocal_top(k_reciprocal(query, gallery, 10, 4), 100)[0].shape == (10, 60)
 
 
 @pytest.mark.parametrize("values", [(0, 6, 0.3), (20, 0, 0.3), (20, 6, 1.5)])

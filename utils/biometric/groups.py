@@ -44,18 +44,6 @@ class GroupErrors:
         """[K] with probe and reference in the group."""
         return self.fmr.diagonal()
 
-    @property
-    def fmr_of_probes(self) -> np.ndarray:
-        """[K] with references of every group."""
-        return _share(self.matched.sum(1), self.impostor.sum(1))
-
-    @property
-    def overall(self) -> tuple[float, float]:
-        """FMR and FNMR over all groups."""
-        return float(_share(self.matched.sum(), self.impostor.sum())), float(
-            _share(self.missed.sum(), self.genuine.sum())
-        )
-
     def only(self, chosen: Sequence[int]) -> GroupErrors:
         """The groups with these numbers."""
         place = np.asarray(chosen, dtype=int)
@@ -70,47 +58,6 @@ class GroupErrors:
 
 def _share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.divide(part, of, out=np.full(np.shape(of), np.nan), where=np.asarray(of) > 0)
-
-
-def count_errors(
-    scores: np.ndarray,
-    same: np.ndarray,
-    probe_groups: np.ndarray,
-    reference_groups: np.ndarray,
-    threshold: float,
-    names: Sequence[str],
-) -> GroupErrors:
-    """Count the comparisons [P] with a group for probe and reference; a group of -1 counts nowhere.
-
-    Args:
-        scores: [P].
-        same: [P] whether the comparison is genuine.
-        probe_groups, reference_groups: [P] numbers of the groups.
-        threshold: a comparison matches at this score or above.
-        names: of the groups.
-    """
-    groups = len(names)
-    known = (probe_groups >= 0) & (reference_groups >= 0)
-    matched = scores >= threshold
-
-    def table(chosen: np.ndarray) -> np.ndarray:
-        cell = probe_groups[chosen] * groups + reference_groups[chosen]
-        return np.bincount(cell, minlength=groups * groups).reshape(groups, groups)
-
-    genuine, impostor = known & same, known & ~same
-    return GroupErrors(
-        names,
-        table(genuine).sum(1),
-        table(genuine & ~matched).sum(1),
-        table(impostor),
-        table(impostor & matched),
-    )
-
-
-def add_up(parts: Sequence[GroupErrors]) -> GroupErrors:
-    """The sum of counts of disjoint comparisons."""
-    sums = (sum(getattr(part, name) for part in parts) for name in ("genuine", "missed", "impostor", "matched"))
-    return GroupErrors(parts[0].names, *sums)
 
 
 def gini(rates: np.ndarray) -> float:

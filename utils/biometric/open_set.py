@@ -20,9 +20,6 @@ from utils.biometric.error_rates import RULE_OF_30
 from utils.biometric.pair_scores import score_blocks
 from utils.errors import ReIDError
 
-ANY_RANK = None
-"""As a rank: only the threshold decides."""
-
 
 @dataclass(frozen=True)
 class Searches:
@@ -57,7 +54,7 @@ class Searches:
         return _share_from(np.sort(self.top), thresholds)
 
     def dir(self, thresholds: Sequence[float] | np.ndarray, rank: int | None = 1) -> np.ndarray:
-        """DIR [T] at thresholds [T] among the first ``rank`` people, or :data:`ANY_RANK`."""
+        """DIR [T] at thresholds [T] among the first ``rank`` people; of any rank for None."""
         found = self.own if rank is None else self.own[self.rank <= rank]
         return _share_from(np.sort(found), thresholds, self.num_mated)
 

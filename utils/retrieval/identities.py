@@ -47,11 +47,6 @@ class IdentityPairs:
         self.count = torch.searchsorted(ordered, query_pids, right=True) - self.first
         self.count[query_pids == JUNK] = 0
 
-    def among(self, columns: slice) -> IdentityPairs:
-        """The pairs with some gallery items, which are counted from the first of them."""
-        gallery = self.gallery_pids[columns], self.gallery_camids[columns]
-        return IdentityPairs(self.query_pids, gallery[0], self.query_camids, gallery[1], self.camera_rule)
-
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
         """The queries ``start`` to ``stop`` in ranges so small that a table of their pairs fits in memory."""
         first, widest = start, 1

@@ -10,10 +10,11 @@ from tests.parity.biometric import kit
 from utils.biometric import confidence, groups, open_set, templates
 from utils.biometric.bootstrap import subjects as bootstrap
 from utils.biometric.bootstrap.rankings import resample_rankings
-from utils.biometric.comparisons import Comparisons
+from utils.biometric.comparisons import Comparisons, Crossing
 from utils.biometric.error_rates import tally
+from utils.biometric.group_counts import count_units, number_units
 from utils.biometric.pair_scores import round_scores, score_blocks
-from utils.biometric.protocols import all_against_all, fvc
+from utils.biometric.protocols import fvc
 from utils.biometric.scores import fusion, likelihood, normalisation
 from utils.biometric.scores.isotonic import isotonic_blocks
 from utils.biometric.scores.logistic import fit_logistic
@@ -169,7 +170,7 @@ def open_set_values(name, searches, thresholds):
     }
     for key in kit.expected(name):
         if match := re.fullmatch(r"(dir|fnir)_(rank(\d+)|any_rank)(_at_fpir_([0-9.]+))?", key):
-            rank = int(match[3]) if match[3] else open_set.ANY_RANK
+            rank = int(match[3]) if match[3] else None
             where = [searches.threshold_at(float(match[5]))] if match[4] else thresholds
             rates = getattr(searches, match[1])(where, rank)
             found[key] = rates[0] if match[4] else rates
@@ -329,23 +330,29 @@ def test_error_rates_by_group(name):
     data = kit.case(name)
     count = int(max(data["query_groups"].max(), data["gallery_groups"].max())) + 1
     same = data["query_pids"][:, None] == data["gallery_pids"][None]
-    grid = np.broadcast_arrays(data["query_groups"][:, None], data["gallery_groups"][None])
-    named = [str(number) for number in range(count)]
-    half = len(same) // 2
-    parts = [
-        groups.count_errors(
-            *(part[rows].ravel() for part in (data["scores"], same, *grid)), float(data["threshold"]), named
+    sides = [torch.from_numpy(data[f"{side}_groups"]) for side in ("query", "gallery")]
+    people = [torch.from_numpy(data[f"{side}_pids"]) for side in ("query", "gallery")]
+    units = number_units(bootstrap.Subjects(*people, int(max(map(torch.max, people))) + 1), sides)
+    blocks = (
+        Comparisons(
+            slice(start, start + 7),
+            torch.from_numpy(data["scores"][start : start + 7]),
+            torch.from_numpy(same[start : start + 7]),
+            torch.ones(same[start : start + 7].shape, dtype=torch.bool),
         )
-        for rows in (slice(0, half), slice(half, None))
-    ]
-    counted = groups.add_up(parts)
+        for start in range(0, len(same), 7)
+    )
+    counted = count_units(blocks, units, float(data["threshold"])).by_group([str(number) for number in range(count)])
     found = {
-        "fmr_fnmr_overall": counted.overall,
+        "fmr_fnmr_overall": [
+            counted.matched.sum() / counted.impostor.sum(),
+            counted.missed.sum() / counted.genuine.sum(),
+        ],
         "fnmr_by_group": counted.fnmr,
         "fmr_by_pair": counted.fmr,
         "genuine_count_by_group": counted.genuine,
         "impostor_count_by_pair": counted.impostor,
-        "fmr_by_probe_group": counted.fmr_of_probes,
+        "fmr_by_probe_group": counted.matched.sum(1) / counted.impostor.sum(1),
         "fnmr_gini": groups.gini(counted.fnmr),
         "fnmr_worst_over_best": groups.worst_over_best(counted.fnmr),
         "fmr_gini": groups.gini(counted.fmr_within),
@@ -408,24 +415,25 @@ def weighted_cllr(counted, slope, intercept):
     return (costs[0] @ counted.genuine / counted.num_genuine + costs[1] @ counted.impostor / counted.num_impostor) / 2
 
 
-@pytest.mark.parametrize("at_a_time", [1, 50, 10**6])
+@pytest.mark.parametrize("chunk_size", [1, 50, 10**6])
 @pytest.mark.parametrize("name", kit.names("j_"))
-def test_which_comparisons_count(name, at_a_time):
+def test_which_comparisons_count(name, chunk_size):
     data = kit.case(name)
-    pids, camids = torch.from_numpy(data["pids"]), torch.from_numpy(data["camids"])
+    images = Features(torch.ones(len(data["pids"]), 1), data["pids"], data["camids"])
 
-    def count(parts):
-        left, right, same = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-        scores = data["scores"][left, right]
-        return tally(scores[same], scores[~same])
+    def count(rule):
+        crossing = Crossing(images, images, rule, once=True, chunk_size=chunk_size, scores=data["scores"])
+        parts = list(crossing.blocks())
+        kinds = ([p.scores[p.counted & (p.same == same)] for p in parts] for same in (True, False))
+        return tally(*(torch.cat(kind).numpy() for kind in kinds))
 
-    unordered = count(list(all_against_all(pids, at_a_time=at_a_time)))
-    market = count(list(all_against_all(pids, camids=camids, at_a_time=at_a_time)))
-    protocol = count([fvc(pids)])
-    both = tally(*split(data["scores"] - 9 * np.eye(len(pids)), data["pids"], data["pids"]))
+    unordered, market, pairs = count("none"), count("market"), fvc(images.pids)
+    scores = data["scores"][pairs.left, pairs.right]
+    protocol = tally(scores[pairs.same], scores[~pairs.same])
+    both = tally(*split(data["scores"] - 9 * np.eye(len(images)), data["pids"], data["pids"]))
     found = errors(unordered, fars(name, "unordered/"), "unordered/")
     found |= {
-        "ordered/num_genuine": both.num_genuine - len(pids),
+        "ordered/num_genuine": both.num_genuine - len(images),
         "ordered/num_impostor": both.num_impostor,
         "ordered/eer": unordered.equal_error().rate,
         "unordered_market/num_genuine": market.num_genuine,

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from utils.biometric import groups
+from utils.biometric.bootstrap.subjects import Subjects
+from utils.biometric.comparisons import Comparisons
+from utils.biometric.group_counts import count_units, number_units
 from utils.biometric.open_set import draw_enrolled
 from utils.biometric.pair_scores import paired_scores, score_blocks
-from utils.biometric.protocols import all_against_all, fvc
+from utils.biometric.protocols import fvc
 from utils.biometric.scores import normalisation
 from utils.biometric.templates import choose_images, join_rows, mean_features
 from utils.errors import ReIDError
@@ -47,26 +50,10 @@ def test_long_features_weigh_no_more_in_a_template():
     assert mean[0].tolist() == pytest.approx([2**-0.5, 2**-0.5])
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3, 1000])
-def test_all_against_all_is_every_unordered_pair_once(at_a_time):
-    pids = torch.from_numpy(PIDS)
-    found = [pair for block in all_against_all(pids, at_a_time=at_a_time) for pair in zip(*block[:2], strict=True)]
-    known = np.flatnonzero(PIDS >= 0)
-    assert [(int(i), int(j)) for i, j in found] == [(i, j) for i in known for j in known if i < j]
-
-
-def test_copies_of_a_file_are_not_compared():
-    copies = torch.tensor([0, 1, 0, 2, 3, 4, 5, 6, 7])
-    (block,) = all_against_all(torch.from_numpy(PIDS), copies=copies)
-    assert (0, 2) not in zip(block.left.tolist(), block.right.tolist(), strict=True)
-    assert len(block.left) == 7 * 6 // 2 - 1
-
-
 def test_fvc_compares_first_samples_of_different_people():
-    samples = [2, 0, 1, 0, 1, 0, 0, 3, 1]
-    found = fvc(torch.from_numpy(PIDS), samples)
+    found = fvc(torch.from_numpy(PIDS))
     pairs = {tuple(sorted(p)): bool(s) for *p, s in zip(*(part.tolist() for part in found), strict=True)}
-    assert {p for p, same in pairs.items() if not same} == {(1, 6), (1, 5), (5, 6)}  # sample 0 of person 3 is row 5
+    assert {p for p, same in pairs.items() if not same} == {(0, 1), (0, 6), (1, 6)}
     assert sum(pairs.values()) == 6 + 1
     with pytest.raises(ReIDError, match="found 1 identities with at most 1 images"):
         fvc(torch.tensor([4]))
@@ -108,9 +95,13 @@ def test_a_share_of_the_people_is_left_out():
 
 
 def test_people_without_a_group_count_nowhere():
-    scores = np.array([0.9, 0.1, 0.9, 0.1])
-    same = np.array([True, True, False, False])
-    found = groups.count_errors(scores, same, np.array([0, -1, 0, 1]), np.array([0, -1, 1, -1]), 0.5, ["a", "b"])
+    people, sides = torch.tensor([0, 1]), torch.tensor([0, -1])
+    scores = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.1, 0.1]])
+    same = torch.tensor([[True, False, False], [False, True, False]])
+    gallery = torch.tensor([0, 1, 2]), torch.tensor([0, -1, 1])
+    units = number_units(Subjects(people, gallery[0], 3), (sides, gallery[1]))
+    block = Comparisons(slice(0, 2), scores, same, torch.ones_like(same))
+    found = count_units([block], units, 0.5).by_group(["a", "b"])
     assert found.genuine.tolist() == [1, 0] and found.impostor.tolist() == [[0, 1], [0, 0]]
     assert found.fmr[0, 1] == 1 and np.isnan(found.fnmr[1])
     assert groups.worst_over_best([0.2, 0.0]) == float("inf") and np.isnan(groups.worst_over_best([0.0, 0.0]))
