@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from yacs.config import CfgNode
 
 from configs.ranges import check_value
+from configs.values import leaves
 from utils.errors import ReIDError
 
 
@@ -17,20 +17,13 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ReIDError: at the first such value.
     """
-    for key, value in _flat(cfg):
+    for key, value in leaves(cfg):
         check_value(key, value)
     _check_input(cfg)
     _check_batches(cfg)
     _check_schedules(cfg)
     _check_model(cfg)
     _check_test(cfg)
-
-
-def _flat(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [(f"{prefix}{key}", value)]
-    return flat
 
 
 def _check_input(cfg: CfgNode) -> None:

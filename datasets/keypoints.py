@@ -43,9 +43,8 @@ from utils.console.interrupt import InterruptedRunError, ignore_signals, interru
 from utils.console.logger import LOGGER, setup_console
 from utils.console.progress import image_bar
 from utils.errors import ReIDError
-from utils.files.checkpoint import write_atomically
 from utils.images import Reading, read_image
-from utils.plots.sheets import QUERY, RIGHT, WRONG, Shown, contact_sheet
+from utils.plots.sheets import QUERY, RIGHT, WRONG, Shown, contact_sheet, evenly, save_sheet
 from utils.words import number_of
 
 EXAMPLES = (
@@ -195,7 +194,7 @@ def write_sheet(work: Work, found: Mapping[str, KeyPoints], path: Path) -> None:
     """A contact sheet with the points drawn: first images without a hand and with several, then others, evenly."""
     odd = [name for name, points in found.items() if points.hands != 1][: SHEET_COLUMNS * SHEET_ROWS // 3]
     plain = [name for name, points in found.items() if points.hands == 1]
-    places = np.linspace(0, len(plain) - 1, min(len(plain), SHEET_COLUMNS * SHEET_ROWS - len(odd))).round().astype(int)
+    places = evenly(len(plain), SHEET_COLUMNS * SHEET_ROWS - len(odd))
     shown = []
     for name in (*odd, *(plain[i] for i in places)):
         points = found[name]
@@ -207,7 +206,7 @@ def write_sheet(work: Work, found: Mapping[str, KeyPoints], path: Path) -> None:
     counts = f"{len(shown)} of {len(found)} images; {sum(not p.found for p in found.values())} without a hand"
     title = f"Key points on {counts}; below: side, score, share of the picture"
     sheet = contact_sheet(rows, title, (176, 176), work.reading)
-    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+    save_sheet(sheet, path)
     LOGGER.info("contact sheet: %s", path)
 
 

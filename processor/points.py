@@ -33,10 +33,10 @@ from utils.console.logger import LOGGER, setup_console
 from utils.console.progress import image_bar
 from utils.console.terminal import show
 from utils.errors import ReIDError
-from utils.files.checkpoint import write_atomically
 from utils.files.text_files import printable
 from utils.images import Reading, read_image
 from utils.plots.points import Compared, in_words, points_chart
+from utils.plots.sheets import save_sheet
 from utils.retrieval.points import Agreement, Points, agreeing_points, find_points, require_opencv
 
 EXAMPLES = (
@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
             LOGGER.warning("%s: no points: the image is too dark, too blurred or uniform", file)
     rows = [first] if arguments.gallery is None else [first, contrast(arguments.gallery, reading, limits)]
     chart = points_chart(rows)
-    write_atomically(arguments.output, lambda file: chart.save(file, format="PNG"))
+    save_sheet(chart, arguments.output)
     for row in rows:
         show(row.title)
     LOGGER.info("%s shows photographs of hands, which are biometric data: protect it accordingly", arguments.output)

@@ -31,7 +31,7 @@ from utils.console.arguments import make_parser
 from utils.console.command_line import run_script
 from utils.console.terminal import show_results
 from utils.errors import ReIDError
-from utils.files.checkpoint import write_atomically
+from utils.plots.sheets import save_sheet
 from utils.words import number_of
 
 EXAMPLES = (
@@ -100,7 +100,7 @@ def _sheet_file(arguments: argparse.Namespace, cfg: CfgNode) -> Path | None:
 
 
 def _save(report: Report, name: str, sheet: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+    save_sheet(sheet, path)
     report.fact(f"{name}: {path}")
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 from PIL import Image
 
 from datasets.bases import ReIDDataset
 from datasets.inspect.checks import Splits
 from datasets.inspect.fingerprints import Fingerprint
-from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet
+from utils.plots.sheets import QUERY, RIGHT, Shown, contact_sheet, evenly
 
 ROWS, COLUMNS = 12, 8
 TRAIN_COLOUR, VAL_COLOUR = (43, 87, 154), (214, 122, 20)
@@ -22,7 +21,7 @@ def identity_sheet(dataset: ReIDDataset, splits: Splits, found: Mapping[str, Fin
     train = {split: splits[split] for split in ("train", "val") if splits[split][0]}
     train = _rows(train, found, {"train": TRAIN_COLOUR, "val": VAL_COLOUR})
     test = _rows({s: splits[s] for s in ("query", "gallery")}, found, {"query": QUERY, "gallery": RIGHT})
-    rows = [*_spread(train, ROWS // 2), *_spread(test, ROWS // 2)]
+    rows = [part[i] for part in (train, test) for i in evenly(len(part), ROWS // 2)]
     held_out = "val (orange), " if splits["val"][0] else ""
     count = f"{len(rows)} of {len(train) + len(test)} identities, one in each row"
     title = f"{dataset.name}: {count}; train (blue), {held_out}query (dark grey), gallery (green)"
@@ -39,11 +38,5 @@ def _rows(splits: Splits, found: Mapping[str, Fingerprint], colours: Mapping[str
                 caption = f"{identities[record.pid]}\n{split}, {found[record.path].width}x{found[record.path].height}"
                 shown[record.pid].append(Shown(record.path, caption, colours[split]))
         for pid, pictures in shown.items():
-            rows.setdefault(pid, []).extend(_spread(pictures, COLUMNS // len(splits)))
+            rows.setdefault(pid, []).extend(pictures[i] for i in evenly(len(pictures), COLUMNS // len(splits)))
     return [rows[pid] for pid in sorted(rows)]
-
-
-def _spread(items: Sequence, count: int) -> list:
-    """At most ``count`` of ``items``, evenly spaced from the first to the last."""
-    places: Iterable[int] = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    return [items[i] for i in places]

@@ -103,10 +103,6 @@ class Hand:
     lines: dict[str, tuple[Curve, ...]]
     marks: dict[str, tuple[Mark, ...]]
 
-    def geometry(self) -> Floats:
-        """The measurable shape as one vector [36]: bone lengths, radii at the joints, wrist."""
-        return np.concatenate([self.bones.ravel(), self.radii.ravel(), [self.wrist]])
-
 
 def make_hand(rng: np.random.Generator) -> Hand:
     """A new identity."""
@@ -215,14 +211,8 @@ def _marks(rng: np.random.Generator, amount: float) -> tuple[Mark, ...]:
     for _ in range(1 + int(rng.integers(0, 6) * amount)):  # moles
         size = float(rng.uniform(0.026, 0.052))
         shade = float(rng.uniform(0.30, 0.60))
-        marks.append(
-            Mark(
-                *somewhere(),
-                (size, size * float(rng.uniform(0.8, 1.2))),
-                0.0,
-                (shade, shade * 0.8, shade * 0.75),
-            )
-        )
+        tint = (shade, shade * 0.8, shade * 0.75)
+        marks.append(Mark(*somewhere(), (size, size * float(rng.uniform(0.8, 1.2))), 0.0, tint))
     for _ in range(int(rng.integers(0, 3))):  # birthmarks
         radii = (float(rng.uniform(0.07, 0.17)), float(rng.uniform(0.05, 0.11)))
         shade = float(rng.uniform(0.6, 0.8))

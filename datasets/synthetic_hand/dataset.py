@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from datasets.bases import some
 from datasets.hands.folder import HandFolder
 from datasets.parsing.folders import FolderContent, scan
 from datasets.parsing.keypoints import DEFAULT_FILE, KeyPoints, write_keypoints
+from datasets.parsing.tables import csv_text
 from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand, make_pose
 from datasets.synthetic_hand.captions import drawn_attributes
 from datasets.synthetic_hand.drawing import draw_hand
@@ -173,9 +174,8 @@ def _draw_all(folder: Path, jobs: list[_Job], size: int, seed: int) -> None:
     try:
         unfinished = scratch / folder.name
         unfinished.mkdir()
-        rows = [row for rows in _run(partial(_draw_job, unfinished, size, seed), jobs) for row in rows]
-        with (unfinished / "views.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("path", "view"), *sorted(rows)])
+        rows = sorted(_run(partial(_draw_job, unfinished, size, seed), jobs))
+        (unfinished / "views.csv").write_text(csv_text(("path", "view"), rows), encoding="utf-8", newline="")
         try:
             unfinished.rename(folder)
         except OSError:
@@ -185,19 +185,19 @@ def _draw_all(folder: Path, jobs: list[_Job], size: int, seed: int) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(draw: partial[list[tuple[str, int]]], jobs: list[_Job]) -> Iterable[list[tuple[str, int]]]:
-    """Results of ``draw`` over ``jobs``, in order, from as many processes as there are cores."""
+def _run(draw: partial[list[tuple[str, int]]], jobs: list[_Job]) -> Iterator[tuple[str, int]]:
+    """All rows of ``draw`` over ``jobs``, in order, from as many processes as there are cores."""
     images = sum(len(job.images) for job in jobs)
-    with tqdm(total=images, desc="Drawing hands", unit="image", disable=None) as progress:
-        if images < _FEWEST_FOR_PROCESSES:
-            yield from _counted(map(draw, jobs), progress)
-            return
-        with ProcessPoolExecutor(min(usable_cores(), _MOST_PROCESSES), initializer=_start_worker) as pool:
-            try:
-                yield from _counted(pool.map(draw, jobs), progress)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    with ExitStack() as stack:
+        progress = stack.enter_context(tqdm(total=images, desc="Drawing hands", unit="image", disable=None))
+        results = map(draw, jobs)
+        if images >= _FEWEST_FOR_PROCESSES:
+            pool = ProcessPoolExecutor(min(usable_cores(), _MOST_PROCESSES), initializer=_start_worker)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            results = pool.map(draw, jobs)
+        for rows in results:
+            progress.update(len(rows))
+            yield from rows
 
 
 def _start_worker() -> None:
@@ -211,12 +211,6 @@ def _start_worker() -> None:
     if mallopt is not None:  # glibc has it
         mallopt(_M_MMAP_THRESHOLD, 2**25)
         mallopt(_M_TRIM_THRESHOLD, 2**28)
-
-
-def _counted(results: Iterable[list[tuple[str, int]]], progress: tqdm) -> Iterable[list[tuple[str, int]]]:
-    for rows in results:
-        progress.update(len(rows))
-        yield rows
 
 
 def _rng(seed: int, identity: int, part: int) -> np.random.Generator:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from processor.reports.error_rates import MISSING, RATES
 from processor.runs.folder import RunFolder
 from processor.runs.settings import free_to_change
 from utils.biometric.bootstrap.subjects import Difference, centred, interval, resample_means
@@ -21,11 +22,9 @@ MEASURES = ("mAP", "Rank-1", "EER")
 RANKS = ("mAP", "Rank-1")
 """Measures whose replicates are biased and are shifted to the figure."""
 
-RATES = {"TAR at FAR 0.01": "TAR at FAR 1 %", "TAR at FAR 0.001": "TAR at FAR 0.1 %"}
 WITH_INTERVAL = (*MEASURES, *RATES)
 PAIRS = ("genuine pairs", "impostor pairs")
 PEOPLE = "people with genuine pairs"
-MISSING = "-"
 
 SEEN_BY_TESTS = ("TEST.NECK_FEAT", "TEST.FEATURE")
 """Keys of ``TEST`` that belong to a method and change the numbers of one model."""
@@ -223,16 +222,16 @@ def same_queries(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarra
 
 def as_markdown(rows: Sequence[Mapping[str, Any]], failed: Sequence[str], title: str) -> str:
     """A table for people, with what its numbers are."""
-    columns = ("configuration", "start", "seeds", "mAP", "Rank-1", "EER", "seconds", "parameters trained")
-    lines = [f"# {title}", "", f"| {' | '.join(columns)} | mAP against {rows[0]['name'] if rows else ''} |"]
-    lines.append("|---" * (len(columns) + 1) + "|")
-    for row in rows:
-        trained = row["parameters trained"]
-        cells = [
+    against = f"mAP against {rows[0]['name'] if rows else ''}"
+    columns = ("configuration", "start", "seeds", *MEASURES, "seconds", "parameters trained", against)
+    cells = [
+        (
             *(row["name"], row["weights"], str(len(row["seeds"])), *(_spread(row, measure) for measure in MEASURES)),
-            *(f"{row['seconds']:.0f}", MISSING if trained is None else f"{trained:,}", _difference(row["difference"])),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+            *(f"{row['seconds']:.0f}", _count(row["parameters trained"]), _difference(row["difference"])),
+        )
+        for row in rows
+    ]
+    lines = [f"# {title}", "", *_table(columns, cells)]
     lines += [
         "",
         "mAP, Rank-1 and EER in percent, mean ± sample standard deviation over the seeds; seconds of a run, mean.",
@@ -243,20 +242,22 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], failed: Sequence[str], title:
     return "\n".join([*lines, *(f"Failed: {line}" for line in failed), *([""] if failed else [])])
 
 
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of Markdown."""
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
 def _targets_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """mAP / Rank-1 on each target; nothing where none was tested on."""
     names = list(dict.fromkeys(name for row in rows for name in row["targets"] if name != "mean"))
     if not names:
         return []
-    columns = [*names, "mean"]
-    lines = [
-        f"| configuration | {' | '.join(f'-> {name}' for name in names)} | mean |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for row in rows:
-        found = [row["targets"].get(name) for name in columns]
-        cells = [MISSING if one is None else " / ".join(_spread(one, measure) for measure in RANKS) for one in found]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+
+    def text(found: Mapping[str, float | None] | None) -> str:
+        return MISSING if found is None else " / ".join(_spread(found, measure) for measure in RANKS)
+
+    cells = [(row["name"], *(text(row["targets"].get(name)) for name in (*names, "mean"))) for row in rows]
+    lines = _table(("configuration", *(f"-> {name}" for name in names), "mean"), cells)
     return [*lines, "", "mAP / Rank-1 in percent of the same models on the data sets of TEST.TARGETS.", ""]
 
 
@@ -264,16 +265,22 @@ def _rates_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A second table: error rates with intervals and the numbers of pairs; nothing where none was measured."""
     if all(row[name] is None for row in rows for name in (*PAIRS, *RATES)):
         return []
-    intervals = {f"{measure} 95 %": measure for measure in MEASURES}
-    columns = ("configuration", *intervals, *RATES.values(), "genuine / impostor pairs")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in rows:
-        cells = [row["name"], *(_ends(row, measure) or MISSING for measure in intervals.values())]
-        cells += [f"{_spread(row, name)} {_ends(row, name)}".strip() for name in RATES]
-        pairs = [row[name] for name in PAIRS]
-        cells.append(MISSING if None in pairs else " / ".join(f"{number:,}" for number in pairs))
-        lines.append("| " + " | ".join(cells) + " |")
+    columns = ("configuration", *(f"{measure} 95 %" for measure in MEASURES), *RATES.values())
+    cells = [
+        (
+            row["name"],
+            *(_ends(row, measure) or MISSING for measure in MEASURES),
+            *(f"{_spread(row, name)} {_ends(row, name)}".strip() for name in RATES),
+            MISSING if None in (row[name] for name in PAIRS) else " / ".join(_count(row[name]) for name in PAIRS),
+        )
+        for row in rows
+    ]
+    lines = _table((*columns, "genuine / impostor pairs"), cells)
     return [*lines, "", "In percent; in brackets 95 % intervals over the test people of the mean over the seeds.", ""]
+
+
+def _count(number: int | None) -> str:
+    return MISSING if number is None else f"{number:,}"
 
 
 def _ends(row: Mapping[str, Any], name: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets.parsing.tables import csv_text
 from utils.console.logger import LOGGER
 from utils.files.checkpoint import write_text
+from utils.files.paths import name_below
 
 if TYPE_CHECKING:
     from datasets.bases import ReIDDataset
@@ -28,14 +28,11 @@ def write_distance_names(file: Path, dataset: ReIDDataset, what: str, root: Path
     for trial in dataset.trials:
         suffix = f"_run{trial.run}" if len(dataset.trials) > 1 else ""
         distances = file.with_stem(f"{file.stem}{suffix}")
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("axis", "index", "path", "identity", "camera"))
-        for axis, records in (("row", trial.query), ("column", trial.gallery)):
-            for index, record in enumerate(records):
-                path = Path(record.path)
-                name = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-                writer.writerow((axis, index, name.as_posix(), dataset.test_identities[record.pid], record.camid))
+        rows = (
+            (axis, index, name_below(record.path, root), dataset.test_identities[record.pid], record.camid)
+            for axis, records in (("row", trial.query), ("column", trial.gallery))
+            for index, record in enumerate(records)
+        )
         names = distances.with_suffix(".csv")
-        write_text(names, text.getvalue())
+        write_text(names, csv_text(("axis", "index", "path", "identity", "camera"), rows))
         LOGGER.info("%s: %s; %s names its rows (queries) and columns (gallery)", distances, what, names.name)

@@ -9,9 +9,11 @@ from typing import Any
 from utils.biometric.verification import significant
 
 MISSING = "-"
-RATES = {"TAR at FAR 1 %": "TAR at FAR 0.01", "TAR at FAR 0.1 %": "TAR at FAR 0.001"}
+RATES = {"TAR at FAR 0.01": "TAR at FAR 1 %", "TAR at FAR 0.001": "TAR at FAR 0.1 %"}
+"""By their names in ``metrics.json``: titles for tables."""
+
 INTERVALS = ("mAP 95 %", "Rank-1 95 %")
-PAIRS = ("EER", *RATES, "genuine / impostor pairs")
+PAIRS = ("EER", *RATES.values(), "genuine / impostor pairs")
 COLUMNS = (*INTERVALS, *PAIRS)
 
 
@@ -31,7 +33,7 @@ def error_rates(row: Mapping[str, Any]) -> dict[str, str]:
         "mAP 95 %": _interval(ranks.get("mAP")).strip() or MISSING,
         "Rank-1 95 %": _interval(ranks.get("Rank-1")).strip() or MISSING,
         "EER": _rate(found, "EER"),
-        **{title: _rate(found, name) for title, name in RATES.items()},
+        **{title: _rate(found, name) for name, title in RATES.items()},
         COLUMNS[-1]: " / ".join(f"{n:,}" for n in pairs) if all(type(n) is int for n in pairs) else MISSING,
     }
     return {name: text if text == MISSING else text + of for name, text in texts.items()}

@@ -17,16 +17,14 @@ from processor.testing.evaluation import Evaluation
 from utils.console.interrupt import InterruptedRunError
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
-from utils.files.checkpoint import write_atomically
 from utils.files.text_files import printable
 from utils.images import read_image
 from utils.plots.curves import cmc_chart, embedding_chart, error_chart, save_figure, score_chart, similarity_chart
 from utils.plots.projection import embed_in_plane
-from utils.plots.sheets import Answer, Ranking, Seen, ranking_sheet, saliency_sheet
+from utils.plots.sheets import Answer, Ranking, Seen, evenly, ranking_sheet, saliency_sheet, save_sheet
 from utils.retrieval.identities import JUNK
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch.utils.data import DataLoader
 
     from datasets.bases import Record, ReIDDataset
@@ -127,14 +125,9 @@ def write_ranking_picture(path: Path, evaluation: Evaluation, dataset: ReIDDatas
         dataset: images, identities and camera rule; gallery images that the rule ignores are not shown.
     """
     ordered = by_precision(evaluation)
-    chosen = evenly(ordered)
+    chosen = ordered[evenly(len(ordered), SHOWN_QUERIES)]
     title = f"{len(chosen)} of {len(ordered)} queries, from best to worst; ten nearest each"
     write_rankings(path, chosen, title, evaluation, dataset)
-
-
-def evenly(ordered: np.ndarray) -> np.ndarray:
-    """A few of ``ordered`` from the first to the last."""
-    return ordered[np.unique(np.linspace(0, len(ordered) - 1, SHOWN_QUERIES).round().astype(int))]
 
 
 def write_rankings(path: Path, chosen: np.ndarray, title: str, evaluation: Evaluation, dataset: ReIDDataset) -> None:
@@ -153,7 +146,7 @@ def write_rankings(path: Path, chosen: np.ndarray, title: str, evaluation: Evalu
         )
         for i, distances, index in zip(chosen, nearest.distances, nearest.index, strict=True)
     ]
-    _save(ranking_sheet(rankings, title, reading=dataset.reading), path)
+    save_sheet(ranking_sheet(rankings, title, reading=dataset.reading), path)
 
 
 def _answers(dataset: ReIDDataset, query: Record, found: Iterable[tuple[float, int]]) -> list[Answer]:
@@ -240,7 +233,8 @@ def write_attention(
     path: Path, evaluation: Evaluation, dataset: ReIDDataset, model: Method, loader: DataLoader
 ) -> None:
     """Write the saliency of queries from the best to the worst."""
-    chosen = evenly(by_precision(evaluation)).tolist()
+    ordered = by_precision(evaluation)
+    chosen = ordered[evenly(len(ordered), SHOWN_QUERIES)].tolist()
     device = next(model.parameters()).device
     place = {record.path: number for number, record in enumerate(loader.dataset.records)}
     loaded = default_collate([loader.dataset[place[dataset.query[i].path]] for i in chosen])
@@ -254,7 +248,7 @@ def write_attention(
     kind = model.image_encoder.saliency_kind
     count = f"{len(seen)} of {len(dataset.query)} queries, from best to worst"
     sheet = saliency_sheet(seen, f"Saliency: {kind}; {count}")
-    _save(sheet, path)
+    save_sheet(sheet, path)
 
 
 def write_embedding(path: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
@@ -276,7 +270,3 @@ def write_embedding(path: Path, evaluation: Evaluation, names: Sequence[str]) ->
             f"{len(kept)} of {len(identities)} identities, those with most images ({len(shown)})", fontsize=9
         )
     save_figure(figure, path)
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda file: sheet.save(file, format="PNG"))

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
+def name_below(path: str | Path, root: Path) -> str:
+    """``path`` from ``root`` on, with forward slashes; its file name where it lies elsewhere."""
+    path = Path(path)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 class ShortPaths:
     """Rewrites texts that name files.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
+from utils.files.checkpoint import write_atomically
 from utils.files.text_files import printable
 from utils.images import AS_STORED, Reading, read_image
 
@@ -151,6 +153,20 @@ def contact_sheet(
             corner = (_GAP + column * width + lead * (column > 0), _TITLE + number * height)
             _paste(sheet, corner, picture, shown, cell)
     return sheet
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write ``sheet`` as PNG.
+
+    Raises:
+        ReIDError: ``path`` cannot be written.
+    """
+    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, from the first to the last, evenly apart."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
 
 
 def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:

@@ -232,7 +232,7 @@ def test_neither_trivial_nor_impossible():
     )
     assert 1.4 * chance < pixels < 0.5
 
-    shape = np.stack([hand.geometry() for hand in hands])
+    shape = np.stack([np.concatenate([h.bones.ravel(), h.radii.ravel(), [h.wrist]]) for h in hands])
     shape = (shape - shape.mean(0)) / shape.std(0)
     measured = shape[:, None] + noise.normal(scale=0.3, size=(20, 6, shape.shape[1]))
     assert mean_average_precision(measured[:, :2].reshape(40, -1), measured[:, 2:].reshape(80, -1), *ids) > 0.95

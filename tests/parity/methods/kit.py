@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 
+from solver.lr_scheduler import multistep_factor
 from tests.parity.kit import checked, images, recipe, tensors_of
 
 HERE = Path(__file__).parent
@@ -212,3 +213,10 @@ def _index(text):
     if ":" not in text:
         return int(text)
     return slice(*(int(part) if part else None for part in text.split(":")))
+
+
+def multistep_rates(base, solver):
+    """The rate of each epoch of a stage; the published codes count epochs from 0, ours from 1."""
+    schedule = {"milestones": solver.STEPS, "gamma": solver.GAMMA}
+    schedule |= {key: solver[key.upper()] for key in ("warmup_factor", "warmup_iters", "warmup_method")}
+    return torch.tensor([base * multistep_factor(epoch, **schedule) for epoch in range(solver.MAX_EPOCHS)])

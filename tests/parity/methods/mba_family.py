@@ -10,8 +10,7 @@ from configs import load_config
 from loss import CrossEntropyLabelSmooth
 from model.backbones.resnet import SHAPES, ResNet
 from model.base import Batch, Progress
-from solver.lr_scheduler import multistep_factor
-from tests.parity.methods.kit import load_published
+from tests.parity.methods.kit import load_published, multistep_rates
 
 AT = Progress(2, 1, 1)
 
@@ -96,17 +95,9 @@ def register(golden, kind, **options):
 
     @golden.array("lr_(new|backbone)_by_epoch")
     def rates(part):
-        # The published code counts epochs from 0, ours from 1.
         lr, solver = golden.meta["lr"], load_config(f"configs/hand/{golden.folder.name}.yml")[0].SOLVER.STAGE2
         assert lr["epochs"] == solver.MAX_EPOCHS
         rate = kind.rate(None, {"new": "blocks.g.0.weight", "backbone": "image_encoder.conv1.weight"}[part], 2, solver)
-        schedule = {
-            "milestones": solver.STEPS,
-            "gamma": solver.GAMMA,
-            "warmup_factor": solver.WARMUP_FACTOR,
-            "warmup_iters": solver.WARMUP_ITERS,
-            "warmup_method": solver.WARMUP_METHOD,
-        }
-        return torch.tensor([rate.lr * multistep_factor(e, **schedule) for e in range(lr["epochs"])])
+        return multistep_rates(rate.lr, solver)
 
     return trained

@@ -11,8 +11,7 @@ from model.backbones.resnet import SHAPES, ResNet
 from model.base import Batch, Progress
 from model.layers.relation import RelationAttention, RelationGate
 from model.methods.rga_net import RGANet
-from solver.lr_scheduler import multistep_factor
-from tests.parity.methods.kit import Golden, load_published
+from tests.parity.methods.kit import Golden, load_published, multistep_rates
 
 golden = Golden("rga_net")
 AT = Progress(2, 1, 1)
@@ -124,18 +123,10 @@ def loss(kind, gradient):
 
 @golden.array("lr_by_epoch")
 def rates():
-    # The published code counts epochs from 0, ours from 1.
     lr, cfg = golden.meta["lr"], load_config("configs/person/rga_net.yml")[0]
     solver = cfg.SOLVER.STAGE2
     assert lr["epochs"] == solver.MAX_EPOCHS and cfg.DATALOADER.EPOCH == "identities"
-    schedule = {
-        "milestones": solver.STEPS,
-        "gamma": solver.GAMMA,
-        "warmup_factor": solver.WARMUP_FACTOR,
-        "warmup_iters": solver.WARMUP_ITERS,
-        "warmup_method": solver.WARMUP_METHOD,
-    }
-    return torch.tensor([solver.BASE_LR * multistep_factor(e, **schedule) for e in range(lr["epochs"])])
+    return multistep_rates(solver.BASE_LR, solver)
 
 
 test_array = golden.test()
