@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from model.backbones.base import Backbone, LoadReport, Outputs
-from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
+from model.backbones.base import LoadReport, Outputs
+from model.backbones.convolutional import ConvolutionalBackbone
 from model.layers.cells import Cell, Genotype
 from model.loading import copy_all
 from utils.errors import ReIDError
@@ -67,7 +66,7 @@ SHAPES = {
 """By ``MODEL.NAME``. ``autoreid-tiny`` is for tests."""
 
 
-class AutoReIDNet(Backbone):
+class AutoReIDNet(ConvolutionalBackbone):
     """ResNet's stem, then stages of cells; all but the first start with a reduction cell and double the channels.
 
     Args:
@@ -79,7 +78,6 @@ class AutoReIDNet(Backbone):
     """
 
     family = "autoreid"
-    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: AutoReIDShape, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -103,11 +101,7 @@ class AutoReIDNet(Backbone):
         self.dims = {"map": last, "feature": last}
         stride = 4 * 2 ** (len(shape.stages) - 1)
         self.grid = tuple(-(-side // stride) for side in image_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.initialise()
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] -> ``map`` of the last cell [B, D, H/32, W/32] and ``feature``, its mean [B, D]."""
@@ -125,9 +119,3 @@ class AutoReIDNet(Backbone):
         """Weights under own names: none are published."""
         copy_all(self, tensors)
         return LoadReport(list(tensors))
-
-    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Contributions to the mean of the last map, see :func:`model.backbones.saliency.contributions`."""
-        with torch.no_grad():
-            last = self.maps(images)
-        return scaled(contributions(last, lambda x: x.mean((2, 3))))

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from model.backbones.base import Backbone, LoadReport, Outputs
-from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
+from model.backbones.base import LoadReport, Outputs
+from model.backbones.convolutional import ConvolutionalBackbone
 from model.layers.light import ConvNorm, Gate, LightConv
 from model.loading import copy_all
 from utils.errors import ReIDError
@@ -51,7 +50,7 @@ SHAPES = {
 """By ``MODEL.NAME``. ``cdnet-tiny`` is for tests."""
 
 
-class CDNet(Backbone):
+class CDNet(ConvolutionalBackbone):
     """Blocks of two streams with different receptive fields that share one gate.
 
     Args:
@@ -63,7 +62,6 @@ class CDNet(Backbone):
     """
 
     family = "cdnet"
-    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: CDNetShape, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -85,11 +83,7 @@ class CDNet(Backbone):
         self.last_transition = len(self.cells) - len(shape.stages[-1]) - 1
         self.dims = {"middle": shape.stages[-2][-1].out, "map": channels, "feature": channels}
         self.grid = tuple(-(-side // 4) // 4 for side in image_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.initialise("fan_in")
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] -> ``map`` [B, D, h, w], ``middle`` [B, E, h, w] and ``feature``, the mean of the map.
@@ -120,12 +114,6 @@ class CDNet(Backbone):
         copy_all(self, ready)
         report.loaded = list(ready)
         return report
-
-    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Contributions to the mean of the last map, see :func:`model.backbones.saliency.contributions`."""
-        with torch.no_grad():
-            last = self.maps(images)[1]
-        return scaled(contributions(last, lambda x: x.mean((2, 3))))
 
 
 class CDBlock(nn.Module):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from model.backbones.base import Backbone, LoadReport, Outputs
+from model.backbones.base import LoadReport, Outputs
+from model.backbones.convolutional import ConvolutionalBackbone
 from model.backbones.resnet import make_stage
-from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
 from model.loading import copy_pretrained
 from utils.errors import ReIDError
 
@@ -41,7 +41,7 @@ SHAPES = {
 """By ``MODEL.NAME``. ``hrnet-tiny`` is for tests."""
 
 
-class HRNet(Backbone):
+class HRNet(ConvolutionalBackbone):
     """HRNet with the widening blocks of its classification; names are those of the authors' files and timm's.
 
     Args:
@@ -53,7 +53,6 @@ class HRNet(Backbone):
     """
 
     family = "hrnet"
-    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: HRNetShape, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -79,9 +78,7 @@ class HRNet(Backbone):
         channels = sum(planes) * Bottleneck.expansion
         self.dims = {"map": channels, "feature": channels}
         self.grid = tuple(side // 4 for side in image_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialise()
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] -> ``map`` [B, D, H/4, W/4], finest resolution first, and ``feature``, its mean."""
@@ -106,12 +103,6 @@ class HRNet(Backbone):
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Weights under the authors' or timm's names; what stands behind the four maps is left out."""
         return copy_pretrained(self, tensors, HEAD)
-
-    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Contributions to the mean of the joined map, see :func:`model.backbones.saliency.contributions`."""
-        with torch.no_grad():
-            joined = self.maps(images)
-        return scaled(contributions(joined, lambda x: x.mean((2, 3))))
 
 
 class Exchange(nn.Module):

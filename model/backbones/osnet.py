@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from model.backbones.base import Backbone, LoadReport, Outputs
-from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
+from model.backbones.base import LoadReport, Outputs
+from model.backbones.convolutional import ConvolutionalBackbone
 from model.layers.light import ConvNorm, Gate, LightConv
 from model.loading import copy_pretrained
 from utils.errors import ReIDError
@@ -43,7 +42,7 @@ SHAPES = {
 """By ``MODEL.NAME``."""
 
 
-class OSNet(Backbone):
+class OSNet(ConvolutionalBackbone):
     """Omni-scale network: each block has four streams with receptive fields of 3, 5, 7 and 9, mixed by one gate.
 
     Names are those of torchreid, except that its two names of the streams (``conv2a`` .. ``conv2d``; ``conv2.t.layers``
@@ -58,7 +57,6 @@ class OSNet(Backbone):
     """
 
     family = "osnet"
-    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: OSNetShape, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -79,18 +77,18 @@ class OSNet(Backbone):
         self.fc = nn.Sequential(nn.Linear(stages[-1], FEATURE), nn.BatchNorm1d(FEATURE), nn.ReLU())
         self.dims = {"map": stages[-1], "feature": FEATURE}
         self.grid = tuple(-(-side // 4) // 4 for side in image_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.initialise()
+        nn.init.normal_(self.fc[0].weight, std=0.01)
+        nn.init.zeros_(self.fc[0].bias)
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] -> ``map`` [B, D, h, w] and ``feature`` [B, 512], which is never negative."""
         last = self.maps(images)
-        return {"map": last, "feature": self.fc(last.mean((2, 3)))}
+        return {"map": last, "feature": self.pooled(last)}
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Maps [B, D, h, w] -> ``feature`` [B, 512]."""
+        return self.fc(maps.mean((2, 3)))
 
     def maps(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> the last map [B, D, H/16, W/16]."""
@@ -100,12 +98,6 @@ class OSNet(Backbone):
     def load(self, tensors: Mapping[str, Tensor]) -> LoadReport:
         """Weights under torchreid's names (``osnet_x1_0_imagenet.pth`` and kin) or own ones."""
         return copy_pretrained(self, own_names(tensors), "classifier.")
-
-    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Contributions to the feature, see :func:`model.backbones.saliency.contributions`."""
-        with torch.no_grad():
-            last = self.maps(images)
-        return scaled(contributions(last, lambda x: self.fc(x.mean((2, 3)))))
 
 
 class OSBlock(nn.Module):

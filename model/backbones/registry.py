@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -53,24 +53,9 @@ class Entry(NamedTuple):
     hub: str = ""
 
 
-def _resnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
-    return lambda cfg, size: resnet.ResNet(resnet.SHAPES[name], size)
-
-
-def _osnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
-    return lambda cfg, size: osnet.OSNet(osnet.SHAPES[name], size)
-
-
-def _autoreid(name: str) -> Callable[[CfgNode, Size], Backbone]:
-    return lambda cfg, size: autoreid.AutoReIDNet(autoreid.SHAPES[name], size)
-
-
-def _cdnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
-    return lambda cfg, size: cdnet.CDNet(cdnet.SHAPES[name], size)
-
-
-def _hrnet(name: str) -> Callable[[CfgNode, Size], Backbone]:
-    return lambda cfg, size: hrnet.HRNet(hrnet.SHAPES[name], size)
+def _of_shape(network: Callable[[Any, Size], Backbone], shape: Any) -> Callable[[CfgNode, Size], Backbone]:
+    """A network that needs nothing of the configuration but the image size."""
+    return lambda cfg, size: network(shape, size)
 
 
 def _vit(name: str) -> Callable[[CfgNode, Size], Backbone]:
@@ -81,14 +66,21 @@ def _vit(name: str) -> Callable[[CfgNode, Size], Backbone]:
     return make
 
 
+SHAPED = {
+    "resnet": (resnet.ResNet, resnet.SHAPES, {"resnet50": "resnet50.tv_in1k"}),
+    "osnet": (osnet.OSNet, osnet.SHAPES, {}),
+    "autoreid": (autoreid.AutoReIDNet, autoreid.SHAPES, {}),
+    "cdnet": (cdnet.CDNet, cdnet.SHAPES, {}),
+    "hrnet": (hrnet.HRNet, hrnet.SHAPES, {"hrnet_w32": "hrnet_w32.ms_in1k"}),
+}
+"""By family: the network, its shapes by name, and timm's names of their pre-trained weights."""
+
 BACKBONES: dict[str, Entry] = {
-    "resnet50": Entry("resnet", _resnet("resnet50"), "resnet50.tv_in1k"),
-    "resnet-tiny": Entry("resnet", _resnet("resnet-tiny")),
-    **{name: Entry("osnet", _osnet(name)) for name in osnet.SHAPES},
-    **{name: Entry("autoreid", _autoreid(name)) for name in autoreid.SHAPES},
-    **{name: Entry("cdnet", _cdnet(name)) for name in cdnet.SHAPES},
-    "hrnet_w32": Entry("hrnet", _hrnet("hrnet_w32"), "hrnet_w32.ms_in1k"),
-    "hrnet-tiny": Entry("hrnet", _hrnet("hrnet-tiny")),
+    **{
+        name: Entry(family, _of_shape(network, shape), hubs.get(name, ""))
+        for family, (network, shapes, hubs) in SHAPED.items()
+        for name, shape in shapes.items()
+    },
     **{name: Entry("vit", _vit(name), size.pretrained) for name, size in vit.SIZES.items()},
 }
 """By ``MODEL.NAME``, besides CLIP's networks (:data:`model.clip.shapes.ARCHITECTURES`) and ``timm/<name>``."""

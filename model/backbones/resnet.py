@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from model.backbones.base import Backbone, LoadReport, Outputs
-from model.backbones.saliency import CONTRIBUTIONS, contributions, scaled
+from model.backbones.base import LoadReport, Outputs
+from model.backbones.convolutional import ConvolutionalBackbone
 from utils.errors import ReIDError
 
 
@@ -28,7 +27,7 @@ SHAPES = {
 """By ``MODEL.NAME``. ``resnet-tiny`` is for tests and has no pre-training."""
 
 
-class ResNet(Backbone):
+class ResNet(ConvolutionalBackbone):
     """ResNet of bottleneck blocks (He et al., arXiv 1512.03385), stride in the 3x3 convolution of a block.
 
     Children ``conv1``, ``bn1``, ``relu``, ``maxpool``, ``layer1`` .. ``layer4`` are those of torchvision.
@@ -40,7 +39,6 @@ class ResNet(Backbone):
     """
 
     family = "resnet"
-    saliency_kind = CONTRIBUTIONS
 
     def __init__(self, shape: ResNetShape, image_size: tuple[int, int], last_stride: int = 1) -> None:
         super().__init__()
@@ -56,9 +54,7 @@ class ResNet(Backbone):
             channels = planes * Bottleneck.expansion
         self.dims = {"map": channels, "feature": channels}
         self.grid = tuple(-(-side // (16 * last_stride)) for side in image_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialise()
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Outputs:
         """Images [B, 3, H, W] -> ``map`` of layer4 [B, D, h, w] and ``feature``, its mean [B, D]."""
@@ -97,12 +93,6 @@ class ResNet(Backbone):
             )
         self.load_state_dict({name: tensors[name] for name in report.loaded}, strict=False)
         return report
-
-    def saliency(self, images: Tensor, side: Tensor | None = None) -> Tensor:
-        """Contributions to the mean of the last map, see :func:`model.backbones.saliency.contributions`."""
-        with torch.no_grad():
-            last = self(images)["map"]
-        return scaled(contributions(last, lambda x: x.mean((2, 3))))
 
 
 def make_stage(channels: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
