@@ -334,6 +334,7 @@ _C.TEST.WEIGHT = ""  # checkpoint that test_clipreid.py evaluates; or CLIP weigh
 _C.TEST.NECK_FEAT = "after"  # before | after: features in front of or behind the BNNeck
 _C.TEST.FEATURE = "both"  # (ours) CLIP's networks: image and projected feature concatenated (both) | image | projected
 _C.TEST.FEAT_NORM = "yes"  # yes | no: L2-normalise the features
+_C.TEST.PRECISION = "fp32"  # (ours) fp32 (exact) | bf16, fp16 (round): number format of the test features
 _C.TEST.FLIP = False  # (ours) sum the features of the image and its mirror image (hand protocol)
 _C.TEST.METRIC = "euclidean"  # (ours) euclidean | cosine | visible (isp: parts that both images show)
 _C.TEST.AP = "standard"  # (ours) standard | trapezoid (the average precision of the hand papers)

@@ -59,6 +59,7 @@ CHOICES: dict[str, tuple] = {
     "DATALOADER.SAMPLER": ("softmax", "softmax_triplet", "triplet", "pairs"),
     "SOLVER.PRECISION": ("auto", "fp32", "bf16", "fp16"),
     "SOLVER.STAGES": ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]),
+    "TEST.PRECISION": ("fp32", "bf16", "fp16"),
     "TEST.NECK_FEAT": ("before", "after"),
     "TEST.FEATURE": ("both", "image", "projected"),
     "TEST.FEAT_NORM": YES_NO,

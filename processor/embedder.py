@@ -33,7 +33,7 @@ from model import DataFacts, check_weights, make_test_model
 from model.export import TestFeature
 from processor.biometrics.trust import calibration_facts, trusted_calibration
 from utils.biometric.scores.calibration import Calibration, Evidence
-from utils.compute.device import choose_device
+from utils.compute.device import choose_device, choose_precision
 from utils.console.interrupt import check_interrupt, ignore_signals
 from utils.console.logger import LOGGER
 from utils.console.progress import image_bar
@@ -236,9 +236,12 @@ def _torch_network(cfg: CfgNode) -> Compute:
         LOGGER.warning("loose images have no camera or view label: features are computed without side information")
     network = TestFeature(model, flip=cfg.TEST.FLIP, normalise=cfg.TEST.FEAT_NORM == "yes").to(device).eval()
 
+    precision = choose_precision(cfg.TEST.PRECISION, device)
+
     @torch.no_grad()
     def compute(images: Tensor) -> Tensor:
-        return network(images.to(device)).float().cpu()
+        with precision.autocast():
+            return network(images.to(device)).float().cpu()
 
     return compute
 

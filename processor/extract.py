@@ -226,7 +226,7 @@ def open_embedder(config_file: str, overrides: Sequence[str]) -> tuple[Embedder,
     embedder = load_embedder(config_file, cfg.TEST.WEIGHT, overrides)
     with Path(cfg.TEST.WEIGHT).open("rb") as file:
         weight = hashlib.file_digest(file, "sha256").hexdigest()
-    test = (cfg.TEST.FEATURE, cfg.TEST.NECK_FEAT, cfg.TEST.FEAT_NORM, cfg.TEST.FLIP)
+    test = (cfg.TEST.FEATURE, cfg.TEST.NECK_FEAT, cfg.TEST.FEAT_NORM, cfg.TEST.FLIP, cfg.TEST.PRECISION)
     return embedder, f"{weight} {cfg.MODEL.dump()} {cfg.INPUT.dump()} {test}"
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from datasets.reading.images import ImageDataset
 from model.base import Batch, Method
 from utils.biometric.comparisons import Crossing
+from utils.compute.device import choose_precision
 from utils.console.interrupt import check_interrupt
 from utils.console.progress import counted
 from utils.errors import ReIDError
@@ -100,8 +101,9 @@ def training_features(
     with torch.no_grad():
         for loaded in counted(DataLoader(images, loader.batch_size), "training features"):
             check_interrupt("evaluation")
-            feature = model.test_feature(Batch.of(loaded, model.inputs, device), cfg.TEST.FLIP)
-            features.append(F.normalize(feature).cpu())
+            with choose_precision(cfg.TEST.PRECISION, device).autocast():
+                feature = model.test_feature(Batch.of(loaded, model.inputs, device), cfg.TEST.FLIP)
+            features.append(F.normalize(feature.float()).cpu())
     labels = ([getattr(record, name) for record in records] for name in ("pid", "camid"))
     people = [dataset.person(record) or names[record.pid] for record in records]
     return TrainingFeatures(Features(torch.cat(features), *labels), records, people, _across_cameras(dataset, records))

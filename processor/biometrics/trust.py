@@ -21,7 +21,7 @@ def calibration_file(weights: Path) -> Path:
 
 def calibration_facts(cfg: CfgNode, weights: Path | None) -> dict[str, Any]:
     """What a calibration depends on besides its people: the checkpoint and how features are computed."""
-    keys = {name: cfg.TEST[name] for name in ("FLIP", "NECK_FEAT")}
+    keys = {name: cfg.TEST[name] for name in ("FLIP", "NECK_FEAT", "PRECISION")}
     images = {name: cfg.INPUT[name] for name in ("ALIGN", "FIT_TEST")} | {"SIZE_TEST": list(cfg.INPUT.SIZE_TEST)}
     protocol = keys | images | {"NAME": cfg.MODEL.NAME}
     return {"checksum": checksum(weights) if weights and weights.is_file() else None, "protocol": protocol}
@@ -54,7 +54,10 @@ def trusted_calibration(weights: Path, facts: Mapping[str, Any]) -> Calibration:
             f"{path}: fitted for weights with the checksum {kept.get('checksum')}; {weights} has {facts['checksum']}. "
             "Evaluate these weights with TEST.CALIBRATION True."
         )
-    known, wanted = {"ALIGN": "none", "FIT_TEST": "stretch"} | kept.get("protocol", {}), facts["protocol"]
+    known, wanted = (
+        {"ALIGN": "none", "FIT_TEST": "stretch", "PRECISION": "fp32"} | kept.get("protocol", {}),
+        facts["protocol"],
+    )
     other = [f"{key} {known.get(key)!r} (now {value!r})" for key, value in wanted.items() if known.get(key) != value]
     if other:
         raise ReIDError(

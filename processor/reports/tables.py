@@ -196,6 +196,7 @@ def _ending(cfg: CfgNode) -> str:
 def protocol(cfg: CfgNode, neck_feat: str) -> dict[str, Any]:
     """The keys of ``TEST`` that the numbers depend on; ``neck_feat`` is that of the model, not of the key."""
     keys = ["AP", "METRIC", "FLIP", "NECK_FEAT", "FEAT_NORM", "RE_RANKING"]
+    keys += ["PRECISION"] if cfg.TEST.PRECISION != "fp32" else []
     keys += ["FEATURE"] if cfg.TEST.FEATURE != "both" else []
     keys += ["RERANK_K1", "RERANK_K2", "RERANK_LAMBDA"] if cfg.TEST.RE_RANKING else []
     keys += [key for key, off in LOCAL_KEYS.items() if cfg.TEST[key] != off]

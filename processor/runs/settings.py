@@ -30,7 +30,9 @@ FREE_TO_CHANGE = (
 )
 """Keys, or their beginnings or ends, that may change when a run resumes: no training step sees them."""
 
-VALIDATED_WITH = frozenset(f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "FEATURE", "NECK_FEAT"))
+VALIDATED_WITH = frozenset(
+    f"TEST.{key}" for key in ("AP", "METRIC", "FLIP", "FEAT_NORM", "FEATURE", "NECK_FEAT", "PRECISION")
+)
 """Keys that choose the best epoch where images are held out: there they may not change."""
 
 

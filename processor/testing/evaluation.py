@@ -19,6 +19,7 @@ from processor.biometrics.setting import crossing_of, ranked_without_copies, ver
 from processor.runs.run import Run
 from processor.testing.local_matching import LocalMatching, wants_local
 from utils.biometric.verification import VerificationMetrics
+from utils.compute.device import Precision, choose_precision
 from utils.compute.distributed import from_main, gather_on_main, is_main, on_main_process, share_from_main
 from utils.console.interrupt import check_interrupt
 from utils.console.logger import LOGGER
@@ -161,7 +162,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def extract_features(model: Method, loader: DataLoader, device: torch.device, *, flip: bool = False) -> Features | None:
+def extract_features(model: Method, loader: DataLoader, precision: Precision, *, flip: bool = False) -> Features | None:
     """Test features of all images of ``loader``'s data set [N, D + E] in float32, on the CPU.
 
     Several processes compute them together and the first one gets them; the others get None.
@@ -169,7 +170,7 @@ def extract_features(model: Method, loader: DataLoader, device: torch.device, *,
     Args:
         model: put into eval mode; of several processes' running statistics, those of the first count.
         loader: batches of images and labels, for each process its share.
-        device: where the model is.
+        precision: of the forward pass, on the device of the model.
         flip: add the feature of the mirror image, as the hand papers do.
     """
     model.eval()
@@ -177,9 +178,10 @@ def extract_features(model: Method, loader: DataLoader, device: torch.device, *,
     batches = []
     for loaded in counted(loader, "test features"):
         check_interrupt("evaluation")
-        feature = model.test_feature(Batch.of(loaded, model.inputs, device), flip)
+        with precision.autocast():
+            feature = model.test_feature(Batch.of(loaded, model.inputs, precision.device), flip)
         # Copies: what worker processes hand over is shared memory, which keeps two files open as long as it lives.
-        batches.append((feature.cpu(), loaded["labels"].clone(), loaded["cameras"].clone()))
+        batches.append((feature.float().cpu(), loaded["labels"].clone(), loaded["cameras"].clone()))
     gathered = [batch for share in gather_on_main(batches) for batch in share]
     return Features(*map(torch.cat, zip(*gathered, strict=True))) if is_main() else None
 
@@ -256,7 +258,7 @@ def validate_model(
 
 def _images(cfg: CfgNode, model: Method, loader: DataLoader, run: Run) -> Features | None:
     """Features of all images of ``loader`` as they are compared; None in all processes but the first."""
-    images = extract_features(model, loader, run.device, flip=cfg.TEST.FLIP)
+    images = extract_features(model, loader, choose_precision(cfg.TEST.PRECISION, run.device), flip=cfg.TEST.FLIP)
     if images is None:
         return None
     return replace(images, features=F.normalize(images.features)) if cfg.TEST.FEAT_NORM == "yes" else images

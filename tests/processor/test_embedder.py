@@ -32,6 +32,7 @@ from processor.search.thresholds import Threshold, calibrate, measure_far
 from processor.testing.evaluation import extract_features
 from tests.toy_hands import make_toy_hands, write_config
 from tests.utils.console.test_folder_lock import HOLDER, ROOT
+from utils.compute.device import choose_precision
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
 from utils.images import Reading
@@ -50,12 +51,14 @@ def model(tmp_path_factory):
     return file, weight, hands
 
 
-def expected_features(file, weight):
+def expected_features(file, weight, precision="fp32"):
     """Features of the query images as the evaluation computes them."""
     cfg, _ = load_config(file, ["TEST.WEIGHT", str(weight)])
     dataset = make_dataset(cfg, require_train=False)
     found = extract_features(
-        make_test_model(cfg, DataFacts(1, views=1)), make_dataloader(cfg, dataset).test, torch.device("cpu")
+        make_test_model(cfg, DataFacts(1, views=1)),
+        make_dataloader(cfg, dataset).test,
+        choose_precision(precision, torch.device("cpu")),
     )
     paths = [record.path for record in (*dataset.query, *dataset.gallery)]
     return paths, torch.nn.functional.normalize(found.features).numpy()
@@ -72,6 +75,15 @@ def test_features_are_those_of_the_evaluation(model, caplog):
     assert np.allclose(
         load_embedder(file, weight, ["TEST.IMS_PER_BATCH", "3"]).embed(paths[::-1]), expected[::-1], atol=1e-5
     )
+
+
+def test_features_in_bfloat16_are_those_of_the_evaluation_in_bfloat16(model):
+    file, weight, _ = model
+    paths, exact = expected_features(file, weight)
+    _, expected = expected_features(file, weight, "bf16")
+    found = load_embedder(file, weight, ["TEST.PRECISION", "bf16"]).embed(paths)
+    assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-5)
+    assert 1e-4 < np.abs(found - exact).max() < 0.1  # eight bits of a number, unit vectors
 
 
 def test_photos_are_read_as_the_evaluation_reads_them(model, tmp_path):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from configs import load_config
 from processor.testing.evaluation import NOTED, _rank, extract_features, reranking_sizes
 from tests.utils.test_reranking import dense
+from utils.compute.device import Precision
 from utils.metrics import Features
 
 
@@ -137,7 +138,7 @@ def test_an_evaluation_with_workers_keeps_no_shared_memory_open():
             yield batch
 
     source = type("Loader", (), {"__iter__": lambda _: counting(), "__len__": lambda _: 60, "dataset": images})()
-    found = extract_features(model, source, torch.device("cpu"))
+    found = extract_features(model, source, Precision(torch.device("cpu"), torch.float32))
     assert found.pids.tolist() == list(range(60)) and found.camids.tolist() == list(range(60))
     assert most - before < 40  # 125 where the labels are kept as they are
 
