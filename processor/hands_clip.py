@@ -1,8 +1,7 @@
 """Make the small CLIP of MODEL.PRETRAIN_CHOICE hands: draw hands, train stage 0 on them and sentences, pack the result.
 
-Two runs train: with mostly short sentences, until left and right are learned, then with more detailed ones. The file in
-float16, without the rows that training left at their start, and its card are written into the package. The same command
-resumes what was interrupted.
+The file in float16, without the rows that training left at their start, and its card are written into the package. The
+same command resumes what was interrupted.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from utils.console.logger import LOGGER, setup_console
 from utils.errors import ReIDError
 from utils.files.checkpoint import save_json, write_atomically
 
-RECIPES = {"plain": "configs/hand/hands_clip.yml", "detailed": "configs/hand/hands_clip_details.yml"}
-"""Of the two parts, by the names of their folders."""
+RECIPE = "configs/hand/hands_clip.yml"
 CARD_KEYS = ("MODEL.", "INPUT.", "DATASETS.SYNTHETIC.", "DATALOADER.", "SOLVER.")
 """How keys begin whose changes the card names; paths are left out."""
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,26 +40,24 @@ def make(output: Path, overrides: Sequence[str]) -> None:
     Raises:
         ReIDError: a run failed.
     """
-    cfg, _ = load_config(ROOT / RECIPES["plain"], overrides)
+    cfg, _ = load_config(ROOT / RECIPE, overrides)
     seed, weights = cfg.SOLVER.SEED, output / "start.safetensors"
     output.mkdir(parents=True, exist_ok=True)
     if not weights.is_file():
         save_file(start_tensors(seed), weights)
-    for part, recipe in RECIPES.items():
-        _run(recipe, output / part, ["MODEL.PRETRAIN_PATH", str(weights), *overrides])
-        weights = output / part / f"{cfg.MODEL.NAME}_clip.safetensors"
+    _run(output / "training", ["MODEL.PRETRAIN_PATH", str(weights), *overrides])
     file = output / FILE.name  # the package's own file is replaced when everything about the new one is known
-    content = packed(read_state_dict(weights), seed)
+    content = packed(read_state_dict(output / "training" / f"{cfg.MODEL.NAME}_clip.safetensors"), seed)
     write_atomically(file, lambda target: target.write(content))
     measured = ["MODEL.METHOD", "zeroshot", "SOLVER.STAGES", "[]", "MODEL.PRETRAIN_PATH", str(file)]
     measured += [*overrides, "SOLVER.PRECISION", "fp32"]  # the card's figures are those of every machine
-    _run(RECIPES["plain"], output / "zeroshot", measured)
+    _run(output / "zeroshot", measured)
     write_card(output, overrides)
 
 
 def write_card(output: Path, overrides: Sequence[str]) -> None:
     """Put the finished file into the package with its card."""
-    cfg, _ = load_config(ROOT / RECIPES["plain"], overrides)
+    cfg, _ = load_config(ROOT / RECIPE, overrides)
     content = (output / FILE.name).read_bytes()
     FILE.parent.mkdir(exist_ok=True)
     write_atomically(FILE, lambda target: target.write(content))
@@ -70,8 +66,8 @@ def write_card(output: Path, overrides: Sequence[str]) -> None:
     LOGGER.info("on people it has not seen: %s", json.dumps(card()["zero-shot accuracy"]))
 
 
-def _run(recipe: str, folder: Path, settings: Sequence[str]) -> None:
-    command = [sys.executable, str(ROOT / "train_clipreid.py"), "--config_file", str(ROOT / recipe), *settings]
+def _run(folder: Path, settings: Sequence[str]) -> None:
+    command = [sys.executable, str(ROOT / "train_clipreid.py"), "--config_file", str(ROOT / RECIPE), *settings]
     command += ["OUTPUT_DIR", str(folder)]
     status = subprocess.run(command, check=False).returncode
     if status:
@@ -79,26 +75,26 @@ def _run(recipe: str, folder: Path, settings: Sequence[str]) -> None:
 
 
 def _card(cfg: CfgNode, overrides: Sequence[str], content: bytes, output: Path) -> dict[str, Any]:
-    """The card of the file: recipes, data, seed, figures."""
+    """The card of the file: recipe, data, seed, figures."""
     drawn = cfg.DATASETS.SYNTHETIC
     changes = {
         key: value for key, value in zip(overrides[::2], overrides[1::2], strict=True) if key.startswith(CARD_KEYS)
     }
     train, test = drawn.TRAIN_IDS * drawn.IMAGES_PER_ID, drawn.TEST_IDS * drawn.IMAGES_PER_ID
-    parts = [read_metrics(output / part / "metrics.json") for part in RECIPES]
+    trained = read_metrics(output / "training/metrics.json")
     tested = read_metrics(output / "zeroshot/metrics.json")["results"]
-    text, last = tested["text: attributes"], parts[-1]["results"]
+    text, last = tested["text: attributes"], trained["results"]
     return {
         "what": "RN-Small with its text encoder, trained from random weights on drawn hands and sentences about them",
         "command": COMMAND,
-        "recipes": list(RECIPES.values()),
-        "changes to the recipes": changes,
+        "recipe": RECIPE,
+        "changes to the recipe": changes,
         "seed": cfg.SOLVER.SEED,
         "data": f"{drawn.TRAIN_IDS} drawn hands, {train} pictures, drawing seed {drawn.SEED}",
-        "epochs": [len(part["history"]) for part in parts],
-        "seconds": round(sum(part["seconds"] for part in parts)),
-        "device": parts[-1]["environment"]["device"],
-        "logit scale": round(parts[-1]["history"][-1]["scale"], 3),
+        "epochs": len(trained["history"]),
+        "seconds": round(trained["seconds"]),
+        "device": trained["environment"]["device"],
+        "logit scale": round(trained["history"][-1]["scale"], 3),
         "measured on": f"{drawn.TEST_IDS} other drawn hands, {test} pictures, same drawing seed",
         "zero-shot accuracy": {name: round(value, 2) for name, value in text["accuracy"].items()},
         "largest value": {name: round(value, 2) for name, value in text["largest value"].items()},
@@ -115,7 +111,7 @@ def _card(cfg: CfgNode, overrides: Sequence[str], content: bytes, output: Path) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = make_parser("python -m processor.hands_clip", __doc__, (COMMAND,))
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the two runs")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the training and its test")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the recipe")
     arguments = parser.parse_intermixed_args(argv)
     setup_console(aside=False)
