@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import ReIDDataset, some
-from datasets.inspect.naming import WORDS
+from datasets.inspect.naming import PARTS, WORDS
 from datasets.pattern import PatternDataset
 
 ALIKE = 0.8
@@ -16,7 +15,6 @@ ALIKE = 0.8
 MOST = 10
 """Values that a number of fingers or sessions does not exceed."""
 
-_PARTS = re.compile(r"\d+|[^\W\d_]+")
 _PAIRS = (frozenset({"l", "r"}), frozenset({"left", "right"}))
 _FINGERS = frozenset(WORDS["finger"].split())
 
@@ -69,7 +67,7 @@ def _spread(paths: Sequence[str], words: frozenset[str]) -> dict[str, str]:
     """An example of each of ``words``, if each path has exactly one of them and together they have several."""
     found: dict[str, str] = {}
     for path in paths:
-        said = words & {part.lower() for part in _PARTS.findall(path)}
+        said = words & {part.lower() for part in PARTS.findall(path)}
         if len(said) != 1:
             return {}
         found.setdefault(next(iter(said)), path)
@@ -81,7 +79,7 @@ def _alike(names: dict[str, list[str]]) -> dict[tuple[str, ...], str]:
     votes: Counter[tuple[int, tuple[str, ...]]] = Counter()
     examples: dict[tuple[int, tuple[str, ...]], str] = {}
     for paths in names.values():
-        parts = [_PARTS.findall(Path(path).stem) for path in paths]
+        parts = [PARTS.findall(Path(path).stem) for path in paths]
         if len({len(found) for found in parts}) != 1:
             continue
         for place, values in enumerate(zip(*parts, strict=True)):

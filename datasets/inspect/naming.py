@@ -40,7 +40,8 @@ COMMON = 0.6
 """Share of the names that one form must have."""
 
 _MARKS = re.compile(r"([\W_]+)")
-_PARTS = re.compile(r"\d+|[^\W\d_]+")
+PARTS = re.compile(r"\d+|[^\W\d_]+")
+"""Numbers and words of a name."""
 _HINT = {word: group for group, words in HINTS.items() for word in words.split()}
 
 
@@ -138,7 +139,7 @@ def _columns(values: Sequence[str], folder: bool) -> list[_Column]:
     """One part between marks, split where letters meet digits if all values are split alike."""
     if not any(values):
         return []
-    parts = [_PARTS.findall(value) for value in values]
+    parts = [PARTS.findall(value) for value in values]
     kinds = {tuple(part.isdecimal() for part in found) for found in parts}
     if len(kinds) > 1 or any("".join(found) != value for found, value in zip(parts, values, strict=True)):
         return [_Column(list(values), folder)]

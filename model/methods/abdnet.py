@@ -16,6 +16,7 @@ from model.base import Batch, DataFacts, Progress, Rate, Stage, Terms
 from model.layers.attention import ChannelAttention, PositionAttention
 from model.layers.heads import accuracy
 from model.methods.id_triplet import IDTripletMethod
+from model.methods.renaming import by_prefixes
 from model.methods.requirements import divisible_height, loss_options
 from utils.compute.precision import full_precision
 
@@ -211,14 +212,7 @@ class ABDNet(IDTripletMethod):
             **{f"branches.{parts}.1.{head}_module.": f"heads.{head}." for head in ("before", "cam", "pam")},
             f"branches.{parts}.1.": "",
         }
-
-        def own(name: str) -> str:
-            for prefix, replacement in prefixes.items():
-                if name.startswith(prefix):
-                    return replacement + name.removeprefix(prefix)
-            return name
-
-        return {own(name): tensor for name, tensor in state.items()}
+        return by_prefixes(state, prefixes)
 
 
 class AttentionHead(nn.Module):

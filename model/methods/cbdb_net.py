@@ -14,6 +14,7 @@ from model.backbones.resnet import ResNet
 from model.base import Batch, DataFacts, Progress, Terms
 from model.layers.heads import accuracy
 from model.methods.id_triplet import IDTripletMethod
+from model.methods.renaming import by_prefixes
 from model.methods.requirements import loss_options
 from utils.errors import ReIDError
 
@@ -128,12 +129,7 @@ class CBDBNet(IDTripletMethod):
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the released code; its unused layers are dropped."""
-        renamed = {}
-        for name, tensor in state.items():
-            published = next((prefix for prefix in _NAMES if name.startswith(prefix)), "")
-            if not name.startswith(_UNUSED):
-                renamed[_NAMES.get(published, "") + name.removeprefix(published)] = tensor
-        return renamed
+        return by_prefixes(state, _NAMES, _UNUSED)
 
 
 _NAMES = {

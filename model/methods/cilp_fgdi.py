@@ -17,6 +17,7 @@ from model.clip.prompts import context_tokens
 from model.clip.simple_tokenizer import encode, tokenize
 from model.methods.baseline import ImageReID, accuracy
 from model.methods.clipreid import CLIPReID
+from model.methods.renaming import by_prefixes
 from utils.compute.distributed import sharded
 from utils.compute.precision import full_precision, widened
 from utils.console.logger import LOGGER
@@ -210,11 +211,7 @@ class CILPFGDI(CLIPReID):
             "dcgrl.": "domain_reversed.",
             "dc.": "domain_plain.",
         }
-        renamed = {}
-        for name, tensor in state.items():
-            begin = next((begin for begin in own if name.startswith(begin)), "")
-            renamed[own.get(begin, "") + name.removeprefix(begin)] = tensor
-        return renamed
+        return by_prefixes(state, own)
 
 
 class DomainPrompts(nn.Module):

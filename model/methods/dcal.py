@@ -15,6 +15,7 @@ from model.backbones.vit import Block, ViT, recomputed
 from model.base import Batch, DataFacts, Progress, Rate, Terms
 from model.layers.heads import make_classifier, make_neck
 from model.methods.baseline import ImageReID
+from model.methods.renaming import by_prefixes
 from model.methods.requirements import linear_classifiers
 
 if TYPE_CHECKING:
@@ -113,11 +114,7 @@ class DCAL(ImageReID):
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """TransReID's name of the backbone, which ports of DCAL keep."""
-        return {
-            name.replace("base.", "image_encoder.", 1) if name.startswith("base.") else name: tensor
-            for name, tensor in state.items()
-            if not name.startswith("base.fc.")
-        }
+        return by_prefixes(state, {"base.": "image_encoder."}, ("base.fc.",))
 
 
 def select(rolled: Tensor, count: int) -> Tensor:

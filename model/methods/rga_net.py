@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from model.base import Batch, DataFacts, Progress, Rate, Terms
 from model.layers.heads import accuracy, make_classifier, make_neck
 from model.layers.relation import RelationAttention
 from model.methods.id_triplet import IDTripletMethod
+from model.methods.renaming import by_patterns
 from model.methods.requirements import loss_options
 
 if TYPE_CHECKING:
@@ -97,12 +97,7 @@ class RGANet(IDTripletMethod):
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the released code: ``backbone`` with ``rga_att1`` .. ``rga_att4``, ``feat_bn``, ``cls``."""
-        renamed = {}
-        for name, tensor in state.items():
-            for pattern, own in _NAMES:
-                name = re.sub(pattern, own, name)
-            renamed[name] = tensor
-        return renamed
+        return by_patterns(state, _NAMES)
 
 
 _NAMES = (

@@ -12,12 +12,11 @@ from model.backbones.base import Outputs
 from model.backbones.vit import SIZES, ViT, patch_grid
 from model.base import Batch, DataFacts, Progress
 from model.methods.local import LocalReID
+from model.methods.renaming import by_prefixes
 from model.methods.requirements import linear_classifiers
 from utils.errors import ReIDError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from yacs.config import CfgNode
 
 
@@ -81,15 +80,10 @@ class TransReID(LocalReID):
             last = max(int(name.split(".")[2]) for name in state if name.startswith("base.blocks."))
             left_out += [f"base.blocks.{last}.", "base.norm."]
             own |= {"b1.0.": f"image_encoder.blocks.{last}.", "b1.1.": "image_encoder.norm."}
-        renamed = {_renamed(name, own): t for name, t in state.items() if not name.startswith(tuple(left_out))}
+        renamed = by_prefixes(state, own, tuple(left_out))
         if "cv_embed" in renamed:
             renamed["cv_embed"] = renamed["cv_embed"].flatten(1)  # published [rows, 1, D]
         return renamed
-
-
-def _renamed(name: str, own: Mapping[str, str]) -> str:
-    begin = next((begin for begin in own if name.startswith(begin)), "")
-    return own.get(begin, "") + name.removeprefix(begin)
 
 
 def _groups(cfg: CfgNode, patches: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
@@ -17,6 +16,7 @@ from model.layers.heads import accuracy, make_classifier, make_neck
 from model.methods.horeid.graphs import DirectedGraph, Matching, Verifier, permutation_loss
 from model.methods.horeid.skeletons import SKELETONS
 from model.methods.id_triplet import IDTripletMethod
+from model.methods.renaming import by_patterns
 from model.methods.requirements import loss_options
 from utils.compute.precision import full_precision
 from utils.errors import ReIDError
@@ -200,13 +200,7 @@ class HOReID(IDTripletMethod):
     @classmethod
     def rename(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the released code; its unused tensors are dropped."""
-        renamed = {}
-        for name, tensor in state.items():
-            if not re.match(_UNUSED, name):
-                for pattern, own in _NAMES:
-                    name = re.sub(pattern, own, name)
-                renamed[name] = tensor
-        return renamed
+        return by_patterns(state, _NAMES, _UNUSED)
 
 
 _UNUSED = r"verificator\.bn\.|gcn\.adgcn[12]\.weight$"
