@@ -26,6 +26,7 @@ from processor.testing.text_matching import text_results
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
 from utils.files.checkpoint import model_file, save_json, write_atomically
+from utils.files.paths import name_below
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -279,11 +280,8 @@ def save_queries(path: Path, evaluation: Evaluation, dataset: ReIDDataset, root:
     found = evaluation.precisions or (evaluation.metrics.average_precision,)
     for row, trial, precision in zip(precisions, dataset.trials, found, strict=True):
         row[[place[record] for record in trial.query]] = precision
-    files = (Path(record.path) for record in place)
     columns = {
-        "path": np.array(
-            [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]
-        ),
+        "path": np.array([name_below(record.path, root) for record in place]),
         "identity": np.array([dataset.test_identities[record.pid] for record in place]),
         "average_precision": _mean_of_known(precisions),
     }

@@ -273,11 +273,7 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
     found, neighbours, shape = None, None, (len(query), len(gallery))
     if cfg.TEST.RE_RANKING or cfg.TEST.METRIC == VISIBLE:
         nearest: list[Nearest] = []
-        if cfg.TEST.RE_RANKING:
-            k1, k2 = neighbours = reranking_sizes(cfg, gallery)
-            distances = k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA)
-        else:
-            distances = distance_chunks(query.features, gallery.features, metric=VISIBLE)
+        distances, neighbours = _distances(cfg, query, gallery)
         distances = _noting_nearest(distances, IdentityPairs(*labels, camera_rule), nearest)
         if path:
             distances = np.load(save_distances(path, distances, shape), mmap_mode="r")
@@ -286,9 +282,17 @@ def _rank(cfg: CfgNode, query: Features, gallery: Features, camera_rule: str, ru
     else:
         metrics = evaluate(query, gallery, metric=cfg.TEST.METRIC, **rules)
         if path:
-            save_distances(path, distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC), shape)
+            save_distances(path, _distances(cfg, query, gallery)[0], shape)
     known = {"metric": cfg.TEST.METRIC, "search": cfg.TEST.SEARCH, "camera_rule": camera_rule}
     return Evaluation(metrics, query, gallery, 0.0, nearest=found, neighbours=neighbours, **known)
+
+
+def _distances(cfg: CfgNode, query: Features, gallery: Features) -> tuple[Iterator[Tensor], tuple[int, int] | None]:
+    """Distances in blocks of queries; with re-ranking those of the re-ranked lists, and k1 and k2."""
+    if not cfg.TEST.RE_RANKING:
+        return distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC), None
+    k1, k2 = reranking_sizes(cfg, gallery)
+    return k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA), (k1, k2)
 
 
 def _rank_locally(
@@ -301,12 +305,8 @@ def _rank_locally(
 ) -> Evaluation:
     """Rank one trial by matched skin detail; with re-ranking, the nearest are those of the re-ranked lists."""
     labels = query.pids, gallery.pids, query.camids, gallery.camids
-    pairs, neighbours = IdentityPairs(*labels, camera_rule), None
-    if cfg.TEST.RE_RANKING:
-        k1, k2 = neighbours = reranking_sizes(cfg, gallery)
-        distances = k_reciprocal(query.features, gallery.features, k1, k2, cfg.TEST.RERANK_LAMBDA)
-    else:
-        distances = distance_chunks(query.features, gallery.features, metric=cfg.TEST.METRIC)
+    pairs = IdentityPairs(*labels, camera_rule)
+    distances, neighbours = _distances(cfg, query, gallery)
     found = local.order(trial.query, trial.gallery, (query, gallery), distances, pairs)
     metrics = evaluate_distances(found.places(), *labels, camera_rule=camera_rule, average_precision=cfg.TEST.AP)
     known = {"metric": cfg.TEST.METRIC, "search": cfg.TEST.SEARCH, "camera_rule": camera_rule}
