@@ -17,7 +17,11 @@ from utils.errors import ReIDError
 
 
 def open_dataset(arguments: argparse.Namespace) -> tuple[CfgNode, ReIDDataset, Proposed | None]:
-    """The configuration, the data set that it or ``--root`` names, and what is proposed for a tree without a split."""
+    """The configuration, the data set that it or ``--root`` names, and what is proposed for a tree without a split.
+
+    Raises:
+        ReIDError: there is no such folder, it cannot be read or split, or an argument does not go with it.
+    """
     if arguments.merge:
         return *_merged(arguments), None
     if arguments.config_file:

@@ -61,7 +61,11 @@ def bring_best(folder: Path, own: Path) -> None:
 
 
 def check_state(state: Any, folder: Path) -> None:
-    """Refuse what is no state of a run even if its checksum fits."""
+    """Refuse what is no state of a run even if its checksum fits.
+
+    Raises:
+        ReIDError: naming ``folder``, where it lies.
+    """
     kinds = {"settings": dict, "position": list, "history": list, "results": dict, "seconds": float, "data": str}
     kinds |= {"parts": dict, "best": dict}
     whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
