@@ -13,8 +13,10 @@ from utils.retrieval.scores import Block, Tile
 
 _SLOT_ELEMENTS = 2**20
 
-_FEW = 1 / 4
-"""Share of a tile's keys up to which they are picked out before they are compared with the matches."""
+_FEW = 1 / 12
+"""Share of a tile's keys up to which those before the last match are picked out; of more, a histogram counts most."""
+
+_CELLS = 2**10
 
 
 def negatives_between_matches(
@@ -94,21 +96,48 @@ def _bins(keys: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How many of the keys [r, c] lie between the boundaries [r, 2K] of their row, [r, 2K + 1]; row and column of those
     within the tolerance of a match, in the odd bins. The last bin may be short: nothing is read from it.
     """
-    near = keys <= bounds.masked_fill(torch.isinf(bounds), -torch.inf).amax(1, keepdim=True)
     width = bounds.shape[1] + 1
-    if keys.dtype != torch.float32 or int(torch.count_nonzero(near)) > _FEW * keys.numel():
-        bins = torch.searchsorted(bounds, keys, out_int32=True)
+    if keys.dtype == torch.float64:
+        bins = torch.searchsorted(bounds, keys)
         row, column = (bins & 1).nonzero(as_tuple=True)
-        bins += torch.arange(len(keys), dtype=torch.int32, device=bins.device)[:, None] * width
+        bins += torch.arange(len(keys), device=bins.device)[:, None] * width
+        return torch.bincount(bins.view(-1), minlength=len(keys) * width).view(len(keys), width), row, column
+    near = keys <= bounds.masked_fill(torch.isinf(bounds), -torch.inf).amax(1, keepdim=True)
+    if torch.count_nonzero(near) <= _FEW * keys.numel():
+        place, counts = near.view(-1).nonzero()[:, 0], 0
     else:
-        place = near.view(-1).nonzero()[:, 0]
-        row, each = place // keys.shape[1], torch.arange(len(keys), device=keys.device)[:, None]
-        bins = torch.searchsorted(_ordered(each, bounds).view(-1), _ordered(row, keys.view(-1).index_select(0, place)))
-        inside = (bins & 1).nonzero()[:, 0]  # rows have an even number of boundaries
-        bins += row
-        row, column = row[inside], place[inside] % keys.shape[1]
-    counts = torch.bincount(bins.view(-1), minlength=len(keys) * width)
-    return counts.view(len(keys), width), row, column
+        place, counts = _by_cells(keys, bounds)
+    row, each = place // keys.shape[1], torch.arange(len(keys), device=keys.device)[:, None]
+    bins = torch.searchsorted(_ordered(each, bounds).view(-1), _ordered(row, keys.view(-1).index_select(0, place)))
+    inside = (bins & 1).nonzero()[:, 0]  # rows have an even number of boundaries
+    counts = counts + torch.bincount(bins + row, minlength=len(keys) * width).view(len(keys), width)
+    return counts, row[inside], place[inside] % keys.shape[1]
+
+
+def _by_cells(keys: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
+    """Which keys [r, c] a histogram cannot count, as positions in all of them, and how many of the others lie between
+    the boundaries, [r, 2K + 1].
+
+    The range of a row's boundaries is divided into cells. What lies in a cell without a boundary lies between the same
+    two: rounding moves keys and boundaries alike and never past each other.
+    """
+    finite = torch.isfinite(bounds)
+    low = torch.where(finite[:, :1], bounds[:, :1], 0.0)
+    span = bounds.masked_fill(~finite, -torch.inf).amax(1, keepdim=True) - low
+    scale = torch.where(finite[:, :1], (_CELLS - 3) / span.clamp(min=1e-30), 1.0)
+
+    def cell_of(values: Tensor) -> Tensor:
+        # The first boundary is in cell 1 and the last one in the last but one: both ends hold keys alone.
+        return values.sub(low).mul_(scale).clamp_(-1, _CELLS - 2).add_(1).to(torch.int32)
+
+    first = torch.arange(0, len(keys) * _CELLS, _CELLS, dtype=torch.int32, device=keys.device)[:, None]
+    cell = cell_of(keys).add_(first).view(-1)
+    found = torch.bincount(cell, minlength=len(keys) * _CELLS).view(len(keys), _CELLS)
+    held = torch.zeros_like(found).scatter_add_(1, cell_of(bounds).long(), finite.long())
+    below = held.cumsum(1) - held
+    unsure = (held > 0) | (below % 2 > 0)
+    counts = found.new_zeros(len(keys), bounds.shape[1] + 1).scatter_add_(1, below, found.masked_fill(unsure, 0))
+    return unsure.view(-1).index_select(0, cell).nonzero()[:, 0], counts
 
 
 def _ordered(row: Tensor, values: Tensor) -> Tensor:

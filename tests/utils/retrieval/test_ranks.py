@@ -1,4 +1,4 @@
-"""Keys between boundaries, counted in two ways, against a comparison of every key with every boundary."""
+"""Keys between boundaries, counted in three ways, against a comparison of every key with every boundary."""
 
 import pytest
 import torch
@@ -8,9 +8,10 @@ from utils.retrieval import ranks
 ROWS, COLUMNS = 7, 300
 
 
-@pytest.fixture(params=["few keys lie before the last match", "many do"])
-def way(request, monkeypatch):
+@pytest.fixture(params=["few keys lie before the last match", "many do", "float64"])
+def dtype(request, monkeypatch):
     monkeypatch.setattr(ranks, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
+    return torch.float64 if request.param == "float64" else torch.float32
 
 
 def tables(seed, scale):
@@ -23,10 +24,12 @@ def tables(seed, scale):
     return keys, bounds
 
 
+@pytest.mark.parametrize("cells", [4, 50, 1024])
 @pytest.mark.parametrize("scale", [3.0, 1e6])
 @pytest.mark.parametrize("seed", range(3))
-def test_bins_are_those_of_a_comparison_with_every_boundary(way, seed, scale):
-    keys, bounds = tables(seed, scale)
+def test_bins_are_those_of_a_comparison_with_every_boundary(dtype, seed, scale, cells, monkeypatch):
+    monkeypatch.setattr(ranks, "_CELLS", cells)
+    keys, bounds = (part.to(dtype) for part in tables(seed, scale))
     counts, row, column = ranks._bins(keys.clone(), bounds)
     bins = (keys[:, :, None] > bounds[:, None, :]).sum(-1)
     finite = torch.isfinite(bounds).sum(1)
