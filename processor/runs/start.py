@@ -42,7 +42,9 @@ def start_run(cfg: CfgNode, notes: Sequence[str] = (), test: bool = False) -> Ru
         require_faiss()
     if cfg.TEST.POINTS != "0":
         require_opencv("TEST.POINTS")
-    precision = choose_precision(cfg.SOLVER.PRECISION, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
+    trains = cfg.SOLVER.STAGES and not test
+    name = cfg.SOLVER.PRECISION if trains else cfg.TEST.PRECISION
+    precision = choose_precision(name, choose_device(cfg.MODEL.DEVICE, cfg.MODEL.DEVICE_ID))
     run = Run(precision, Path(cfg.OUTPUT_DIR), flatten(cfg), cfg.CHECKPOINT_MINUTES, cfg.CHECKPOINTS_KEPT)
     everything = [run.settings, *(flatten(target) for target in target_configs(cfg).values())]
     run.shorten = ShortPaths(value for keys in everything for value in keys.values() if isinstance(value, str))
