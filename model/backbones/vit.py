@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.backbones.base import Backbone, LoadReport, Outputs
 from model.backbones.saliency import ROLLOUT, scaled
+from model.layers.dot_product import dot_product_attention
 from model.layers.rollout import roll
 from model.loading import copy_all, resized_table
 
@@ -87,6 +88,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens [B, L, D] -> [B, L, D]; ``mask`` [B, 1, L, L] is added to the scores."""
+        if mask is None:
+            return self.merge(dot_product_attention(*self.project(x)))
         return self.merge(F.scaled_dot_product_attention(*self.project(x), attn_mask=mask))
 
 

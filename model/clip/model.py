@@ -20,6 +20,7 @@ from model.backbones.base import Backbone, LoadReport, Outputs, TextTower
 from model.backbones.saliency import CONTRIBUTIONS, ROLLOUT, attention_rollout, contributions, scaled
 from model.clip.positions import pretraining_grid, resized_table
 from model.clip.shapes import HEAD_WIDTH, CLIPShape, ResNetShape, TextShape, ViTShape
+from model.layers.dot_product import dot_product_attention
 from model.loading import copy_all
 
 START_SCALE = math.log(1 / 0.07)
@@ -56,7 +57,10 @@ class Attention(nn.Module):
         else:
             query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        if self.causal:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            mixed = dot_product_attention(query, key, value)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
