@@ -303,7 +303,9 @@ def _cross(
 def drawings(bench: Bench) -> dict[str, object]:
     """The rotation of drawn hands by their true points, and by those that the detector finds."""
     keys = [word for key, value in DRAWN.items() for word in (f"DATASETS.SYNTHETIC.{key}", str(value))]
-    cfg, _ = load_config(CONFIG, ["DATASETS.NAMES", "synthetic_hand", "DATASETS.ROOT_DIR", str(bench.output), *keys])
+    cfg, _ = load_config(
+        CONFIG, ["DATASETS.NAMES", "synthetic_hand", "DATASETS.ROOT_DIR", str(bench.output / "hands"), *keys]
+    )
     data = make_dataset(cfg, require_train=False)
 
     def name(record: Record) -> str:
