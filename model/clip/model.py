@@ -57,10 +57,7 @@ class Attention(nn.Module):
         else:
             query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
-        if self.causal:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            mixed = dot_product_attention(query, key, value)
+        mixed = dot_product_attention(query, key, value, self.causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -1,5 +1,7 @@
 """Attention in bfloat16 on a CPU against its definition in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,15 +26,19 @@ def results(attend, inputs, gradient):
     return [out.detach(), *torch.autograd.grad(out, inputs, gradient)]
 
 
-def definition(query, key, value):
-    return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
+def definition(query, key, value, causal):
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1) & causal
+    return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value
 
 
-@pytest.mark.parametrize("queries", [33, 1])
-def test_bfloat16_is_as_close_to_float64_as_the_fused_attention(queries):
+@pytest.mark.parametrize(("queries", "causal"), [(33, False), (1, False), (33, True)])
+def test_bfloat16_is_as_close_to_float64_as_the_fused_attention(queries, causal):
     inputs, gradient = tensors(torch.bfloat16, queries)
-    exact = results(definition, [part.detach().double().requires_grad_() for part in inputs], gradient.double())
-    found, fused = (results(f, inputs, gradient) for f in (dot_product_attention, F.scaled_dot_product_attention))
+    wide = [part.detach().double().requires_grad_() for part in inputs]
+    exact = results(partial(definition, causal=causal), wide, gradient.double())
+    found = results(partial(dot_product_attention, causal=causal), inputs, gradient)
+    fused = results(partial(F.scaled_dot_product_attention, is_causal=causal), inputs, gradient)
     for value, other, wanted in zip(found, fused, exact, strict=True):
         error, allowed = ((part.double() - wanted).norm() / wanted.norm() for part in (value, other))
         assert value.dtype == torch.bfloat16 and error < max(2 * allowed, 2**-7)
