@@ -210,7 +210,7 @@ def schedule_notes(cfg: CfgNode) -> list[str]:
     for number in cfg.SOLVER.STAGES:
         name, stage = f"SOLVER.STAGE{number}", cfg.SOLVER[f"STAGE{number}"]
         epochs = f"{name}.MAX_EPOCHS = {stage.MAX_EPOCHS}"
-        warmup = "WARMUP_EPOCHS" if stage.SCHEDULER == "cosine" else "WARMUP_ITERS"
+        warmup = "WARMUP_ITERS" if stage.SCHEDULER == "multistep" else "WARMUP_EPOCHS"
         if stage.SCHEDULER != "table" and stage[warmup] > stage.MAX_EPOCHS:
             notes.append(
                 f"{name}.{warmup} = {stage[warmup]} is more than {epochs}: the learning rate does not reach BASE_LR"

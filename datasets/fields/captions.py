@@ -85,6 +85,10 @@ class Captions:
         given = self.given.get(path)
         return given[0] if given else _detailed(known_attributes(self.attributes[path]), np.random.default_rng(0))
 
+    def possible(self, path: str) -> Sequence[str]:
+        """The given sentences, or those of the image's attributes."""
+        return self.given.get(path) or [sentence for sentence in self.attribute_sentences(path) if sentence]
+
     def attribute_sentences(self, path: str) -> list[str]:
         """A sentence for each attribute in the order of the templates, and the plain one; "" without a value."""
         known = self.attributes.get(path, {})
@@ -245,10 +249,10 @@ def _read(file: Path, root: Path, dataset: ReIDDataset) -> dict[str, list[str]]:
 
 def _check_varied(captions: Captions, dataset: ReIDDataset) -> None:
     """Of one sentence for all images nothing can be learned."""
-    drawn = {captions.draw(record.path, 0) for record in dataset.train}
-    if len(drawn) == 1:
+    said = {sentence for record in dataset.train for sentence in captions.possible(record.path)}
+    if len(said) == 1:
         raise ReIDError(
-            f"{dataset.name}: all {len(dataset.train)} training images have one sentence, {drawn.pop()!r}. Stage 0 "
+            f"{dataset.name}: all {len(dataset.train)} training images have one sentence, {said.pop()!r}. Stage 0 "
             "compares images with different sentences: describe what differs between the images."
         )
 

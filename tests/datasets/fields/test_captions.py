@@ -121,6 +121,22 @@ def test_files_that_cannot_work(data, rows, message):
         captions_of(cfg, make_dataset(cfg))
 
 
+def test_images_of_one_side_and_hand_are_described_by_what_else_is_known(data):
+    """As in hand_11k_stage0.yml: the plain sentence of all of them is the same."""
+    _, cfg = data
+    dataset = make_dataset(cfg)
+    known = [{"side": "dorsal", "hand": "right", "skin": skin} for skin in ("fair", "dark")]
+    dataset.attributes = {record.path: known[i % 2] for i, record in enumerate(dataset.train)}
+    cfg.defrost()
+    cfg.SOLVER.STAGE0.PLAIN_SHARE = 0.0
+    captions = captions_of(cfg, dataset)
+    drawn = {captions.draw(record.path, seed) for record in dataset.train for seed in range(20)}
+    assert len(drawn) > 2 and "back of a right hand" not in drawn
+    dataset.attributes = {path: {"skin": "fair"} for path in dataset.attributes}
+    with pytest.raises(ReIDError, match="all 6 training images have one sentence"):
+        captions_of(cfg, dataset)
+
+
 def test_sentences_without_attributes_have_no_attribute_loss(data):
     root, cfg = data
     write(root, [(p, f"hand {i}") for i, p in enumerate(images(root))])

@@ -16,6 +16,7 @@ from tests.toy_hands import write_config
         ("SOLVER.STAGE2.MAX_EPOCHS 40", ["STAGE2.STEPS 70 come after SOLVER.STAGE2.MAX_EPOCHS = 40"]),
         ("SOLVER.STAGE1.MAX_EPOCHS 3", ["STAGE1.WARMUP_EPOCHS = 5 is more than SOLVER.STAGE1.MAX_EPOCHS = 3"]),
         ("SOLVER.STAGE1.MAX_EPOCHS 3 SOLVER.STAGES [2]", []),
+        ("SOLVER.STAGE2.MAX_EPOCHS 5 SOLVER.STAGE2.SCHEDULER polynomial SOLVER.STAGE2.WARMUP_EPOCHS 1", []),
     ],
 )
 def test_schedules_that_are_longer_than_the_training(overrides, notes):
