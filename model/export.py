@@ -29,6 +29,7 @@ from model.base import Batch, DataFacts, Method
 from model.clip.model import ModifiedResNet, VisionTransformer
 from model.make_model_clipreid import check_weights, make_test_model
 from model.onnx_file import write_onnx
+from utils.compute.precision import widened
 from utils.console.arguments import make_parser
 from utils.console.command_line import run_script
 from utils.console.logger import LOGGER, setup_console
@@ -69,7 +70,7 @@ class TestFeature(nn.Module):
 
     def forward(self, images: Tensor, camids: Tensor | None = None, viewids: Tensor | None = None) -> Tensor:
         """Images [B, 3, H, W] and the labels [B] that side information reads -> [B, D]."""
-        feature = self.model.test_feature(Batch(images, cameras=camids, views=viewids), self.flip)
+        feature = widened(self.model.test_feature(Batch(images, cameras=camids, views=viewids), self.flip))
         return F.normalize(feature) if self.normalise else feature
 
 

@@ -30,4 +30,4 @@ def test_outputs_are_kept_and_small():
     assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
     assert all(cell.execution_count for cell in code)
     text = NOTEBOOK.read_text(encoding="utf-8")
-    assert str(NOTEBOOK.parents[1]) not in text and "/tmp/" not in text
+    assert str(NOTEBOOK.parents[1]) not in text and "/tmp/" not in text and "site-packages" not in text

@@ -168,7 +168,7 @@ def _row_chunks(distances: Tensor | np.ndarray | Iterable[Tensor | np.ndarray], 
             chunk = part[start : start + step]
             chunk = chunk.detach().clone() if isinstance(chunk, Tensor) else torch.from_numpy(np.array(chunk))
             release(part)
-            yield chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()
+            yield (chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()).contiguous()
 
 
 class RankingEvaluator:

@@ -248,12 +248,12 @@ def _read(file: Path, root: Path, dataset: ReIDDataset) -> dict[str, list[str]]:
 
 
 def _check_varied(captions: Captions, dataset: ReIDDataset) -> None:
-    """Of one sentence for all images nothing can be learned."""
-    said = {sentence for record in dataset.train for sentence in captions.possible(record.path)}
+    """Of the same sentences for all images nothing can be learned."""
+    said = {frozenset(captions.possible(record.path)) for record in dataset.train}
     if len(said) == 1:
         raise ReIDError(
-            f"{dataset.name}: all {len(dataset.train)} training images have one sentence, {said.pop()!r}. Stage 0 "
-            "compares images with different sentences: describe what differs between the images."
+            f"{dataset.name}: all {len(dataset.train)} training images have the same sentences, such as "
+            f"{min(said.pop())!r}. Stage 0 compares images with different sentences: describe what differs."
         )
 
 

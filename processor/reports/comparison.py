@@ -59,7 +59,9 @@ def measured_on(run: RunFolder) -> dict[str, Any]:
 
 
 def number_format(run: RunFolder) -> str | None:
-    """Such as float32 or bfloat16; None where the run did not record it."""
+    """In which a run trained, such as bfloat16; None of a test, whose ``TEST.PRECISION`` is compared, or if unknown."""
+    if not run.metrics.get("history"):
+        return None
     return str(run.result.get("device", "")).rpartition(", ")[2] or None
 
 

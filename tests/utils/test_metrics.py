@@ -112,7 +112,8 @@ def test_distances_equal_the_slow_evaluator(split, rule, dtype):
     label = [t.tolist() for t in (query.pids, gallery.pids, query.camids, gallery.camids)]
     expected = slow(distances.tolist(), *label, rule)
     if expected is not None:
-        for given_as in (distances, torch.from_numpy(distances), iter(distances[:, None])):
+        by_columns = np.asfortranarray(distances)
+        for given_as in (distances, torch.from_numpy(distances), iter(distances[:, None]), by_columns):
             assert_same(evaluate_distances(given_as, *label, camera_rule=rule), expected)
 
 

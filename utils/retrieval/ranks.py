@@ -102,8 +102,10 @@ def _bins(keys: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         row, column = (bins & 1).nonzero(as_tuple=True)
         bins += torch.arange(len(keys), device=bins.device)[:, None] * width
         return torch.bincount(bins.view(-1), minlength=len(keys) * width).view(len(keys), width), row, column
-    near = keys <= bounds.masked_fill(torch.isinf(bounds), -torch.inf).amax(1, keepdim=True)
-    if torch.count_nonzero(near) <= _FEW * keys.numel():
+    last = bounds.masked_fill(torch.isinf(bounds), -torch.inf).amax(1, keepdim=True)
+    near = keys <= last
+    # Boundaries at both ends of float32, as infinite distances have, are too far apart for cells.
+    if torch.count_nonzero(near) <= _FEW * keys.numel() or torch.isposinf(last - bounds[:, :1]).any():
         place, counts = near.view(-1).nonzero()[:, 0], 0
     else:
         place, counts = _by_cells(keys, bounds)

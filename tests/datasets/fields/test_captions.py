@@ -110,7 +110,10 @@ def test_a_file_beside_the_images(data):
             "1 image of it.*train/missing/1.png",
         ),
         (lambda paths: [(p, p) for p in paths[1:]], "1 of 6 training images have no sentence"),
-        (lambda paths: [(p, "a hand") for p in paths], "all 6 training images have one sentence, 'a hand'"),
+        (
+            lambda paths: [(p, "a hand") for p in paths],
+            "all 6 training images have the same sentences, such as 'a hand'",
+        ),
         (lambda paths: [(p, "") for p in paths], "line 2, column 'caption' is empty"),
     ],
 )
@@ -132,9 +135,10 @@ def test_images_of_one_side_and_hand_are_described_by_what_else_is_known(data):
     captions = captions_of(cfg, dataset)
     drawn = {captions.draw(record.path, seed) for record in dataset.train for seed in range(20)}
     assert len(drawn) > 2 and "back of a right hand" not in drawn
-    dataset.attributes = {path: {"skin": "fair"} for path in dataset.attributes}
-    with pytest.raises(ReIDError, match="all 6 training images have one sentence"):
-        captions_of(cfg, dataset)
+    for same in ({"skin": "fair"}, {"side": "palmar", "hand": "left"}):
+        dataset.attributes = dict.fromkeys(dataset.attributes, same)
+        with pytest.raises(ReIDError, match="all 6 training images have the same sentences"):
+            captions_of(cfg, dataset)
 
 
 def test_sentences_without_attributes_have_no_attribute_loss(data):

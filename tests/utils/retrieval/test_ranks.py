@@ -37,3 +37,12 @@ def test_bins_are_those_of_a_comparison_with_every_boundary(dtype, seed, scale, 
         wanted = torch.bincount(bins[r], minlength=bounds.shape[1] + 1)
         assert torch.equal(counts[r, : finite[r]], wanted[: finite[r]])
         assert column[row == r].tolist() == (bins[r] % 2 == 1).nonzero()[:, 0].tolist()
+
+
+def test_boundaries_at_both_ends_of_float32(monkeypatch):
+    monkeypatch.setattr(ranks, "_FEW", -1.0)
+    most = torch.finfo(torch.float32).max / 2
+    bounds = torch.tensor([[-most, -most / 2, most, 1.1 * most]])
+    keys = torch.tensor([[-1.2 * most, -0.7 * most, 0.0, 1.05 * most, torch.inf]])
+    counts, _, column = ranks._bins(keys, bounds)
+    assert counts[0, :4].tolist() == [1, 1, 1, 1] and column.tolist() == [1, 3]
