@@ -11,7 +11,7 @@ import torch
 from configs import get_defaults
 from datasets.bases import QueryGallerySplit, Record
 from processor.reports.comparison import difference
-from processor.reports.tables import _read_earlier, merge_results, save_queries
+from processor.reports.tables import _read_earlier, merge_results, protocol, save_queries
 from processor.runs.folder import RunFolder, back_up, holds_training, read_run
 from processor.runs.run import Run, fingerprint
 from processor.runs.start import start_run
@@ -46,6 +46,13 @@ def test_a_row_is_replaced_only_by_one_of_the_same_protocol(other):
     assert [(name, found["mAP"]) for name, found in rows.items()] == [("test 2", 2), ("test", 3)]
     rows = merge_results(rows, {"test": row(mAP=4, weights="x")})
     assert list(rows) == ["test 2", "test", "test 3"]
+
+
+def test_figures_in_half_precision_have_another_protocol():
+    cfg = get_defaults()
+    exact = protocol(cfg, "after")
+    cfg.TEST.PRECISION = "bf16"
+    assert protocol(cfg, "after") == exact | {"PRECISION": "bf16"}
 
 
 def test_rows_of_trainings_have_numbers_too():

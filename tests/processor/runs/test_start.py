@@ -1,6 +1,7 @@
 """What a run says when it starts."""
 
 import pytest
+import torch
 
 from configs import load_config
 from configs.checks import schedule_notes
@@ -30,3 +31,14 @@ def test_the_notes_are_in_the_log_of_a_training(tmp_path):
     assert "note: SOLVER.STAGE2.STEPS 99 come after" in (tmp_path / "run/train_log.txt").read_text()
     start_run(cfg, test=True)
     assert (tmp_path / "run/train_log.txt").read_text().count("come after") == 1
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("stages", ["[2]", "[]"])
+def test_a_run_that_trains_nothing_computes_as_its_test_features(tmp_path, test, stages):
+    words = ["SOLVER.PRECISION", "fp32", "TEST.PRECISION", "bf16", "SOLVER.STAGES", stages, "MODEL.METHOD", "baseline"]
+    words = words if stages == "[2]" else [*words[:-1], "zeroshot"]
+    run = start_run(load_config(write_config(tmp_path, tmp_path / "run"), words)[0], test=test)
+    trains = stages == "[2]" and not test
+    assert run.precision.dtype is (torch.float32 if trains else torch.bfloat16)
+    assert f"cpu, {'float32' if trains else 'bfloat16'};" in (tmp_path / "run/train_log.txt").read_text()
