@@ -15,7 +15,7 @@ from utils.retrieval.coordinates import Coordinates, Placed, pair_distances, pro
 from utils.retrieval.features import GALLERY_ROWS, release
 
 TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
-"""Keys held at a time; with what is made of them about 16 bytes each."""
+"""Keys held at a time; with what is made of them 16 bytes each, up to 50 where features are hard."""
 
 _PAIRS_AT_A_TIME = 2**20
 
