@@ -95,7 +95,7 @@ def test_equals_the_slow_evaluator(split, metric, rule, ap, chunk_size, gallery_
     label = [t.tolist() for t in (query.pids, gallery.pids, query.camids, gallery.camids)]
     expected = slow(keys, *label, rule, ap)
     options = {"camera_rule": rule, "metric": metric, "average_precision": ap, "chunk_size": chunk_size}
-    with mock.patch.object(scores, "GALLERY_ROWS", gallery_rows):
+    with mock.patch.dict(scores.TILE_COLUMNS, cpu=gallery_rows):
         if expected is None:
             with pytest.raises(ReIDError, match=rule):
                 evaluate(query, gallery, **options)
@@ -181,7 +181,7 @@ def test_memory_mapped_gallery(tmp_path, dtype):
     query, gallery = _random_split(12, 90, dtype=dtype)
     np.save(tmp_path / "gallery.npy", gallery.features)
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
-    with mock.patch.object(scores, "GALLERY_ROWS", 64):
+    with mock.patch.dict(scores.TILE_COLUMNS, cpu=64):
         found = evaluate(query, Features(mapped, gallery.pids, gallery.camids))
     keys = exact_keys(query.features, gallery.features, "euclidean")
     assert_same(found, slow(keys, *(t.tolist() for t in (query.pids, gallery.pids, query.camids, gallery.camids))))

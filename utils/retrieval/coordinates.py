@@ -20,7 +20,7 @@ _SHORTEST = 2.0**-63
 _WIDE_SPREAD = 2.0**-4
 """Squared length around the origin from which the rounding of unit vectors to float32 is harmless."""
 
-_PAIR_ELEMENTS = 2**17
+_PAIR_ELEMENTS = 2**18
 
 
 def check_metric(metric: str) -> None:
@@ -138,11 +138,11 @@ def pair_distances(one: Placed, other: Placed, left: Tensor, right: Tensor) -> T
     for start in range(0, len(left), step):
         i, j = left[start : start + step], right[start : start + step]
         difference = rows(one.features, i, one.wide, torch.float64)
-        second = rows(other.features, j, one.wide, torch.float64)
         if one.place.cosine:
+            second = rows(other.features, j, one.wide, torch.float64)
             difference.mul_(one.inverse[i, None]).addcmul_(second, other.inverse[j, None], value=-1)
-        else:
-            difference.sub_(second)
+        else:  # widened as it is subtracted, without a copy
+            difference.sub_(rows(other.features, j, one.wide, None))
         found = torch.linalg.vecdot(difference, difference)
         if one.place.cosine:
             found.masked_fill_((one.inverse[i] == 0) | (other.inverse[j] == 0), 2)

@@ -8,15 +8,11 @@ import torch
 from torch import Tensor
 
 from utils.compute.device import wide_device
+from utils.retrieval.bins import Bins
 from utils.retrieval.identities import inside
 from utils.retrieval.scores import Block, Tile
 
 _SLOT_ELEMENTS = 2**20
-
-_FEW = 1 / 12
-"""Share of a tile's keys up to which those before the last match are picked out; of more, a histogram counts most."""
-
-_CELLS = 2**10
 
 
 def negatives_between_matches(
@@ -38,9 +34,14 @@ def negatives_between_matches(
     matches = _sort_matches(block, row[is_match], column[is_match], num_rows, device)
     ignored = row.to(device), column.to(device), junk.to(device)
     slots = torch.zeros(num_rows, matches.keys.shape[1] + 1, dtype=torch.int64, device=wide_device(device))
+    gaps: dict[int, _Gaps] = {}  # the same queries come with each part of the gallery
     for tile in block.tiles():
         _ignore(tile, *ignored)
-        slots[tile.row : tile.row + len(tile.keys)] += _count_slots(tile, block, matches)
+        mine = slice(tile.row, tile.row + len(tile.keys))
+        part = _Matches(*(values[mine] for values in matches))
+        if tile.row not in gaps:
+            gaps[tile.row] = _gaps(part.keys, tile.tolerance.to(part.keys), tile.keys)
+        slots[mine] += _count_slots(tile, block, part, gaps[tile.row])
     return slots.cpu()
 
 
@@ -73,14 +74,11 @@ def _ignore(tile: Tile, row: Tensor, column: Tensor, junk: Tensor) -> None:
     tile.keys[:, junk[(junk >= 0) & (junk < tile.keys.shape[1])]] = torch.inf
 
 
-def _count_slots(tile: Tile, block: Block, matches: _Matches) -> Tensor:
+def _count_slots(tile: Tile, block: Block, matches: _Matches, gaps: _Gaps) -> Tensor:
     """How many of the tile's items come after exactly 0, 1, ..., K matches of their query: int64 [r, K + 1]."""
-    num_rows = len(tile.keys)
-    mine = slice(tile.row, tile.row + num_rows)
-    keys, columns = matches.keys[mine], matches.columns[mine]
-    bounds, slot_after = _boundaries(keys, tile.tolerance.to(keys), tile.keys.dtype)
-    counts, row, column = _bins(tile.keys, bounds.to(tile.keys.device))
-    slots = torch.zeros_like(slot_after).scatter_add_(1, slot_after, counts.to(keys.device)[:, ::2])
+    keys, columns = matches
+    counts, row, column = gaps.bins.count(tile.keys)
+    slots = torch.zeros_like(gaps.slot).scatter_add_(1, gaps.slot, counts.to(keys.device)[:, ::2])
     row, column = row.to(keys.device), column.to(keys.device)
     column += tile.column
     exact = block.exact(row + tile.row, column)
@@ -92,73 +90,28 @@ def _count_slots(tile: Tile, block: Block, matches: _Matches) -> Tensor:
     return slots
 
 
-def _bins(keys: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How many of the keys [r, c] lie between the boundaries [r, 2K] of their row, [r, 2K + 1]; row and column of those
-    within the tolerance of a match, in the odd bins. The last bin may be short: nothing is read from it.
+class _Gaps(NamedTuple):
+    """The gaps between the matches of some queries.
+
+    Attributes:
+        bins: each match's tolerance lies between two boundaries, overlapping ones are joined; infinity at the end.
+        slot: [r, K + 1] after how many matches an item comes that lies after 0, 1, ..., K of these intervals.
     """
-    width = bounds.shape[1] + 1
-    if keys.dtype == torch.float64:
-        bins = torch.searchsorted(bounds, keys)
-        row, column = (bins & 1).nonzero(as_tuple=True)
-        bins += torch.arange(len(keys), device=bins.device)[:, None] * width
-        return torch.bincount(bins.view(-1), minlength=len(keys) * width).view(len(keys), width), row, column
-    last = bounds.masked_fill(torch.isinf(bounds), -torch.inf).amax(1, keepdim=True)
-    near = keys <= last
-    # Boundaries at both ends of float32, as infinite distances have, are too far apart for cells.
-    if torch.count_nonzero(near) <= _FEW * keys.numel() or torch.isposinf(last - bounds[:, :1]).any():
-        place, counts = near.view(-1).nonzero()[:, 0], 0
-    else:
-        place, counts = _by_cells(keys, bounds)
-    row, each = place // keys.shape[1], torch.arange(len(keys), device=keys.device)[:, None]
-    bins = torch.searchsorted(_ordered(each, bounds).view(-1), _ordered(row, keys.view(-1).index_select(0, place)))
-    inside = (bins & 1).nonzero()[:, 0]  # rows have an even number of boundaries
-    counts = counts + torch.bincount(bins + row, minlength=len(keys) * width).view(len(keys), width)
-    return counts, row[inside], place[inside] % keys.shape[1]
+
+    bins: Bins
+    slot: Tensor
 
 
-def _by_cells(keys: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """Which keys [r, c] a histogram cannot count, as positions in all of them, and how many of the others lie between
-    the boundaries, [r, 2K + 1].
-
-    The range of a row's boundaries is divided into cells. What lies in a cell without a boundary lies between the same
-    two: rounding moves keys and boundaries alike and never past each other.
-    """
-    finite = torch.isfinite(bounds)
-    low = torch.where(finite[:, :1], bounds[:, :1], 0.0)
-    span = bounds.masked_fill(~finite, -torch.inf).amax(1, keepdim=True) - low
-    scale = torch.where(finite[:, :1], (_CELLS - 3) / span.clamp(min=1e-30), 1.0)
-
-    def cell_of(values: Tensor) -> Tensor:
-        # The first boundary is in cell 1 and the last one in the last but one: both ends hold keys alone.
-        return values.sub(low).mul_(scale).clamp_(-1, _CELLS - 2).add_(1).to(torch.int32)
-
-    first = torch.arange(0, len(keys) * _CELLS, _CELLS, dtype=torch.int32, device=keys.device)[:, None]
-    cell = cell_of(keys).add_(first).view(-1)
-    found = torch.bincount(cell, minlength=len(keys) * _CELLS).view(len(keys), _CELLS)
-    held = torch.zeros_like(found).scatter_add_(1, cell_of(bounds).long(), finite.long())
-    below = held.cumsum(1) - held
-    unsure = (held > 0) | (below % 2 > 0)
-    counts = found.new_zeros(len(keys), bounds.shape[1] + 1).scatter_add_(1, below, found.masked_fill(unsure, 0))
-    return unsure.view(-1).index_select(0, cell).nonzero()[:, 0], counts
-
-
-def _ordered(row: Tensor, values: Tensor) -> Tensor:
-    """Integers in the order of the rows, and within a row in that of its float32 values."""
-    bits = (values + 0.0).view(torch.int32)  # -0 becomes 0
-    return (row << 32) + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
-
-
-def _boundaries(keys: Tensor, tolerance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Where each match's tolerance begins and ends, [r, 2K] ascending, overlapping ones joined, infinity at the end;
-    and after how many matches an item comes that lies after 0, 1, ..., K of these intervals, [r, K + 1].
-    """
+def _gaps(keys: Tensor, tolerance: Tensor, like: Tensor) -> _Gaps:
+    """From the matches' keys [r, K], infinite where there are fewer, and their tolerance [r, 1]."""
     absent = torch.isinf(keys)
-    infinity = torch.tensor(torch.inf, dtype=dtype, device=keys.device)
-    low = torch.nextafter((keys - tolerance).to(dtype), -infinity).masked_fill_(absent, torch.inf)
-    high = torch.nextafter((keys + tolerance).to(dtype), infinity).masked_fill_(absent, torch.inf)
+    infinity = torch.tensor(torch.inf, dtype=like.dtype, device=keys.device)
+    low = torch.nextafter((keys - tolerance).to(like.dtype), -infinity).masked_fill_(absent, torch.inf)
+    high = torch.nextafter((keys + tolerance).to(like.dtype), infinity).masked_fill_(absent, torch.inf)
     joined = low[:, 1:] <= high[:, :-1]
     low[:, 1:].masked_fill_(joined, torch.inf)
     high[:, :-1].masked_fill_(joined, torch.inf)
     hits = torch.arange(1, keys.shape[1] + 1, device=keys.device)
     after = torch.where(torch.isinf(high), keys.shape[1], hits).sort(1)[0]
-    return torch.cat([low, high], 1).sort(1)[0], torch.nn.functional.pad(after, (1, 0))
+    bounds = torch.cat([low, high], 1).sort(1)[0]
+    return _Gaps(Bins(bounds.to(like.device)), torch.nn.functional.pad(after, (1, 0)))

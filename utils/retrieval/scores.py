@@ -14,8 +14,11 @@ from utils.errors import ReIDError
 from utils.retrieval.coordinates import Coordinates, Placed, pair_distances, product_error, squared_distances
 from utils.retrieval.features import GALLERY_ROWS, release
 
-TILE_ELEMENTS = {"cpu": 2**22, "other": 2**26}
+TILE_ELEMENTS = {"cpu": 2**21, "other": 2**26}
 """Keys held at a time; with what is made of them 16 bytes each, up to 50 where features are hard."""
+
+TILE_COLUMNS = {"cpu": 2**12, "other": GALLERY_ROWS}
+"""Gallery rows that a tile has: a product that stays in a CPU's cache is a seventh faster than one of long rows."""
 
 _PAIRS_AT_A_TIME = 2**20
 
@@ -45,7 +48,7 @@ class Block(Protocol):
         ...
 
     def tiles(self) -> Iterator[Tile]:
-        """All keys, each once."""
+        """All keys, each once; a tile may overwrite the one before."""
         ...
 
 
@@ -80,8 +83,9 @@ class FeatureKeys:
     ) -> None:
         place = Coordinates(gallery, metric)
         self.query, self.gallery = Placed(query, place, device), Placed(gallery, place, device)
-        columns = min(len(gallery), GALLERY_ROWS)
-        self.step = chunk_size or max(1, TILE_ELEMENTS["cpu" if device.type == "cpu" else "other"] // columns)
+        kind = "cpu" if device.type == "cpu" else "other"
+        self.columns = TILE_COLUMNS[kind]
+        self.step = chunk_size or max(1, TILE_ELEMENTS[kind] // min(len(gallery), self.columns))
         self.error = product_error(device, query.shape[1])
         # Size of the largest key of each query, [Q]: what its float32 rounding errors are proportional to.
         largest, norms = self.gallery.norms64.max(), self.query.norms64
@@ -98,9 +102,10 @@ class FeatureKeys:
     def block(self, start: int, stop: int) -> FeatureBlock:
         return FeatureBlock(self, start, stop)
 
-    def tile(self, query: Tensor, gallery: Tensor, start: int) -> Tensor:
-        """Keys [r, c] in float32 for the queries [r, D] and the gallery rows [c, D] from ``start``."""
-        return torch.mm(query.mul_(-2), gallery.T).add_(self.gallery.norms[start : start + len(gallery)])
+    def tile(self, query: Tensor, gallery: Tensor, start: int, out: Tensor) -> Tensor:
+        """Keys [r, c] in float32 for the queries [r, D] and the gallery rows [c, D] from ``start``; in ``out``."""
+        keys = out[: len(query) * len(gallery)].view(len(query), len(gallery))
+        return torch.mm(query.mul_(-2), gallery.T, out=keys).add_(self.gallery.norms[start : start + len(gallery)])
 
     def exact_keys(self, distance: Tensor, query: Tensor, shift: float = 0.0) -> Tensor:
         """Keys in float64 from squared distances [P] to the queries with the numbers ``query``, rounded to 2^-40 of
@@ -154,10 +159,12 @@ class FeatureBlock:
 
     def tiles(self) -> Iterator[Tile]:
         keys = self.keys
-        for column in range(0, len(keys.gallery), GALLERY_ROWS):
-            gallery = keys.gallery.quick_rows(slice(column, column + GALLERY_ROWS))
+        height, width = min(keys.step, self.stop - self.start), min(keys.columns, len(keys.gallery))
+        memory = torch.empty(height * width, device=keys.tolerance.device)
+        for column in range(0, len(keys.gallery), keys.columns):
+            gallery = keys.gallery.quick_rows(slice(column, column + keys.columns))
             for row in range(self.start, self.stop, keys.step):
                 queries = slice(row, min(row + keys.step, self.stop))
-                tile = keys.tile(keys.query.quick_rows(queries), gallery, column)
+                tile = keys.tile(keys.query.quick_rows(queries), gallery, column, memory)
                 yield Tile(row - self.start, column, tile, keys.tolerance[queries, None])
             release(keys.gallery.features)

@@ -1,16 +1,23 @@
-"""Keys between boundaries, counted in three ways, against a comparison of every key with every boundary."""
+"""Keys between boundaries, counted in four ways, against a comparison of every key with every boundary."""
 
 import pytest
 import torch
 
-from utils.retrieval import ranks
+from utils.optional import MissingPackageError
+from utils.retrieval import bins
+from utils.retrieval.bins import Bins
 
 ROWS, COLUMNS = 7, 300
 
 
-@pytest.fixture(params=["few keys lie before the last match", "many do", "float64"])
+@pytest.fixture(params=["few keys lie before the last boundary", "many do, torch", "many do, compiled", "float64"])
 def dtype(request, monkeypatch):
-    monkeypatch.setattr(ranks, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
+    monkeypatch.setattr(bins, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
+    monkeypatch.setattr(bins, "_WORTH_COMPILED", 0)
+    if request.param == "many do, compiled":
+        assert bins.compiled_loop() is not None
+    else:
+        monkeypatch.setattr(bins, "compiled_loop", lambda: None)
     return torch.float64 if request.param == "float64" else torch.float32
 
 
@@ -28,21 +35,33 @@ def tables(seed, scale):
 @pytest.mark.parametrize("scale", [3.0, 1e6])
 @pytest.mark.parametrize("seed", range(3))
 def test_bins_are_those_of_a_comparison_with_every_boundary(dtype, seed, scale, cells, monkeypatch):
-    monkeypatch.setattr(ranks, "_CELLS", cells)
+    monkeypatch.setattr(bins, "_CELLS", cells)
     keys, bounds = (part.to(dtype) for part in tables(seed, scale))
-    counts, row, column = ranks._bins(keys.clone(), bounds)
-    bins = (keys[:, :, None] > bounds[:, None, :]).sum(-1)
+    counts, row, column = Bins(bounds).count(keys.clone())
+    among = (keys[:, :, None] > bounds[:, None, :]).sum(-1)
     finite = torch.isfinite(bounds).sum(1)
     for r in range(ROWS):
-        wanted = torch.bincount(bins[r], minlength=bounds.shape[1] + 1)
+        wanted = torch.bincount(among[r], minlength=bounds.shape[1] + 1)
         assert torch.equal(counts[r, : finite[r]], wanted[: finite[r]])
-        assert column[row == r].tolist() == (bins[r] % 2 == 1).nonzero()[:, 0].tolist()
+        assert column[row == r].tolist() == (among[r] % 2 == 1).nonzero()[:, 0].tolist()
 
 
 def test_boundaries_at_both_ends_of_float32(monkeypatch):
-    monkeypatch.setattr(ranks, "_FEW", -1.0)
+    monkeypatch.setattr(bins, "_FEW", -1.0)
     most = torch.finfo(torch.float32).max / 2
     bounds = torch.tensor([[-most, -most / 2, most, 1.1 * most]])
     keys = torch.tensor([[-1.2 * most, -0.7 * most, 0.0, 1.05 * most, torch.inf]])
-    counts, _, column = ranks._bins(keys, bounds)
+    counts, _, column = Bins(bounds).count(keys)
     assert counts[0, :4].tolist() == [1, 1, 1, 1] and column.tolist() == [1, 3]
+
+
+def test_a_missing_numba_is_no_error(monkeypatch):
+    def missing(name):
+        raise MissingPackageError("numba is not installed")
+
+    monkeypatch.setattr(bins, "import_optional", missing)
+    bins.compiled_loop.cache_clear()
+    try:
+        assert bins.compiled_loop() is None
+    finally:
+        bins.compiled_loop.cache_clear()
