@@ -14,6 +14,7 @@ from datasets.bases import Record, ReIDDataset
 from datasets.caches.image_cache import Read, Readers, make_readers, resized_size
 from datasets.preprocessing import ENLARGED, test_transform, train_transform
 from datasets.reading.images import ImageDataset
+from datasets.reading.pictures import collate
 from datasets.reading.workers import num_workers
 from datasets.sampler import EpochBatches, PairBatches, PKBatchSampler, ShuffledBatches
 from utils.compute.distributed import shard_of, world_size
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 class Loaders(NamedTuple):
     """What the two stages and the evaluation read from.
 
-    Every batch is a dict of ``images`` [B, 3, H, W] and ``labels``, ``cameras``, ``views``, ``index`` [B]. Of
-    several processes, each reads its share: of every augmented batch, and of the images that are visited once.
+    Every batch is a dict of ``images``, :class:`~datasets.reading.pictures.Pictures`, and of the tensors ``labels``,
+    ``cameras``, ``views``, ``index`` [B]. Of several processes, each reads its share: of every augmented batch, and of
+    the images that are visited once.
 
     Attributes:
         plain: all training images once, in order, without augmentation.
@@ -67,6 +69,7 @@ def make_dataloader(
         return DataLoader(
             images,
             num_workers=workers,
+            collate_fn=collate,
             persistent_workers=workers > 0 and "batch_sampler" in how,
             pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
             generator=torch.Generator(),

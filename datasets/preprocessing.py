@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import center_crop, crop, resize
 
+from datasets.erasing import Cutout, RandomErasing
 from utils.windows import contained
 
 Transform = Callable[[Image.Image], Tensor]
@@ -111,45 +111,6 @@ class RandomTranslation:
         return crop(resize(image, list(larger), self.interpolation), top, left, *self.size)
 
 
-class FilledErasing:
-    """Random erasing whose rectangle is filled with one value a channel.
-
-    Args:
-        erasing: chooses the rectangle.
-        value: of each channel of the normalised image; None for the image's own mean.
-    """
-
-    def __init__(self, erasing: RandomErasing, value: Sequence[float] | None) -> None:
-        self.erasing = erasing
-        self.value = None if value is None else torch.tensor(value)[:, None, None]
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Image [3, H, W] -> [3, H, W]."""
-        kept = self.erasing(torch.ones_like(image[:1])) > 0
-        value = image.mean((1, 2), keepdim=True) if self.value is None else self.value
-        return torch.where(kept, image, value)
-
-
-class Cutout:
-    """With a probability, one square of zeros anywhere in a normalised image (DeVries and Taylor, arXiv 1708.04552).
-
-    Args:
-        probability: of it.
-        side: in pixels.
-    """
-
-    def __init__(self, probability: float, side: int) -> None:
-        self.probability, self.side = probability, side
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Image [3, H, W] -> [3, H, W]."""
-        if torch.rand(1) >= self.probability:
-            return image
-        top, left = (int(torch.randint(0, length - self.side + 1, (1,))) for length in image.shape[1:])
-        image[:, top : top + self.side, left : left + self.side] = 0
-        return image
-
-
 def train_transform(
     size: Sequence[int],
     mean: Sequence[float],
@@ -193,7 +154,7 @@ def train_transform(
         erasing: probability that one rectangle is filled (Zhong et al., arXiv 1708.04896).
         erasing_area: its largest share of the image.
         erasing_value: ``noise``, ``mean`` of each channel of the image, or three values of the normalised image.
-        cutout, cutout_side: probability and side of :class:`Cutout`.
+        cutout, cutout_side: probability and side of :class:`~datasets.erasing.Cutout`.
         augmix: probability of AugMix (Hendrycks et al., arXiv 1912.02781).
     """
     resized = tuple(resize or size)
@@ -217,7 +178,7 @@ def train_transform(
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
             # Behind the normalisation, so that the noise has the statistics of the images.
-            _erasing(erasing, erasing_area, erasing_value),
+            RandomErasing(erasing, erasing_area, erasing_value),
             *([Cutout(cutout, cutout_side)] if cutout else []),
         ]
     )
@@ -238,12 +199,6 @@ def augmix_of_the_paper() -> transforms.AugMix:
     It draws from torch's generator alone.
     """
     return transforms.AugMix(severity=3, mixture_width=3, chain_depth=-1, alpha=1.0, all_ops=False)
-
-
-def _erasing(probability: float, area: float, value: str | Sequence[float]) -> Callable[[Tensor], Tensor]:
-    mode = "pixel" if value == "noise" else "const"
-    erasing = RandomErasing(probability=probability, max_area=area, mode=mode, max_count=1, device="cpu")
-    return erasing if value == "noise" else FilledErasing(erasing, None if value == "mean" else value)
 
 
 def test_transform(

@@ -95,12 +95,20 @@ class Batch:
         rows = torch.arange(len(self.images)).chunk(micro_batches)
         return [self._rows(int(part[0]), int(part[-1]) + 1) for part in rows]
 
+    def with_mirror_images(self) -> Batch:
+        """The images, then their mirror images, with the same other fields: [2 B, ...]."""
+        twice = self._each(lambda field: torch.cat([field, field]))
+        return replace(twice, images=torch.cat([self.images, self.images.flip(-1)]))
+
     def _rows(self, start: int, stop: int) -> Batch:
+        return self._each(lambda field: field[start:stop])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         return replace(
             self,
-            **{name: None if t is None else t[start:stop] for name, t in own.items()},
-            extra={name: t[start:stop] for name, t in self.extra.items()},
+            **{name: None if t is None else change(t) for name, t in own.items()},
+            extra={name: change(t) for name, t in self.extra.items()},
         )
 
 
@@ -233,10 +241,10 @@ class Method(nn.Module):
 
     def test_feature(self, batch: Batch, flip: bool = False) -> Tensor:
         """:meth:`embed` of a batch [B, D] in eval mode; with ``flip`` the sum of the image's and its mirror image's."""
-        feature = self.embed(self(batch))
-        if flip:
-            feature = feature + self.embed(self(replace(batch, images=batch.images.flip(-1))))
-        return feature
+        if not flip:
+            return self.embed(self(batch))
+        images, mirrored = self.embed(self(batch.with_mirror_images())).chunk(2)
+        return images + mirrored
 
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
         """Fill buffers from the training set; called in eval mode when an epoch starts, never in the middle of one."""

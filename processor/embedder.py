@@ -28,6 +28,7 @@ from datasets.preprocessing import test_transform
 from datasets.reading.alignment import WindowsByName
 from datasets.reading.images import reading_of
 from datasets.reading.mirroring import MirroredByName
+from datasets.reading.pictures import Pictures, Preparation, collate
 from datasets.reading.workers import num_workers
 from model import DataFacts, check_weights, make_test_model
 from model.export import TestFeature
@@ -46,8 +47,8 @@ from utils.windows import Target
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-Compute = Callable[[Tensor], Tensor]
-"""From normalised images [B, 3, H, W] to features [B, D] in float32, both on the CPU."""
+Compute = Callable[[Pictures], Tensor]
+"""From B pictures to features [B, D] in float32 on the CPU."""
 
 
 SIDE = {"cameras", "views"}
@@ -67,8 +68,8 @@ class _Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.embedder.transform(self._read(self.pictures[index]))
+    def __getitem__(self, index: int) -> dict[str, Pictures]:
+        return {"images": self.embedder.prepare(self._read(self.pictures[index]))}
 
     def _read(self, picture: Picture) -> Image.Image:
         own = self.embedder
@@ -105,7 +106,7 @@ class Embedder:
 
     Attributes:
         compute: the network.
-        transform: from a picture to its input [3, H, W].
+        prepare: from a picture to what travels to the network.
         reading: how a file becomes a picture.
         batch_size: images at a time.
         workers: processes that read images.
@@ -116,7 +117,7 @@ class Embedder:
     """
 
     compute: Compute
-    transform: Callable[[Image.Image], Tensor]
+    prepare: Preparation
     reading: Reading = AS_STORED
     batch_size: int = 64
     workers: int = 0
@@ -163,7 +164,7 @@ class Embedder:
         return calibration.answer(float(one @ other / lengths))
 
     def _features(self, picture: Image.Image) -> np.ndarray:
-        return self.compute(self.transform(picture)[None]).numpy()
+        return self.compute(self.prepare(picture)).numpy()
 
     def _check_alignment(self, pictures: Sequence[Picture]) -> None:
         """Warn of images that are used as a whole; refuse files of which none has key points."""
@@ -178,10 +179,12 @@ class Embedder:
         self._check_alignment(pictures.pictures)
         workers = self.workers if len(pictures) > 2 * self.batch_size else 0
         with image_bar(done + len(pictures), "features", done) as bar:
-            for batch in DataLoader(pictures, self.batch_size, num_workers=workers, worker_init_fn=ignore_signals):
+            for batch in DataLoader(
+                pictures, self.batch_size, num_workers=workers, worker_init_fn=ignore_signals, collate_fn=collate
+            ):
                 check_interrupt("computing features")
-                yield self.compute(batch).numpy()
-                bar.update(len(batch))
+                yield self.compute(batch["images"]).numpy()
+                bar.update(len(batch["images"]))
 
 
 def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequence[str] = ()) -> Embedder:
@@ -199,7 +202,7 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     check_metric(cfg.TEST.METRIC)
     inputs = cfg.INPUT
     how = {"interpolation": inputs.INTERPOLATION_TEST, "fit": inputs.FIT_TEST}
-    transform = test_transform(inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, **how)
+    prepare = Preparation(test_transform(inputs.SIZE_TEST, inputs.PIXEL_MEAN, inputs.PIXEL_STD, **how))
     compute = _onnx_network(cfg) if Path(weight).suffix == ".onnx" else _torch_network(cfg)
     at_least = max(inputs.SIZE_TEST) if inputs.JPEG_DRAFT else None
     path = Path(weight)
@@ -208,7 +211,7 @@ def load_embedder(config_file: str | Path, weight: str | Path, overrides: Sequen
     reading = reading_of(cfg, mirrored=MirroredByName(inputs.MIRROR, cfg.DATASETS.PATTERN), windows=windows)
     return Embedder(
         compute,
-        transform,
+        prepare,
         reading,
         cfg.TEST.IMS_PER_BATCH,
         num_workers(cfg),
@@ -239,7 +242,7 @@ def _torch_network(cfg: CfgNode) -> Compute:
     precision = choose_precision(cfg.TEST.PRECISION, device)
 
     @torch.no_grad()
-    def compute(images: Tensor) -> Tensor:
+    def compute(images: Pictures) -> Tensor:
         with precision.autocast():
             return network(images.to(device)).float().cpu()
 
@@ -268,4 +271,4 @@ def _onnx_network(cfg: CfgNode) -> Compute:
             f"TEST.WEIGHT = {path} takes {', '.join(names)} of {size} pixels; expected images of INPUT.SIZE_TEST = "
             f"{cfg.INPUT.SIZE_TEST} alone. Export it without side information, with the same configuration."
         )
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.to("cpu").numpy()})[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from datasets.bases import ReIDDataset, some
+from datasets.erasing import Patching
 from datasets.parsing.keypoints import PERSON, KeyPointFile, keypoints_of
 from datasets.preprocessing import Letterbox, RandomTranslation
 from utils.errors import ReIDError
@@ -148,20 +149,13 @@ def sampling_geometry(path: str, steps: Sequence[object], size: Size) -> Tensor:
 
 
 def erased_rectangle(path: str, steps: Sequence[object], size: Size) -> Tensor:
-    """Top, left, bottom and right of the rectangle that was erased [4], in shares of height and width; 0 for none."""
+    """Top, left, bottom and right of what was erased [4], in shares of height and width; 0 for nothing."""
     _, (width, height) = geometry(steps, size)
-    # All values differ, so whatever the rectangle is filled with, it shows.
-    before = torch.arange(3.0 * height * width).view(3, height, width) / 3 + 0.1
-    after = before.clone()
-    for step in steps[1 + next(i for i, step in enumerate(steps) if isinstance(step, transforms.ToTensor)) :]:
-        if not isinstance(step, transforms.Normalize):
-            after = step(after)
-    changed = (after != before).any(0)
-    if not changed.any():
+    patches = [patch for step in steps if isinstance(step, Patching) and (patch := step.draw(height, width))]
+    if not patches:
         return torch.zeros(4)
-    rows, columns = (changed.any(axis).nonzero()[:, 0] for axis in (1, 0))
-    edges = [rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width]
-    return torch.stack(edges)
+    top, left, bottom, right = (torch.tensor(edges) for edges in list(zip(*patches, strict=True))[:4])
+    return torch.stack([top.min() / height, left.min() / width, bottom.max() / height, right.max() / width])
 
 
 AUGMENTATION = {"geometry": sampling_geometry, "erased": erased_rectangle}

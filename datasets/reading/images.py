@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from datasets.bases import Field, Record
 from datasets.preprocessing import Transform
+from datasets.reading.pictures import Pictures, Preparation
 from datasets.sampler import SeededIndex
 from utils.console.logger import on_terminal
 from utils.console.progress import PATIENCE
@@ -116,14 +117,15 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 class ImageDataset(Dataset):
-    """Records as dicts of ``images`` [3, H, W] and the numbers ``labels``, ``cameras``, ``views``, ``index``, and of
-    ``fields``.
+    """Records as dicts of ``images``, one picture of :class:`~datasets.reading.pictures.Pictures`, the numbers
+    ``labels``, ``cameras``, ``views``, ``index``, and ``fields``.
 
-    Items are indexed by number, or by :class:`SeededIndex` where the transform is random.
+    Items are indexed by number, or by :class:`SeededIndex` where the transform is random;
+    :func:`~datasets.reading.pictures.collate` makes batches of them.
 
     Args:
         records: the images.
-        transform: from a picture to a tensor.
+        transform: from a picture to a tensor; see :class:`~datasets.reading.pictures.Preparation`.
         read: from a path to its picture.
         fields: what else a batch holds of each image, by name.
     """
@@ -138,6 +140,7 @@ class ImageDataset(Dataset):
     ) -> None:
         self.records = list(records)
         self.transform = transform
+        self.prepare = Preparation(transform)
         self.read = read
         self.fields = fields or {}
         self.sentences = sentences
@@ -145,14 +148,13 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: int | SeededIndex) -> dict[str, Tensor | int]:
+    def __getitem__(self, item: int | SeededIndex) -> dict[str, Pictures | Tensor | int]:
         index = item.index if isinstance(item, SeededIndex) else item
         record = self.records[index]
         image = self.read(record.path)
         seed = item.seed if isinstance(item, SeededIndex) else None
         with _seeded(seed):
-            tensor = self.transform(image)
-        found = {"images": tensor}
+            found = {"images": self.prepare(image)}
         for name, field in self.fields.items():
             with _seeded(seed):
                 found[name] = field(record.path, self.transform.transforms, image.size)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +24,7 @@ from datasets.synthetic_hand.anatomy import ASPECTS, Hand, make_hand, make_pose
 from datasets.synthetic_hand.captions import drawn_attributes
 from datasets.synthetic_hand.drawing import draw_hand
 from utils.compute.cores import usable_cores
+from utils.compute.memory import keep_freed_memory
 from utils.console.interrupt import ignore_signals
 from utils.errors import ReIDError
 
@@ -36,7 +35,6 @@ FIRST_TEST_IDENTITY = 10_000
 """Test hands are numbered from here, so that their look does not depend on the number of training hands."""
 
 _QUERY_SHARE = 0.4
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _MOST_PROCESSES = 61  # of a pool on Windows
 _FEWEST_FOR_PROCESSES = 100  # pictures; fewer are drawn sooner than processes start
 
@@ -201,16 +199,9 @@ def _run(draw: partial[list[tuple[str, int]]], jobs: list[_Job]) -> Iterator[tup
 
 
 def _start_worker() -> None:
-    """In a process that draws: leave signals to the main one, and keep the memory of arrays that were freed.
-
-    By default glibc returns a freed canvas to the system at once, and the page faults of the next one take a fifth of
-    the time.
-    """
+    """In a process that draws: leave signals to the main one, and keep the memory of arrays that were freed."""
     ignore_signals()
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # glibc has it
-        mallopt(_M_MMAP_THRESHOLD, 2**25)
-        mallopt(_M_TRIM_THRESHOLD, 2**28)
+    keep_freed_memory()
 
 
 def _rng(seed: int, identity: int, part: int) -> np.random.Generator:

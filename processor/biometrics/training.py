@@ -99,7 +99,7 @@ def training_features(
     features = []
     model.eval()
     with torch.no_grad():
-        for loaded in counted(DataLoader(images, loader.batch_size), "training features"):
+        for loaded in counted(DataLoader(images, loader.batch_size, collate_fn=loader.collate_fn), "training features"):
             check_interrupt("evaluation")
             with choose_precision(cfg.TEST.PRECISION, device).autocast():
                 feature = model.test_feature(Batch.of(loaded, model.inputs, device), cfg.TEST.FLIP)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from model.base import Batch, Method
 from processor.testing.evaluation import Evaluation
@@ -237,7 +236,7 @@ def write_attention(
     chosen = ordered[evenly(len(ordered), SHOWN_QUERIES)].tolist()
     device = next(model.parameters()).device
     place = {record.path: number for number, record in enumerate(loader.dataset.records)}
-    loaded = default_collate([loader.dataset[place[dataset.query[i].path]] for i in chosen])
+    loaded = loader.collate_fn([loader.dataset[place[dataset.query[i].path]] for i in chosen])
     model.eval()
     maps = model.saliency(Batch.of(loaded, model.inputs, device)).cpu().numpy()
     seen = []

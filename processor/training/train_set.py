@@ -56,6 +56,7 @@ class PlainImages:
             batch_size=self.loader.batch_size,
             sampler=order,
             num_workers=self.loader.num_workers,
+            collate_fn=self.loader.collate_fn,
             generator=torch.Generator(),
             worker_init_fn=self.loader.worker_init_fn,
         )

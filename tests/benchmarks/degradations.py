@@ -204,7 +204,11 @@ class Both:
 
 def _loader(records: Sequence[Record], like: DataLoader) -> DataLoader:
     """Images prepared as those of another loader."""
-    return DataLoader(ImageDataset(records, like.dataset.transform, read=like.dataset.read), like.batch_size)
+    return DataLoader(
+        ImageDataset(records, like.dataset.transform, read=like.dataset.read),
+        like.batch_size,
+        collate_fn=like.collate_fn,
+    )
 
 
 def _written(query: Sequence[Record], dataset: ReIDDataset, degrade: Degradation, folder: Path) -> list[Record]:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from tests.benchmarks.machine import Peak, describe, finish
+from utils.compute.memory import keep_freed_memory
 from utils.console.arguments import make_parser
 from utils.metrics import Features, evaluate, evaluate_distances
 from utils.reranking import k_reciprocal
@@ -298,6 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the scripts do
     rows: list[Row] = []
     for name in options.size:
         if name == "million":

@@ -24,6 +24,7 @@ from model import DataFacts, make_model, set_execution
 from model.base import Batch, Method
 from tests.benchmarks.machine import describe, finish
 from utils.compute.device import choose_precision
+from utils.compute.memory import keep_freed_memory
 from utils.console.arguments import make_parser
 
 NAMES = (
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the scripts do
     device, size = torch.device(options.device), [int(side) for side in options.size.split("x")]
     machine, rows = describe(device), []
     sys.stdout.write(f"{machine}\n{'':>28} fp32  fp32 cl     bf16  bf16 cl     gain median\n")

@@ -52,6 +52,7 @@ from tests.benchmarks.photos import drawn_photos
 from tests.model.whole_prompts import encode_whole
 from train_clipreid import facts_of
 from utils.compute.device import choose_device, choose_precision
+from utils.compute.memory import keep_freed_memory
 from utils.compute.seed import seed_everything
 from utils.console.arguments import make_parser
 
@@ -204,6 +205,7 @@ class Turns:
 def serve(pipe: Connection, file: str, overrides: Sequence[str], path: str, threads: int, images: int) -> None:
     """The process of one path: a turn at a time of the task that the pipe names, until it names none."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as the scripts do
     while (task := pipe.recv()) is not None:
         with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
             more = (*(PLAIN if path == "plain" else ()), "OUTPUT_DIR", folder)
@@ -228,6 +230,7 @@ class Setting:
     def model(self) -> Method:
         model = make_model(self.cfg, facts_of(self.cfg, self.dataset)).to(self.run.device)
         set_execution(self.cfg, model)
+        model.has_sentences = False  # else a pass over clean images between the epochs counts as operations of a step
         return model
 
     def turns(self, loader: Clocked, stage: CfgNode, optimizers: Sequence[Optimizer] = ()) -> Turns:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from configs import load_config
@@ -50,3 +51,13 @@ def hand_config(root, *pairs):
         "TEST.IMS_PER_BATCH": "4",
     } | dict(zip(pairs[::2], pairs[1::2], strict=True))
     return load_config(None, [str(word) for pair in base.items() for word in pair])[0]
+
+
+def tensors(batch):
+    """A loader's batch on the CPU: images [B, 3, H, W], then the others in their order."""
+    return [batch["images"].to("cpu"), *list(batch.values())[1:]]
+
+
+def whole(loader):
+    """Images, labels, cameras, views and indices of all batches."""
+    return [torch.cat(part) for part in zip(*map(tensors, loader), strict=True)]

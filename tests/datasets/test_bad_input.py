@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets import check_data, make_dataloader, make_dataset
 from tests.datasets.hand_trees import message
-from tests.datasets.pictures import hand_config, pixels, plant_hands, save
+from tests.datasets.pictures import hand_config, pixels, plant_hands, save, whole
 
 
 @pytest.fixture
@@ -35,9 +35,7 @@ def assert_trains(cfg, dataset):
     made = make_dataloader(cfg, dataset)
     assert list(made.augmented(2))
     for loader, records in ((made.plain, dataset.train), (made.test, [*dataset.query, *dataset.gallery])):
-        images, pids, camids, viewids, _ = (
-            torch.cat(part) for part in zip(*(batch.values() for batch in loader), strict=True)
-        )
+        images, pids, camids, viewids, _ = whole(loader)
         assert len(images) == len(records) and torch.isfinite(images).all()
         assert pids.tolist() == [r.pid for r in records]
         assert set(viewids.tolist()) <= set(range(dataset.num_views)) and set(camids.tolist()) == {0}
@@ -359,7 +357,7 @@ def test_twelve_bits_in_sixteen_are_warned_of_and_read_by_the_key(root, white, e
     cfg, dataset = start(root, "INPUT.WHITE", white)
     notes = [note for note in dataset.notes if "almost black" in note]
     assert bool(notes) == bool(expected) and all(expected in note for note in notes)
-    images = next(iter(make_dataloader(cfg, dataset).test))["images"]
+    images = next(iter(make_dataloader(cfg, dataset).test))["images"].to("cpu")
     grey = images[0, 0].numpy() * cfg.INPUT.PIXEL_STD[0] + cfg.INPUT.PIXEL_MEAN[0]
     assert np.abs(grey - values / (65535 if white == "auto" else 4095)).max() < 3e-3
 

@@ -13,7 +13,7 @@ from datasets import add_fields, check_data, make_dataloader, make_dataset
 from datasets.make_dataloader_clipreid import make_sampler
 from datasets.reading.workers import num_workers
 from datasets.sampler import PKBatchSampler, ShuffledBatches
-from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save
+from tests.datasets.pictures import TRAIN, hand_config, pixels, plant_hands, save, tensors, whole
 from utils.console.command_line import run_script
 from utils.errors import EXIT_STATUS, ReIDError
 from utils.words import number_of
@@ -38,11 +38,6 @@ def loaders(root, *pairs, require_train=True):
 def normalised(path_seed):
     mean, std = np.reshape([0.485, 0.456, 0.406], (3, 1, 1)), np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
     return (pixels(path_seed).transpose(2, 0, 1) / 255 - mean) / std
-
-
-def whole(loader):
-    """Images, labels, cameras, views and indices of all batches."""
-    return [torch.cat(part) for part in zip(*(batch.values() for batch in loader), strict=True)]
 
 
 def test_stage_1_reads_every_training_image_once_in_order_and_unchanged(root):
@@ -70,7 +65,7 @@ def test_stage_2_batches_hold_what_the_sampler_planned(root):
         assert [batch["index"].tolist() for batch in batches] == planned and planned
         records = loader.dataset.records
         for batch in batches:
-            images, pids, camids, _, indices = batch.values()
+            images, pids, camids, _, indices = tensors(batch)
             assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
             assert pids.tolist() == [records[i].pid for i in indices]
             assert camids.tolist() == [records[i].camid for i in indices]
@@ -83,8 +78,8 @@ def _all_batches(made):
     augmented = made.augmented(2)
     for epoch in (1, 2):
         augmented.batch_sampler.set_epoch(epoch)
-        found += [tensor for batch in augmented for tensor in batch.values()]
-    return found + [tensor for loader in (made.plain, made.test) for batch in loader for tensor in batch.values()]
+        found += [tensor for batch in augmented for tensor in tensors(batch)]
+    return found + [tensor for loader in (made.plain, made.test) for batch in loader for tensor in tensors(batch)]
 
 
 @pytest.mark.parametrize("sampler", ["softmax", "softmax_triplet"])
@@ -101,7 +96,7 @@ def test_an_epoch_can_be_repeated_and_epochs_differ(root):
 
     def epoch(number):
         loader.batch_sampler.set_epoch(number)
-        return torch.cat([batch["images"] for batch in loader])
+        return torch.cat([batch["images"].to("cpu") for batch in loader])
 
     first, second = epoch(1), epoch(2)
     assert torch.equal(epoch(1), first)
@@ -230,5 +225,5 @@ def test_exif_is_a_key(root):
     exif = Image.Exif()
     exif[0x0112] = 3
     save(root / "test/query/xi/q.png", pixels(11), exif=exif)
-    lying, upright = (next(iter(loaders(root, "INPUT.EXIF", on).test))["images"][0] for on in ("False", "True"))
+    lying, upright = (tensors(next(iter(loaders(root, "INPUT.EXIF", on).test)))[0][0] for on in ("False", "True"))
     assert torch.equal(upright, lying.flip(1, 2)) and not torch.equal(upright, lying)

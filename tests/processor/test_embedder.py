@@ -93,7 +93,7 @@ def test_photos_are_read_as_the_evaluation_reads_them(model, tmp_path):
     embedders = [load_embedder(file, weight, ["INPUT.JPEG_DRAFT", draft]) for draft in ("True", "False")]
     for draft, embedder in zip((True, False), embedders, strict=True):
         picture = Reader((32, 32), "bilinear", draft=draft).read(tmp_path / "photo.jpg")
-        expected = embedder.compute(embedder.transform(picture)[None]).numpy()
+        expected = embedder.compute(embedder.prepare(picture)).numpy()
         assert np.array_equal(embedder.embed([tmp_path / "photo.jpg"]), expected)
     exact, fast = (embedder.embed([tmp_path / "photo.jpg"]) for embedder in embedders)
     assert not np.array_equal(exact, fast)

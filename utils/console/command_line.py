@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from utils.compute.distributed import joined_processes, leave_at_once, lost_process, may_report, note_stop, stop_noted
+from utils.compute.memory import keep_freed_memory
 from utils.compute.workers import kill_workers, lost_worker
 from utils.console.folder_lock import release_folder
 from utils.console.interrupt import EXIT_STATUS as STOPPED_STATUS
@@ -31,6 +32,7 @@ def run_script(script: Callable[[], None]) -> int:
     A :class:`ReIDError` becomes one message and status 2, as does the loss of a loader process or of another one that
     trains along; a signal, status 3.
     """
+    keep_freed_memory()
     with catch_signals():
         status = _run(script)
         finish_output()

@@ -15,12 +15,15 @@ from datasets import make_dataloader, make_dataset
 from datasets.bases import Record
 from datasets.caches.image_cache import ImageCache, Reader
 from datasets.caches.record_cache import DIGEST
+from datasets.preprocessing import test_transform as plain_transform
 from datasets.reading.images import ImageDataset
-from tests.datasets.pictures import hand_config, pixels, plant_hands, save
+from datasets.reading.pictures import collate
+from tests.datasets.pictures import hand_config, pixels, plant_hands, save, tensors
 from utils.errors import ReIDError
 from utils.images import Reading, read_image
 
 READER = Reader((12, 10), "bicubic")
+PLAIN = plain_transform((12, 10), [0.5] * 3, [0.5] * 3)
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -63,9 +66,9 @@ def all_batches(root, *options):
     for epoch in (1, 2, 3):
         batches = loaders.augmented(2)
         batches.batch_sampler.set_epoch(epoch)
-        found += [tensor for batch in batches for tensor in batch.values()]
+        found += [tensor for batch in batches for tensor in tensors(batch)]
     return found + [
-        t for _ in range(2) for name in ("plain", "test") for b in getattr(loaders, name) for t in b.values()
+        t for _ in range(2) for name in ("plain", "test") for b in getattr(loaders, name) for t in tensors(b)
     ]
 
 
@@ -89,10 +92,8 @@ def test_each_picture_is_decoded_once(paths, folder, decoded):
 
 def test_workers_share_what_any_of_them_decoded(paths, folder, decoded):
     cache = ImageCache(READER, paths, 10**6, folder)
-    data = ImageDataset(
-        [Record(path, 0, 0, 0) for path in paths], lambda image: torch.tensor(image.size), read=cache.read
-    )
-    list(DataLoader(data, num_workers=2))  # these decode in processes of their own
+    data = ImageDataset([Record(path, 0, 0, 0) for path in paths], PLAIN, read=cache.read)
+    list(DataLoader(data, num_workers=2, collate_fn=collate))  # these decode in processes of their own
     for path in paths:
         assert np.array_equal(np.asarray(cache.read(path)), resized(path))
     assert not decoded
@@ -100,8 +101,8 @@ def test_workers_share_what_any_of_them_decoded(paths, folder, decoded):
 
 def test_workers_that_are_not_forked_share_too(paths, folder, decoded):
     cache = ImageCache(READER, paths, 10**6, folder)
-    data = ImageDataset([Record(path, 0, 0, 0) for path in paths], np.asarray, read=cache.read)
-    list(DataLoader(data, num_workers=1, multiprocessing_context="spawn"))
+    data = ImageDataset([Record(path, 0, 0, 0) for path in paths], PLAIN, read=cache.read)
+    list(DataLoader(data, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"))
     assert [cache.read(path).size for path in paths] == [(10, 12)] * 5 and not decoded
 
 

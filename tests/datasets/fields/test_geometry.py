@@ -83,7 +83,7 @@ def test_loaders_give_key_points_of_the_picture_they_give():
         assert found.shape == (17, 3) and not found[[0, 1, 9, 16], 2].any()
         left = 5 if found[8, 2] == 0 else 6  # a mirrored left shoulder is a right one
         swaps += left == 6
-        assert np.abs(found[left, :2] - centre(item["images"])).max() < 0.35
+        assert np.abs(found[left, :2] - centre(item["images"].to("cpu")[0])).max() < 0.35
         assert found[left, 2] == np.float32(np.linspace(0.5, 1, 17)[5])
     assert 4 < swaps < 16
     still = ImageDataset(images.records, plain_transform((35, 45), ZERO, ONE), images.read, images.fields)[0]
@@ -143,7 +143,7 @@ def test_labels_of_cells_follow_the_augmentation():
     for seed in range(40):
         item = ImageDataset([Record("a", 0, 0, 0)], transform, lambda _: picture, AUGMENTATION)[SeededIndex(0, seed)]
         found = warped_labels(labels, item["geometry"][None], item["erased"][None])[0]
-        colours = (item["images"] * 255)[:, CELL // 2 :: CELL, CELL // 2 :: CELL]
+        colours = (item["images"].to("cpu")[0] * 255)[:, CELL // 2 :: CELL, CELL // 2 :: CELL]
         kept = (colours - colours[:1]).abs().amax(0) < 1e-3  # noise has three values
         assert torch.equal(torch.where(kept, (colours[0] / 5).round().long(), 0), found), seed
         erased += bool(item["erased"].any())

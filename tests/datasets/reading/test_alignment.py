@@ -146,7 +146,7 @@ def pictures(cfg):
     seen = {}
     for name, loader in (("plain", loaders.plain), ("train", augmented), ("test", loaders.test)):
         for batch in loader:
-            for image, row in zip(batch["images"], batch["index"].tolist(), strict=True):
+            for image, row in zip(batch["images"].to("cpu"), batch["index"].tolist(), strict=True):
                 seen[name, loader.dataset.records[row].path] = image
     return seen
 

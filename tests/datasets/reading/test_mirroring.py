@@ -120,7 +120,7 @@ def pictures(cfg):
     seen = {}
     for loader in (loaders.plain, loaders.test):
         for batch in loader:
-            for image, row in zip(batch["images"], batch["index"].tolist(), strict=True):
+            for image, row in zip(batch["images"].to("cpu"), batch["index"].tolist(), strict=True):
                 seen[Path(loader.dataset.records[row].path).name] = image
     return dataset, seen
 

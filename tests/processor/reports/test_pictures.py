@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 from processor.reports.pictures import (
     PICTURES,
@@ -73,7 +74,7 @@ def world(tmp_path):
         evaluate(query, gallery, camera_rule="none"), query, gallery, 0.0, verification=verify(query, gallery)
     )
     items = [{"images": torch.zeros(3, 4, 4), "labels": r.pid, "index": i} for i, r in enumerate(records * 2)]
-    return evaluation, dataset, SimpleNamespace(dataset=Items(items, records))
+    return evaluation, dataset, SimpleNamespace(dataset=Items(items, records), collate_fn=default_collate)
 
 
 def test_all_pictures_are_written(world, tmp_path):
