@@ -254,7 +254,7 @@ _C.SOLVER.STAGES = [1, 2]  # (ours) which stages to run
 _C.SOLVER.DETERMINISTIC = False  # (ours) same bits in each run on GPUs too, see docs/reproducibility.md
 _C.SOLVER.PRECISION = "auto"  # (ours) fp32 (exact) | bf16, fp16 (round) | auto: bf16 where the device has it
 _C.SOLVER.GRAD_CHECKPOINTING = False  # (ours) compute transformer blocks again in the backward pass: less memory, exact
-_C.SOLVER.CHANNELS_LAST = False  # (ours) ResNets: channels_last memory format; sums in another order
+_C.SOLVER.CHANNELS_LAST = True  # (ours) convolutional networks: channels_last format, faster; sums in another order
 _C.SOLVER.SYNC_BN = False  # (ours) ResNets in several processes: BatchNorm by the images of all, as in one process
 _C.SOLVER.COMPILE = False  # (ours) torch.compile for the encoders: slow start, different rounding
 

@@ -243,8 +243,8 @@ class Method(nn.Module):
         """:meth:`embed` of a batch [B, D] in eval mode; with ``flip`` the sum of the image's and its mirror image's."""
         if not flip:
             return self.embed(self(batch))
-        images, mirrored = self.embed(self(batch.with_mirror_images())).chunk(2)
-        return images + mirrored
+        features, count = self.embed(self(batch.with_mirror_images())), batch.images.shape[0]
+        return features[:count] + features[count:]
 
     def begin_epoch(self, data: TrainingSet, at: Progress) -> None:
         """Fill buffers from the training set; called in eval mode when an epoch starts, never in the middle of one."""

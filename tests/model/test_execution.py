@@ -97,7 +97,7 @@ def test_a_resnet_in_parts_normalises_each_and_counts_it_once():
 
 
 def test_channels_last_changes_the_layout_alone():
-    last, plain = built(RESNET, "SOLVER.CHANNELS_LAST", "True"), built(RESNET)
+    last, plain = built(RESNET), built(RESNET, "SOLVER.CHANNELS_LAST", "False")
     assert last.image_encoder.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
     assert last.image_encoder.maps(IMAGES)[1].is_contiguous(memory_format=torch.channels_last)
     assert close(gradients(last), gradients(plain), 1e-3)

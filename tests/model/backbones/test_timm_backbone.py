@@ -211,7 +211,7 @@ def test_a_whole_run_learns_and_its_checkpoint_comes_back(name, tmp_path):
     cfg, _ = load_config(file, [*words, "TEST.WEIGHT", str(weight)])
     model = make_test_model(cfg, DataFacts(1, views=1)).eval()
     with torch.no_grad():
-        image = embedder.transform(Image.open(photo).convert("RGB"))[None]
+        image = embedder.prepare(Image.open(photo).convert("RGB")).to("cpu")
         expected = torch.nn.functional.normalize(model.test_feature(Batch(image)))
     assert np.allclose(embedder.embed([photo]), expected.numpy(), atol=1e-6)
 
