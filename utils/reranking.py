@@ -19,7 +19,7 @@ from utils.errors import ReIDError
 from utils.retrieval.coordinates import Coordinates, Placed, check_metric, product_error, squared_distances
 from utils.retrieval.features import check_widths, device_of
 from utils.retrieval.overlap import Sparse, shared_weight
-from utils.retrieval.search import keep_smallest
+from utils.retrieval.search import keep_smallest, smallest
 
 _TILE_ROWS = 2**12
 _SCRATCH_ELEMENTS = 2**23
@@ -189,10 +189,9 @@ def _nearest_in_float64(items: _Items, doubtful: Tensor, index: Tensor, distance
         block = norms + norms[part, None] - 2 * block
         block = (block / grain).round_() * grain
         block[torch.arange(len(part), device=wide), part] = -1
-        value, place = torch.sort(block, dim=1, stable=True)
-        width = index.shape[1]
-        index[part] = place[:, :width].to(index.device)
-        distance[part] = value[:, :width].to(distance)
+        value, place = smallest(block, index.shape[1])
+        index[part] = place.to(index.device)
+        distance[part] = value.to(distance)
 
 
 def _encode(items: _Items, near: _Neighbours, k1: int, half: int) -> Sparse:
