@@ -17,12 +17,16 @@ from torch import Tensor
 from utils.compute.device import wide_device
 from utils.errors import ReIDError
 from utils.retrieval.coordinates import Coordinates, Placed, check_metric, product_error, squared_distances
+from utils.retrieval.expansion import mean_rows
 from utils.retrieval.features import check_widths, device_of
 from utils.retrieval.overlap import Sparse, shared_weight
 from utils.retrieval.search import keep_smallest, smallest
 
 _TILE_ROWS = 2**12
 _SCRATCH_ELEMENTS = 2**23
+
+_KEPT_ELEMENTS = 2**26
+"""Distances of queries and gallery that are kept from the search for the nearest to the end: 256 MB."""
 
 
 class _Items:
@@ -132,31 +136,35 @@ def k_reciprocal(
 def _blocks(items: _Items, num_query: int, k1: int, k2: int, weight: float, step: int) -> Iterator[Tensor]:
     """The work of :func:`k_reciprocal`."""
     half = round(k1 / 2)
-    near = _nearest(items, k1, half, k2)
-    encoding = _encode(items, near, k1, half)
-    if k2 > 1:
-        encoding = _average(encoding, near.index[:, :k2])
+    near, known = _nearest(items, num_query, k1, half, k2)
+    encoding = mean_rows(_encode(items, near, k1, half), near.index[:, :k2])
     inverted = _invert(encoding, num_query)
     gallery = slice(num_query, None)
     for start in range(0, num_query, step):
         stop = min(start + step, num_query)
         shared = shared_weight(encoding, inverted, start, stop, len(items.norms) - num_query)
         jaccard = 1 - shared / (2 - shared)
-        original = items.distances(slice(start, stop), gallery) / near.largest[start:stop, None]
-        yield jaccard.clamp_(min=0).mul_(1 - weight).add_(original, alpha=weight)
+        original = items.distances(slice(start, stop), gallery) if known is None else known[start:stop]
+        yield jaccard.clamp_(min=0).mul_(1 - weight).add_(original / near.largest[start:stop, None], alpha=weight)
 
 
-def _nearest(items: _Items, k1: int, half: int, k2: int) -> _Neighbours:
+def _nearest(items: _Items, num_query: int, k1: int, half: int, k2: int) -> tuple[_Neighbours, Tensor | None]:
     """The max(k1 + 1, k2) nearest items of each item and its largest distance, in one pass over all pairs: each is
-    computed once and counts for both of its items.
+    computed once and counts for both of its items; and the distances [Q, G] where there is room for them.
     """
     total = len(items.norms)
+    fits = num_query * (total - num_query) <= _KEPT_ELEMENTS
+    known = torch.empty(num_query, total - num_query, device=items.norms.device) if fits else None
     width = min(total, max(k1 + 1, k2))
     value = torch.full((total, min(width + 1, total)), torch.inf, device=items.norms.device)
     index = torch.zeros_like(value, dtype=torch.int64)
     largest = torch.zeros(total, device=value.device)
     for first, second in _tiles(total):
         block = items.distances(first, second)
+        if known is not None and first.start < num_query < second.stop:
+            rows, left = slice(first.start, min(first.stop, num_query)), max(second.start, num_query)
+            columns = slice(left - num_query, second.stop - num_query)
+            known[rows, columns] = block[: rows.stop - rows.start, left - second.start :]
         if first == second:
             block.diagonal().fill_(-1)
         for mine, others, found in ((first, second, block), (second, first, block.T))[: 1 + (first != second)]:
@@ -169,13 +177,20 @@ def _nearest(items: _Items, k1: int, half: int, k2: int) -> _Neighbours:
     index, distance = index[:, :width].contiguous(), value[:, :width].contiguous()
     _nearest_in_float64(items, (gap <= 2 * items.error * span).nonzero()[:, 0], index, distance)
     largest.clamp_(min=torch.finfo(torch.float32).tiny)
-    return _Neighbours(index, distance.clamp_(min=0) / largest[:, None], largest)
+    return _Neighbours(index, distance.clamp_(min=0) / largest[:, None], largest), known
 
 
 def _tiles(total: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the tiles on and above the diagonal of a [total, total] matrix."""
-    parts = [slice(start, min(start + _TILE_ROWS, total)) for start in range(0, total, _TILE_ROWS)]
-    return combinations_with_replacement(parts, 2)
+    """Rows and columns of the tiles on and above the diagonal of a [total, total] matrix, those on it in quarters."""
+    for first, second in combinations_with_replacement(_parts(0, total, _TILE_ROWS), 2):
+        if first == second:
+            yield from combinations_with_replacement(_parts(first.start, first.stop, -(-_TILE_ROWS // 2)), 2)
+        else:
+            yield first, second
+
+
+def _parts(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
 def _nearest_in_float64(items: _Items, doubtful: Tensor, index: Tensor, distance: Tensor) -> None:
@@ -246,23 +261,6 @@ def _known_distances(items: _Items, near: _Neighbours, start: int, mine: Tensor,
     row = row[missing] + start
     distance[missing] = items.pair_distances(row, column[missing]) / near.largest[row]
     return distance
-
-
-def _average(encoding: Sparse, nearest: Tensor) -> Sparse:
-    """Local query expansion: the mean of the encodings of the nearest items [N, k2], itself included."""
-    total, k2 = nearest.shape
-    columns, values, counts = [], [], []
-    step = max(1, _SCRATCH_ELEMENTS // total)
-    for start in range(0, total, step):
-        mine = nearest[start : start + step]
-        owner, column, value = encoding.take(mine.flatten())
-        mean = torch.zeros(len(mine) * total, device=mine.device)
-        mean.index_add_(0, owner.div_(k2, rounding_mode="floor").mul_(total).add_(column), value, alpha=1 / k2)
-        row, column = mean.view(len(mine), total).nonzero(as_tuple=True)
-        columns.append(column.int())
-        values.append(mean[mean != 0])
-        counts.append(torch.bincount(row, minlength=len(mine)))
-    return Sparse.of(torch.cat(counts), torch.cat(columns), torch.cat(values))
 
 
 def _invert(encoding: Sparse, num_query: int) -> Sparse:

@@ -7,8 +7,8 @@ import torch
 from utils.console.logger import LOGGER
 from utils.optional import MissingPackageError
 from utils.reranking import k_reciprocal
-from utils.retrieval import overlap
-from utils.retrieval.overlap import Sparse, compiled_kernel, shared_weight
+from utils.retrieval import expansion, overlap
+from utils.retrieval.overlap import Sparse, compiled_loops, shared_weight
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def no_numba(monkeypatch):
         raise MissingPackageError("numba is not installed")
 
     def remove():
-        compiled_kernel.cache_clear()
+        compiled_loops.cache_clear()
         monkeypatch.setattr(overlap, "import_optional", missing)
 
     yield remove
-    compiled_kernel.cache_clear()
+    compiled_loops.cache_clear()
 
 
 def _rows(dense):
@@ -55,15 +55,33 @@ def test_both_paths_sum_the_smaller_weights(name, threads, no_numba):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert compiled_kernel() is not None
+        assert compiled_loops() is not None
         compiled = shared_weight(encoding, inverted, 2, 9, 30)
         no_numba()
-        assert compiled_kernel() is None
+        assert compiled_loops() is None
         plain = shared_weight(encoding, inverted, 2, 9, 30)
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(compiled, expected, atol=1e-5)
     assert torch.equal(compiled, plain)
+
+
+@pytest.mark.parametrize("name", ["random", "hubs", "empty rows", "all equal"])
+@pytest.mark.parametrize("pieces", [1, 32])
+def test_both_paths_average_the_rows(name, pieces, no_numba, monkeypatch):
+    monkeypatch.setattr(expansion, "_PIECES", pieces)
+    dense = torch.nn.functional.pad(_weights(name), (0, 10))  # as many columns as rows
+    members = torch.randint(40, (40, 5), generator=torch.Generator().manual_seed(1))
+    found = []
+    for prepare in (compiled_loops, no_numba):
+        prepare()
+        mean = expansion.mean_rows(_rows(dense), members)
+        found.append(torch.zeros(40, 40))
+        row = torch.repeat_interleave(mean.start.diff())
+        found[-1][row, mean.column.long()] = mean.value
+        assert len(mean.value) == (found[-1] != 0).sum() and (mean.column.diff()[row.diff() == 0] > 0).all()
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0].double(), dense.double()[members].mean(1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["clusters", "hub", "all equal"])
@@ -85,7 +103,7 @@ def test_the_log_names_the_path_once(no_numba, monkeypatch):
     monkeypatch.setattr(LOGGER.handlers[0], "emit", lambda record: lines.append(record.getMessage()))
     monkeypatch.setattr(LOGGER, "level", logging.INFO)
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    compiled_kernel.cache_clear()
+    compiled_loops.cache_clear()
     for _ in range(2):
         list(k_reciprocal(x[:5], x[5:], 5, 2))
     no_numba()
