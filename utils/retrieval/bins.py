@@ -6,20 +6,20 @@ On the CPU a compiled loop counts many float32 numbers where numba is installed,
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from utils.optional import MissingPackageError, import_optional
+from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_threads
 
 _FEW = 1 / 12
 """Share of the numbers up to which those before the last boundary are picked out; of more, a histogram counts most."""
 
-_CELLS = 2**10
+_SAMPLED = 2**8
+"""Numbers of a row by which that share is estimated."""
 
-_WORTH_COMPILED = 2**19
-"""Numbers from which on the compiled loop pays; loading it takes most of a second, once."""
+_CELLS = 2**10
 
 
 class Bins:
@@ -39,12 +39,13 @@ class Bins:
         """
         if keys.dtype == torch.float64:
             return self._by_search(keys)
-        near = keys <= self.last
+        sample = keys[:, :: -(-keys.shape[1] // _SAMPLED)]
+        few = torch.count_nonzero(sample <= self.last) <= _FEW * sample.numel()
         # Boundaries at both ends of float32, as infinite distances have, are too far apart for cells.
-        if torch.count_nonzero(near) <= _FEW * keys.numel() or torch.isposinf(self.span).any():
-            return self._one_by_one(keys, near.view(-1).nonzero()[:, 0])
-        if keys.device.type == "cpu" and keys.numel() >= _WORTH_COMPILED and (loop := compiled_loop()):
-            return self._compiled(loop, keys)
+        if few or torch.isposinf(self.span).any():
+            return self._one_by_one(keys, (keys <= self.last).view(-1).nonzero()[:, 0])
+        if keys.device.type == "cpu" and keys.numel() >= WORTH_COMPILED and (loops := compiled_loops()):
+            return self._compiled(loops.count_bins, keys)
         place, counts = self._histogram(keys)
         others, row, column = self._one_by_one(keys, place)
         return counts.add_(others), row, column
@@ -59,9 +60,17 @@ class Bins:
     def _compiled(self, loop: Callable, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         counts = torch.zeros(len(keys), self.bounds.shape[1] + 1, dtype=torch.int64)
         places = torch.empty(keys.numel(), dtype=torch.int32)
-        tables = keys, self.bounds, self.low[:, 0], self.scale[:, 0], self.below, counts, places
-        found = loop(*(table.numpy() for table in tables))
-        place = places[:found].long()
+        threads = torch.get_num_threads()
+        # One of two cores is still taken by torch's thread, which waits for the next product.
+        step = -(-len(keys) // (threads if threads > 2 else 1))
+        tables = keys, self.bounds, self.low[:, 0], self.scale[:, 0], self.below, counts
+        parts = zip(*(table.split(step) for table in tables), places.split(step * keys.shape[1]), strict=True)
+
+        def count(part: tuple[Tensor, ...]) -> Tensor:
+            return part[-1][: loop(*(table.numpy() for table in part))].long()
+
+        found = in_threads(count, parts)
+        place = torch.cat([own + number * step * keys.shape[1] for number, own in enumerate(found)])
         return counts, place // keys.shape[1], place % keys.shape[1]
 
     def _one_by_one(self, keys: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,12 +136,3 @@ def _ordered(row: Tensor, values: Tensor) -> Tensor:
     """Integers in the order of the rows, and within a row in that of its float32 values."""
     bits = (values + 0.0).view(torch.int32)  # -0 becomes 0
     return (row << 32) + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
-
-
-@cache
-def compiled_loop() -> Callable | None:
-    """The loop that numba compiles once and keeps on the disk; None without numba."""
-    try:
-        return import_optional("utils.retrieval.bins_kernel").count_bins
-    except MissingPackageError:
-        return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.retrieval.overlap import Sparse, compiled_loops
+from utils.retrieval.compiled import compiled_loops, in_threads
+from utils.retrieval.overlap import Sparse
 
 _SCRATCH_ELEMENTS = 2**23
 _PIECES = 32
@@ -30,16 +29,15 @@ def _compiled(loop: object, rows: Sparse, members: Tensor) -> Sparse:
     counts = (rows.start[1:] - rows.start[:-1])[members].sum(1)
     arrays = [part.numpy() for part in rows]
 
-    def piece(own: Tensor, room: int) -> list[np.ndarray]:
+    def piece(part: tuple[Tensor, int]) -> list[np.ndarray]:
+        own, room = part
         column, value, count = np.empty(room, np.int32), np.empty(room, np.float32), np.empty(len(own), np.int64)
         used = loop(*arrays, own.numpy(), len(members), column, value, count)
         return [column[:used].copy(), value[:used].copy(), count]
 
     step = max(1, -(-len(members) // _PIECES))
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = list(
-            pool.map(piece, members.contiguous().split(step), [int(part.sum()) for part in counts.split(step)])
-        )
+    rooms = [int(part.sum()) for part in counts.split(step)]
+    found = in_threads(piece, zip(members.contiguous().split(step), rooms, strict=True))
     column, value, count = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
     return Sparse.of(count, column, value)
 

@@ -5,16 +5,12 @@ On the CPU a compiled loop where numba is installed, else torch. Both add the sa
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from utils.console.logger import LOGGER
-from utils.optional import MissingPackageError, import_optional
+from utils.retrieval.compiled import compiled_loops, in_threads
 
 _PAIRS_AT_ONCE = {"cpu": 2**17, "other": 2**24}
 _PIECES = 8
@@ -56,26 +52,9 @@ def shared_weight(encoding: Sparse, inverted: Sparse, start: int, stop: int, num
     arrays = [part.numpy() for part in (*encoding, *inverted)]
     threads = torch.get_num_threads()
     step = max(1, -(-(stop - start) // (_PIECES * threads)))
-    with ThreadPoolExecutor(threads) as pool:
-        pieces = [(start + i, shared[i : i + step].numpy()) for i in range(0, stop - start, step)]
-        list(pool.map(lambda piece: loops.add_shared(*arrays, *piece), pieces))
+    pieces = [(start + i, shared[i : i + step].numpy()) for i in range(0, stop - start, step)]
+    in_threads(lambda piece: loops.add_shared(*arrays, *piece), pieces)
     return shared
-
-
-@cache
-def compiled_loops() -> ModuleType | None:
-    """The loops that numba compiles once and keeps on disk; None without numba. The log says which way is taken."""
-    try:
-        loops = import_optional("utils.retrieval.overlap_kernel")
-    except MissingPackageError as error:
-        LOGGER.info(
-            "re-ranking: sparse rows by torch (%s). With numba (pip install numba) they take a tenth to a half of the "
-            "time, with the same result.",
-            error,
-        )
-        return None
-    LOGGER.info("re-ranking: sparse rows by loops that numba compiled")
-    return loops
 
 
 def _with_torch(encoding: Sparse, inverted: Sparse, start: int, stop: int, num_gallery: int) -> Tensor:

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from utils.errors import ReIDError
 from utils.optional import MissingPackageError, import_optional
+from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_threads
 from utils.retrieval.coordinates import Coordinates, Placed, check_metric
 from utils.retrieval.distances import rows_per_chunk
 from utils.retrieval.features import GALLERY_ROWS, check_widths, device_of, release, rows
 from utils.retrieval.scores import FeatureBlock, FeatureKeys
+
+_FEW = 512
+"""Nearest items up to which they are kept in order by insertion."""
 
 
 class Nearest(NamedTuple):
@@ -96,6 +100,12 @@ def keep_smallest(value: Tensor, index: Tensor, found: Tensor, column: int) -> N
     """Bring the smallest of ``found`` [r, c], whose first column is ``column``, into ``value`` and ``index`` [r, k],
     which hold the smallest of other columns, ascending.
     """
+    few = found.device.type == "cpu" and found.dtype == torch.float32 and value.shape[1] <= _FEW
+    if few and found.numel() >= WORTH_COMPILED and (loops := compiled_loops()):
+        step = -(-len(found) // torch.get_num_threads())
+        parts = zip(*(part.split(step) for part in (found.contiguous(), value, index)), strict=True)
+        in_threads(lambda part: loops.keep_smallest(part[0].numpy(), column, part[1].numpy(), part[2].numpy()), parts)
+        return
     near = torch.topk(found, min(value.shape[1], found.shape[1]), dim=1, largest=False)
     best = torch.topk(torch.cat([value, near.values], 1), value.shape[1], dim=1, largest=False)
     index.copy_(torch.cat([index, near.indices + column], 1).gather(1, best.indices))

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from utils.optional import MissingPackageError
 from utils.retrieval import bins
 from utils.retrieval.bins import Bins
+from utils.retrieval.compiled import compiled_loops
 
 ROWS, COLUMNS = 7, 300
 
 
 @pytest.fixture(params=["few keys lie before the last boundary", "many do, torch", "many do, compiled", "float64"])
-def dtype(request, monkeypatch):
+def dtype(request, monkeypatch, no_numba):
     monkeypatch.setattr(bins, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
-    monkeypatch.setattr(bins, "_WORTH_COMPILED", 0)
+    monkeypatch.setattr(bins, "WORTH_COMPILED", 0)
     if request.param == "many do, compiled":
-        assert bins.compiled_loop() is not None
+        assert compiled_loops() is not None
     else:
-        monkeypatch.setattr(bins, "compiled_loop", lambda: None)
+        no_numba()
     return torch.float64 if request.param == "float64" else torch.float32
 
 
@@ -53,15 +53,3 @@ def test_boundaries_at_both_ends_of_float32(monkeypatch):
     keys = torch.tensor([[-1.2 * most, -0.7 * most, 0.0, 1.05 * most, torch.inf]])
     counts, _, column = Bins(bounds).count(keys)
     assert counts[0, :4].tolist() == [1, 1, 1, 1] and column.tolist() == [1, 3]
-
-
-def test_a_missing_numba_is_no_error(monkeypatch):
-    def missing(name):
-        raise MissingPackageError("numba is not installed")
-
-    monkeypatch.setattr(bins, "import_optional", missing)
-    bins.compiled_loop.cache_clear()
-    try:
-        assert bins.compiled_loop() is None
-    finally:
-        bins.compiled_loop.cache_clear()

@@ -5,25 +5,10 @@ import pytest
 import torch
 
 from utils.console.logger import LOGGER
-from utils.optional import MissingPackageError
 from utils.reranking import k_reciprocal
-from utils.retrieval import expansion, overlap
-from utils.retrieval.overlap import Sparse, compiled_loops, shared_weight
-
-
-@pytest.fixture
-def no_numba(monkeypatch):
-    """Take numba away when called."""
-
-    def missing(name):
-        raise MissingPackageError("numba is not installed")
-
-    def remove():
-        compiled_loops.cache_clear()
-        monkeypatch.setattr(overlap, "import_optional", missing)
-
-    yield remove
-    compiled_loops.cache_clear()
+from utils.retrieval import expansion
+from utils.retrieval.compiled import compiled_loops
+from utils.retrieval.overlap import Sparse, shared_weight
 
 
 def _rows(dense):

@@ -13,6 +13,7 @@ from utils.console.logger import LOGGER
 from utils.errors import ReIDError
 from utils.metrics import Features
 from utils.retrieval import search
+from utils.retrieval.compiled import compiled_loops
 from utils.retrieval.search import approximate_top_k, top_k
 
 
@@ -116,3 +117,26 @@ def test_a_small_gallery_gives_no_warning(count, capfd):
     rows = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
     assert approximate_top_k(rows, rows, 1).index[:, 0].tolist() == list(range(count))
     assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("order", ["random", "rising", "falling", "equal"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_ways_keep_the_smallest(order, threads, monkeypatch, no_numba):
+    """Three tiles, one after another, against a sort of all of them; the second one is a view of its transpose."""
+    monkeypatch.setattr(search, "WORTH_COMPILED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    numbers = torch.randn(7, 60, generator=torch.Generator().manual_seed(0))
+    numbers = {"random": numbers, "equal": torch.ones(7, 60)}.get(order, numbers.sort(1, order == "falling")[0])
+    tiles = numbers[:, :20].contiguous(), numbers[:, 20:45].T.contiguous().T, numbers[:, 45:].contiguous()
+    expected, place = numbers.sort(dim=1, stable=True)
+    for compiled in (True, False):
+        if not compiled:
+            no_numba()
+        assert (compiled_loops() is not None) == compiled
+        value, index, column = torch.full((7, 9), torch.inf), torch.zeros(7, 9, dtype=torch.int64), 0
+        for tile in tiles:
+            search.keep_smallest(value, index, tile, column)
+            column += tile.shape[1]
+        assert torch.equal(value, expected[:, :9]) and torch.equal(numbers.gather(1, index), value)
+        if order != "equal":
+            assert torch.equal(index, place[:, :9])

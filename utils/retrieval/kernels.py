@@ -1,0 +1,114 @@
+"""The loops that :mod:`utils.retrieval.compiled` loads; importing them needs numba."""
+
+import numba
+import numpy as np
+
+
+@numba.njit("void(i8[::1], i4[::1], f4[::1], i8[::1], i4[::1], f4[::1], i8, f4[:, ::1])", nogil=True, cache=True)
+def add_shared(starts, columns, values, list_starts, items, weights, first, shared):  # noqa: ANN001, ANN201
+    """Add min(value, weight) to ``shared`` [n, G] for the rows from ``first`` on, entry by entry in their order.
+
+    Args:
+        starts, columns, values: rows of the queries' encodings, as :class:`~utils.retrieval.overlap.Sparse`.
+        list_starts, items, weights: for each column, the gallery items that have it and their weights.
+    """
+    for row in range(len(shared)):
+        mine = shared[row]
+        for entry in range(starts[first + row], starts[first + row + 1]):
+            column, value = columns[entry], values[entry]
+            for place in range(list_starts[column], list_starts[column + 1]):
+                mine[np.uint32(items[place])] += min(value, weights[place])
+
+
+@numba.njit("i8(i8[::1], i4[::1], f4[::1], i8[:, ::1], i8, i4[::1], f4[::1], i8[::1])", nogil=True, cache=True)
+def add_rows(starts, columns, values, members, width, out_columns, out_values, counts):  # noqa: ANN001, ANN201
+    """The sums of the rows ``members`` [n, k], each by ascending column; returns how many entries they have.
+
+    Args:
+        starts, columns, values: the rows, as :class:`~utils.retrieval.overlap.Sparse`, none negative.
+        width: columns of a row.
+        out_columns, out_values: take the entries that are not zero.
+        counts: [n] takes the entries of each sum.
+    """
+    sums = np.zeros(width, np.float32)
+    seen = np.empty(width, np.int32)
+    written = 0
+    for row in range(len(members)):
+        count = 0
+        for member in members[row]:
+            for entry in range(starts[member], starts[member + 1]):
+                if values[entry] > 0:
+                    column = columns[entry]
+                    if sums[column] == 0:
+                        seen[count] = column
+                        count += 1
+                    sums[column] += values[entry]
+        seen[:count].sort()
+        for place in range(count):
+            column = seen[place]
+            out_columns[written] = column
+            out_values[written] = sums[column]
+            sums[column] = 0
+            written += 1
+        counts[row] = count
+    return written
+
+
+@numba.njit("i8(f4[:, ::1], f4[:, ::1], f4[::1], f4[::1], i4[:, ::1], i8[:, ::1], i4[::1])", nogil=True, cache=True)
+def count_bins(keys, bounds, low, scale, below, counts, places):  # noqa: ANN001, ANN201
+    """Count the keys [r, c] between their row's boundaries and list those in odd bins; returns how many these are.
+
+    Args:
+        bounds: [r, b] ascending.
+        low, scale: [r] the cell of a key is (key - low) scale + 1, within the cells.
+        below: [r, cells + 1] how many boundaries lie in the cells before each one; the last number is b.
+        counts: [r, b + 1] to be added to.
+        places: [r c] takes their positions in all keys.
+    """
+    listed = 0
+    end = np.float32(below.shape[1] - 3)
+    lanes = np.zeros((4, counts.shape[1]), np.int32)
+    for row in range(len(keys)):
+        start, factor = low[row], scale[row]
+        for column in range(keys.shape[1]):
+            key = keys[row, column]
+            cell = np.uint32(min(max((key - start) * factor, np.float32(-1)), end) + np.float32(1))
+            left, right = below[row, cell], below[row, cell + np.uint32(1)]
+            while left < right:
+                middle = (left + right) >> 1
+                if bounds[row, middle] < key:
+                    left = middle + 1
+                else:
+                    right = middle
+            lanes[column & 3, left] += 1
+            if left & 1:
+                places[listed] = row * keys.shape[1] + column
+                listed += 1
+        for lane in range(4):
+            for slot in range(counts.shape[1]):
+                counts[row, slot] += lanes[lane, slot]
+                lanes[lane, slot] = 0
+    return listed
+
+
+@numba.njit("void(f4[:, ::1], i8, f4[:, :], i8[:, :])", nogil=True, cache=True)
+def keep_smallest(found, first, value, index):  # noqa: ANN001, ANN201
+    """Bring the smallest numbers of each row of ``found`` [r, c] into ``value`` and ``index`` [r, k], ascending.
+
+    Args:
+        first: number of the first column.
+    """
+    last = value.shape[1] - 1
+    for row in range(len(found)):
+        limit = value[row, last]
+        for column in range(found.shape[1]):
+            number = found[row, column]
+            if number < limit:
+                place = last
+                while place > 0 and value[row, place - 1] > number:
+                    value[row, place] = value[row, place - 1]
+                    index[row, place] = index[row, place - 1]
+                    place -= 1
+                value[row, place] = number
+                index[row, place] = first + column
+                limit = value[row, last]
