@@ -80,10 +80,10 @@ class Events:
 
     def overhear(self, event, arguments):
         """Note each socket that is not one between processes of this machine, and each program that is started."""
-        family = (
-            arguments[1] if event == "socket.__new__" else getattr(arguments[0], "family", None) if arguments else None
-        )
-        outward = event.startswith("socket.") and family != socket.AF_UNIX
+        outward = False
+        if event.startswith("socket.") and arguments:
+            family = arguments[1] if event == "socket.__new__" else getattr(arguments[0], "family", None)
+            outward = family != socket.AF_UNIX
         if outward or event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "urllib.Request"):
             with self.notes.open("a") as file:
                 file.write(f"{event}{arguments[1:]}\n")

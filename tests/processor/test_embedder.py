@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 from configs import load_config
 from datasets import make_dataloader, make_dataset
 from datasets.caches.image_cache import Reader
+from datasets.reading.pictures import Preparation
 from model import DataFacts, make_model, make_test_model
 from processor import Embedder, extract, load_embedder
 from processor.extract import Listed, list_folder
@@ -36,6 +38,9 @@ from utils.compute.device import choose_precision
 from utils.console.logger import LOGGER
 from utils.errors import ReIDError
 from utils.images import Reading
+
+AS_IT_IS = Preparation(transforms.Compose([transforms.ToTensor(), transforms.Normalize([0] * 3, [1] * 3)]))
+"""Pictures keep their size."""
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def test_an_open_picture_is_turned_as_its_file(tmp_path, suffix, upright):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
     path = tmp_path / f"photo.{suffix}"
     Image.fromarray(pixels).save(path, exif=exif)
-    embedder = Embedder(lambda images: images.flatten(1), lambda p: torch.tensor(np.array(p)), Reading(upright=upright))
+    embedder = Embedder(lambda images: images.to("cpu").flatten(1), AS_IT_IS, Reading(upright=upright))
     loaded = Image.open(path)
     if suffix != "tif":  # Pillow turns a TIFF when it is loaded
         loaded.load()
@@ -152,7 +157,7 @@ def test_an_open_picture_is_turned_as_its_file(tmp_path, suffix, upright):
     ],
 )
 def test_inputs_that_are_no_images(image, found):
-    embedder = Embedder(lambda images: images, lambda picture: torch.zeros(3, 4, 4))
+    embedder = Embedder(lambda images: images.to("cpu"), AS_IT_IS)
     with pytest.raises(ReIDError, match=found) as caught:
         embedder.embed(image)
     assert len(str(caught.value)) < 300, "arrays are not printed"
@@ -190,14 +195,12 @@ def test_user_mistakes(model, tmp_path):
 def counting(seen):
     """An embedder that records which images it computed; a feature is the image's mean colour."""
 
-    def compute(images):
-        seen.extend(images[:, 0, 0, 0].tolist())
+    def compute(pictures):
+        images = 255 * pictures.to("cpu")
+        seen.extend(images[:, 0, 0, 0].round().tolist())
         return images.mean((2, 3))
 
-    def transform(image):
-        return torch.from_numpy(np.asarray(image, dtype=np.float32).copy()).permute(2, 0, 1)
-
-    return Embedder(compute, transform, batch_size=4)
+    return Embedder(compute, AS_IT_IS, batch_size=4)
 
 
 def test_an_interrupted_extraction_resumes(model, tmp_path, monkeypatch):

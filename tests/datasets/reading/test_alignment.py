@@ -253,7 +253,7 @@ def test_resume_and_results_depend_on_the_points(drawn, tmp_path):
 def embedder_of(drawn, tmp_path, monkeypatch, *pairs):
     file = tmp_path / "config.yml"
     file.write_text(config(drawn).dump())
-    monkeypatch.setattr("processor.embedder._torch_network", lambda cfg: lambda images: images.flatten(1))
+    monkeypatch.setattr("processor.embedder._torch_network", lambda cfg: lambda images: images.to("cpu").flatten(1))
     return load_embedder(file, "model.pth", list(pairs))
 
 

@@ -168,7 +168,7 @@ def test_how_many_are_mirrored(tmp_path, mirror, count):
 def test_loose_images_are_mirrored_by_their_names(tmp_path, monkeypatch):
     file = tmp_path / "config.yml"
     file.write_text(hands(tmp_path, "left").dump())
-    monkeypatch.setattr("processor.embedder._torch_network", lambda cfg: lambda images: images.flatten(1))
+    monkeypatch.setattr("processor.embedder._torch_network", lambda cfg: lambda images: images.to("cpu").flatten(1))
     paths = [tmp_path / "set" / "001_left_1.png", tmp_path / "set" / "001_right_1.png"]
     features = load_embedder(file, "model.pth").embed(paths).reshape(2, 3, 16, 16)
     stored = load_embedder(file, "model.pth", ["INPUT.MIRROR", "none"]).embed(paths).reshape(2, 3, 16, 16)
