@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A tiny run of everything, in float32 and in one memory format. Its gradient steps are plain: Adam's first ones are
+    """A tiny run of everything, in float32 and one memory format. Its gradient steps are plain: Adam's first ones are
     the signs of noise.
     """
     file = tmp_path_factory.mktemp("benchmark") / "found.json"
