@@ -88,14 +88,15 @@ def splits(draw):
     st.sampled_from(["standard", "trapezoid"]),
     st.sampled_from([None, 2]),
     st.sampled_from([2**14, 3]),
+    st.sampled_from([0, 2**24]),
 )
-def test_equals_the_slow_evaluator(split, metric, rule, ap, chunk_size, gallery_rows):
+def test_equals_the_slow_evaluator(split, metric, rule, ap, chunk_size, gallery_rows, compiled):
     query, gallery = split
     keys = exact_keys(query.features, gallery.features, metric)
     label = [t.tolist() for t in (query.pids, gallery.pids, query.camids, gallery.camids)]
     expected = slow(keys, *label, rule, ap)
     options = {"camera_rule": rule, "metric": metric, "average_precision": ap, "chunk_size": chunk_size}
-    with mock.patch.dict(scores.TILE_COLUMNS, cpu=gallery_rows):
+    with mock.patch.dict(scores.TILE_COLUMNS, cpu=gallery_rows), mock.patch.object(scores, "_WORTH_COMPILED", compiled):
         if expected is None:
             with pytest.raises(ReIDError, match=rule):
                 evaluate(query, gallery, **options)

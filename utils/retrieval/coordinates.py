@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -131,9 +133,17 @@ class Placed:
         return (found * self.inverse[index, None] if self.place.cosine else found).sub(self.origin)
 
 
-def pair_distances(one: Placed, other: Placed, left: Tensor, right: Tensor) -> Tensor:
-    """Squared distances [P] in float64 of the pairs of a row ``left`` and a row ``right``, each from its difference."""
+def pair_distances(one: Placed, other: Placed, left: Tensor, right: Tensor, loops: ModuleType | None = None) -> Tensor:
+    """Squared distances [P] in float64 of the pairs of a row ``left`` and a row ``right``, each from its difference.
+
+    ``loops`` are the compiled ones: they add in another order than torch, so one comparison uses either throughout.
+    """
     out = torch.empty(len(left), dtype=torch.float64, device=one.wide)
+    arrays = [_compact(part.features) for part in (one, other)]
+    if loops is not None and arrays[0] is not None and arrays[1] is not None:
+        scales = one.inverse.numpy(), other.inverse.numpy()
+        loops.pair_distances(arrays[0], scales[0], arrays[1], scales[1], left.numpy(), right.numpy(), out.numpy())
+        return _orthogonal(out, one, other, left, right)
     step = max(1, _PAIR_ELEMENTS // one.features.shape[1])
     for start in range(0, len(left), step):
         i, j = left[start : start + step], right[start : start + step]
@@ -144,12 +154,26 @@ def pair_distances(one: Placed, other: Placed, left: Tensor, right: Tensor) -> T
         else:  # widened as it is subtracted, without a copy
             difference.sub_(rows(other.features, j, one.wide, None))
         found = torch.linalg.vecdot(difference, difference)
-        if one.place.cosine:
-            found.masked_fill_((one.inverse[i] == 0) | (other.inverse[j] == 0), 2)
-        out[start : start + step] = found
+        out[start : start + step] = _orthogonal(found, one, other, i, j)
         # Scattered reads map many pages of a file each.
         release(other.features)
     return out
+
+
+def _compact(features: Tensor | np.ndarray) -> np.ndarray | None:
+    """Features in memory and in float32 as an array; None for others."""
+    if isinstance(features, Tensor):
+        fits = features.device.type == "cpu" and features.dtype == torch.float32 and features.is_contiguous()
+        return features.detach().numpy() if fits else None
+    fits = not isinstance(features, np.memmap) and features.dtype == np.float32 and features.flags.carray
+    return features if fits else None
+
+
+def _orthogonal(distance: Tensor, one: Placed, other: Placed, left: Tensor, right: Tensor) -> Tensor:
+    """With the distance, in place, of pairs of which one has no direction, where directions are compared."""
+    if one.place.cosine:
+        distance.masked_fill_((one.inverse[left] == 0) | (other.inverse[right] == 0), 2)
+    return distance
 
 
 def _inverse_lengths(features: Tensor) -> Tensor:

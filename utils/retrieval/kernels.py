@@ -112,3 +112,20 @@ def keep_smallest(found, first, value, index):  # noqa: ANN001, ANN201
                 value[row, place] = number
                 index[row, place] = first + column
                 limit = value[row, last]
+
+
+@numba.njit(
+    "void(f4[:, ::1], f8[::1], f4[:, ::1], f8[::1], i8[::1], i8[::1], f8[::1])",
+    nogil=True,
+    cache=True,
+    fastmath={"reassoc", "contract"},
+)
+def pair_distances(one, scale, other, other_scale, left, right, out):  # noqa: ANN001, ANN201
+    """Squared distances [P] of the rows ``left`` of ``one`` and ``right`` of ``other``, each times its scale."""
+    for pair in range(len(left)):
+        a, b, total = left[pair], right[pair], 0.0
+        first, second = scale[a], other_scale[b]
+        for place in range(one.shape[1]):
+            difference = np.float64(one[a, place]) * first - np.float64(other[b, place]) * second
+            total += difference * difference
+        out[pair] = total

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils.compute.device import wide_device
 from utils.errors import ReIDError
+from utils.retrieval.compiled import compiled_loops
 from utils.retrieval.coordinates import Coordinates, Placed, pair_distances, product_error, squared_distances
 from utils.retrieval.features import GALLERY_ROWS, release
 
@@ -21,6 +22,9 @@ TILE_COLUMNS = {"cpu": 2**12, "other": GALLERY_ROWS}
 """Gallery rows that a tile has: a product that stays in a CPU's cache is a seventh faster than one of long rows."""
 
 _PAIRS_AT_A_TIME = 2**20
+
+_WORTH_COMPILED = 2**24
+"""Pairs of a query and a gallery item from which on exact keys are computed by a compiled loop."""
 
 _DENSE = 1 / 8
 """Share of a tile's pairs from which on a matrix product of all of them is faster than those pairs one by one."""
@@ -85,6 +89,8 @@ class FeatureKeys:
         self.query, self.gallery = Placed(query, place, device), Placed(gallery, place, device)
         kind = "cpu" if device.type == "cpu" else "other"
         self.columns = TILE_COLUMNS[kind]
+        worth = device.type == "cpu" and len(query) * len(gallery) >= _WORTH_COMPILED
+        self.loops = compiled_loops() if worth else None
         self.step = chunk_size or max(1, TILE_ELEMENTS[kind] // min(len(gallery), self.columns))
         self.error = product_error(device, query.shape[1])
         # Size of the largest key of each query, [Q]: what its float32 rounding errors are proportional to.
@@ -138,7 +144,7 @@ class FeatureBlock:
 
     def distances(self, row: Tensor, column: Tensor) -> Tensor:
         """Squared distances [P] of P pairs in float64, each from its own difference."""
-        return pair_distances(self.keys.query, self.keys.gallery, row + self.start, column)
+        return pair_distances(self.keys.query, self.keys.gallery, row + self.start, column, self.keys.loops)
 
     def _one_by_one(self, row: Tensor, column: Tensor) -> Tensor:
         return self.keys.exact_keys(self.distances(row, column), row + self.start)
