@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ def mean_rows(rows: Sparse, members: Tensor) -> Sparse:
     return _with_torch(share, members) if loops is None else _compiled(loops.add_rows, share, members)
 
 
-def _compiled(loop: object, rows: Sparse, members: Tensor) -> Sparse:
+def _compiled(loop: Callable, rows: Sparse, members: Tensor) -> Sparse:
     counts = (rows.start[1:] - rows.start[:-1])[members].sum(1)
     arrays = [part.numpy() for part in rows]
 

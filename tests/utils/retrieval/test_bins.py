@@ -1,4 +1,4 @@
-"""Keys between boundaries, counted in four ways, against a comparison of every key with every boundary."""
+"""Keys between boundaries, counted in each way, against a comparison of every key with every boundary."""
 
 import pytest
 import torch
@@ -10,12 +10,21 @@ from utils.retrieval.compiled import compiled_loops
 ROWS, COLUMNS = 7, 300
 
 
-@pytest.fixture(params=["few keys lie before the last boundary", "many do, torch", "many do, compiled", "float64"])
+@pytest.fixture(
+    params=[
+        "few keys lie before the last boundary",
+        "many do, torch",
+        "many do, compiled",
+        "many do, compiled, threads",
+        "float64",
+    ]
+)
 def dtype(request, monkeypatch, no_numba):
     monkeypatch.setattr(bins, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
     monkeypatch.setattr(bins, "WORTH_COMPILED", 0)
-    if request.param == "many do, compiled":
+    if request.param.startswith("many do, compiled"):
         assert compiled_loops() is not None
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3 if request.param.endswith("threads") else 1)
     else:
         no_numba()
     return torch.float64 if request.param == "float64" else torch.float32
