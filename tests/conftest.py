@@ -1,6 +1,7 @@
 """Two test processes run side by side (``-n 2``); each computes with one thread, and so do the scripts they start."""
 
 import os
+import random
 
 import pytest
 
@@ -14,6 +15,15 @@ def silent_log():
     from utils.console.logger import close_logger
 
     close_logger()
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Each test draws the same random numbers, whichever tests ran before it in this process."""
+    import torch
+
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -98,10 +98,11 @@ def training_features(
     images = ImageDataset(records, loader.dataset.transform, read=loader.dataset.read)
     features = []
     model.eval()
+    precision = choose_precision(cfg.TEST.PRECISION, device)
     with torch.no_grad():
         for loaded in counted(DataLoader(images, loader.batch_size, collate_fn=loader.collate_fn), "training features"):
             check_interrupt("evaluation")
-            with choose_precision(cfg.TEST.PRECISION, device).autocast():
+            with precision.autocast():
                 feature = model.test_feature(Batch.of(loaded, model.inputs, device), cfg.TEST.FLIP)
             features.append(F.normalize(feature.float()).cpu())
     labels = ([getattr(record, name) for record in records] for name in ("pid", "camid"))
