@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class Patch(NamedTuple):
         image[:, self.top : self.bottom, self.left : self.right] = values
 
 
-class Patching:
+class Patching(ABC):
     """A random step behind the normalisation that replaces at most one rectangle."""
 
     @abstractmethod
@@ -67,7 +67,9 @@ class RandomErasing(Patching, random_erasing.RandomErasing):
         random_erasing.RandomErasing.__call__(self, canvas)
         if canvas.patch is None or self.value == "noise":
             return canvas.patch
-        return canvas.patch._replace(values=None if self.value == "mean" else torch.tensor(self.value)[:, None, None])
+        return canvas.patch._replace(
+            values=None if self.value == "mean" else torch.tensor(self.value, dtype=torch.float32)[:, None, None]
+        )
 
 
 class _Canvas:

@@ -20,9 +20,11 @@ def silent_log():
 @pytest.fixture(autouse=True)
 def same_numbers():
     """Each test draws the same random numbers, whichever tests ran before it in this process."""
+    import numpy
     import torch
 
     random.seed(0)
+    numpy.random.seed(0)
     torch.manual_seed(0)
 
 

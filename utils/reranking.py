@@ -169,7 +169,7 @@ def _nearest(items: _Items, num_query: int, k1: int, half: int, k2: int) -> tupl
             block.diagonal().fill_(-1)
         for mine, others, found in ((first, second, block), (second, first, block.T))[: 1 + (first != second)]:
             largest[mine] = torch.maximum(largest[mine], found.amax(1))
-            keep_smallest(value[mine], index[mine], found.contiguous(), others.start)
+            keep_smallest(value[mine], index[mine], found, others.start)
     # After these many entries a set of neighbours ends, and who is in it must be certain.
     ends = [end for end in {k1 + 1, half + 1, k2} if end < total]
     span = (items.norms.sqrt() + items.norms.max().sqrt()) ** 2

@@ -22,7 +22,7 @@ class Pictures:
     """Pictures of one size, and what replaces parts of them once they are normalised.
 
     :meth:`to` makes what :data:`~datasets.preprocessing.Transform` makes of each, to the same bits on a CPU; a quarter
-    of the bytes travel.
+    of the bytes travel, and the noise of what is erased.
 
     Attributes:
         pixels: uint8 [B, H, W, 3].

@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let this process and those that it forks use freed memory again instead of returning it to the system.
 
     glibc returns blocks of 32 MB and more at once, and Linux then clears every page of the next one: a quarter of a
-    training step of ViT-B/16 on a CPU and two fifths of one of ResNet-50. Other C libraries stay as they are.
+    training step of ViT-B/16 on a CPU and a third of one of ResNet-50. Other C libraries stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_threads
+from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_pieces, in_threads
 
 _FEW = 1 / 12
 """Share of the numbers up to which those before the last boundary are picked out; of more, a histogram counts most."""
@@ -59,18 +59,16 @@ class Bins:
 
     def _compiled(self, loop: Callable, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         counts = torch.zeros(len(keys), self.bounds.shape[1] + 1, dtype=torch.int64)
-        places = torch.empty(keys.numel(), dtype=torch.int32)
-        threads = torch.get_num_threads()
-        # One of two cores is still taken by torch's thread, which waits for the next product.
-        step = -(-len(keys) // (threads if threads > 2 else 1))
-        tables = keys, self.bounds, self.low[:, 0], self.scale[:, 0], self.below, counts
-        parts = zip(*(table.split(step) for table in tables), places.split(step * keys.shape[1]), strict=True)
+        places = torch.empty(keys.shape, dtype=torch.int32)
+        parts = in_pieces(keys, self.bounds, self.low[:, 0], self.scale[:, 0], self.below, counts, places)
 
         def count(part: tuple[Tensor, ...]) -> Tensor:
-            return part[-1][: loop(*(table.numpy() for table in part))].long()
+            *tables, own = part
+            own = own.view(-1)
+            return own[: loop(*(table.numpy() for table in (*tables, own)))].long()
 
-        found = in_threads(count, parts)
-        place = torch.cat([own + number * step * keys.shape[1] for number, own in enumerate(found)])
+        found, height = in_threads(count, parts), len(parts[0][0])
+        place = torch.cat([own + number * height * keys.shape[1] for number, own in enumerate(found)])
         return counts, place // keys.shape[1], place % keys.shape[1]
 
     def _one_by_one(self, keys: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:

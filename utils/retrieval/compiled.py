@@ -27,13 +27,22 @@ def compiled_loops() -> ModuleType | None:
         loops = import_optional("utils.retrieval.kernels")
     except MissingPackageError as error:
         LOGGER.info(
-            "distances are ranked by torch (%s). With numba (pip install numba) re-ranking takes half of the time, "
-            "with the same result.",
+            "distances are ranked by torch (%s). With numba (pip install numba) evaluation and re-ranking take less "
+            "time, with the same result.",
             error,
         )
         return None
     LOGGER.info("distances are ranked by loops that numba compiled")
     return loops
+
+
+def in_pieces(*tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """The rows of all tensors in as many pieces as there are threads; of two threads one waits for torch's next product
+    and takes its core, so there is one piece.
+    """
+    threads = torch.get_num_threads()
+    step = max(1, -(-len(tensors[0]) // (threads if threads > 2 else 1)))
+    return list(zip(*(tensor.split(step) for tensor in tensors), strict=True))
 
 
 def in_threads(loop: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:

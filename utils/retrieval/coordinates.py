@@ -10,6 +10,7 @@ from torch import Tensor
 
 from utils.compute.device import wide_device
 from utils.errors import ReIDError
+from utils.retrieval.compiled import in_pieces, in_threads
 from utils.retrieval.features import NORM_ROWS, check_finite, release, rows
 from utils.retrieval.visible import VISIBLE
 
@@ -141,8 +142,9 @@ def pair_distances(one: Placed, other: Placed, left: Tensor, right: Tensor, loop
     out = torch.empty(len(left), dtype=torch.float64, device=one.wide)
     arrays = [_compact(part.features) for part in (one, other)]
     if loops is not None and arrays[0] is not None and arrays[1] is not None:
-        scales = one.inverse.numpy(), other.inverse.numpy()
-        loops.pair_distances(arrays[0], scales[0], arrays[1], scales[1], left.numpy(), right.numpy(), out.numpy())
+        both = arrays[0], one.inverse.numpy(), arrays[1], other.inverse.numpy()
+        parts = in_pieces(left, right, out)
+        in_threads(lambda part: loops.pair_distances(*both, *(values.numpy() for values in part)), parts)
         return _orthogonal(out, one, other, left, right)
     step = max(1, _PAIR_ELEMENTS // one.features.shape[1])
     for start in range(0, len(left), step):

@@ -16,6 +16,9 @@ CAMERA_RULES = ("market", "none")
 
 _BLOCK_ELEMENTS = 2**22
 
+_MOST_ROWS = 2**15
+"""Queries of a block: the evaluation keeps 4 KB of each."""
+
 
 class IdentityPairs:
     """Pairs of a query and a gallery item of the same identity; junk has none.
@@ -52,7 +55,7 @@ class IdentityPairs:
         first, widest = start, 1
         counts = self.count[start:stop].tolist()
         for i, count in enumerate(counts, start):
-            if i > first and max(widest, count) * (i + 1 - first) > _BLOCK_ELEMENTS:
+            if i - first == _MOST_ROWS or (i > first and max(widest, count) * (i + 1 - first) > _BLOCK_ELEMENTS):
                 yield first, i
                 first, widest = i, 1
             widest = max(widest, count)

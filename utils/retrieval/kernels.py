@@ -95,23 +95,26 @@ def count_bins(keys, bounds, low, scale, below, counts, places):  # noqa: ANN001
 def keep_smallest(found, first, value, index):  # noqa: ANN001, ANN201
     """Bring the smallest numbers of each row of ``found`` [r, c] into ``value`` and ``index`` [r, k], ascending.
 
+    Columns come in 16 passes, so that in a row that falls from left to right not every number is the smallest so far.
+
     Args:
         first: number of the first column.
     """
     last = value.shape[1] - 1
     for row in range(len(found)):
         limit = value[row, last]
-        for column in range(found.shape[1]):
-            number = found[row, column]
-            if number < limit:
-                place = last
-                while place > 0 and value[row, place - 1] > number:
-                    value[row, place] = value[row, place - 1]
-                    index[row, place] = index[row, place - 1]
-                    place -= 1
-                value[row, place] = number
-                index[row, place] = first + column
-                limit = value[row, last]
+        for start in range(16):
+            for column in range(start, found.shape[1], 16):
+                number = found[row, column]
+                if number < limit:
+                    place = last
+                    while place > 0 and value[row, place - 1] > number:
+                        value[row, place] = value[row, place - 1]
+                        index[row, place] = index[row, place - 1]
+                        place -= 1
+                    value[row, place] = number
+                    index[row, place] = first + column
+                    limit = value[row, last]
 
 
 @numba.njit(

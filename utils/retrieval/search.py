@@ -18,7 +18,7 @@ from utils.retrieval.distances import rows_per_chunk
 from utils.retrieval.features import GALLERY_ROWS, check_widths, device_of, release, rows
 from utils.retrieval.scores import FeatureBlock, FeatureKeys
 
-_FEW = 512
+_FEW = 128
 """Nearest items up to which they are kept in order by insertion."""
 
 
@@ -100,10 +100,11 @@ def keep_smallest(value: Tensor, index: Tensor, found: Tensor, column: int) -> N
     """Bring the smallest of ``found`` [r, c], whose first column is ``column``, into ``value`` and ``index`` [r, k],
     which hold the smallest of other columns, ascending.
     """
+    found = found.contiguous()  # of a transposed tile as well
     few = found.device.type == "cpu" and found.dtype == torch.float32 and value.shape[1] <= _FEW
     if few and found.numel() >= WORTH_COMPILED and (loops := compiled_loops()):
         step = -(-len(found) // torch.get_num_threads())
-        parts = zip(*(part.split(step) for part in (found.contiguous(), value, index)), strict=True)
+        parts = zip(*(part.split(step) for part in (found, value, index)), strict=True)
         in_threads(lambda part: loops.keep_smallest(part[0].numpy(), column, part[1].numpy(), part[2].numpy()), parts)
         return
     near = torch.topk(found, min(value.shape[1], found.shape[1]), dim=1, largest=False)
