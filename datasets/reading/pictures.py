@@ -58,7 +58,7 @@ class Pictures:
         return images
 
     def pin_memory(self) -> Pictures:
-        """In memory from which a GPU copies while the CPU goes on."""
+        """The same in page-locked memory, from which a GPU copies without the CPU."""
         return replace(self, pixels=self.pixels.pin_memory(), values=self.values.pin_memory())
 
 
