@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.parity.kit import assert_agrees, case
-from utils import reranking
 from utils.errors import ReIDError
 from utils.metrics import evaluate_distances
 from utils.reranking import k_reciprocal
+from utils.retrieval import neighbours
 
 
 def dense(query, gallery, k1, k2, weight):
@@ -75,7 +75,8 @@ def test_golden_numbers(name, k1, k2):
 def test_equals_the_dense_definition(seed, queries, items, k1, k2, weight, chunk_size, tile_rows):
     query, gallery = _clusters(seed, queries, items, width=6)
     kept = 2**26 if seed % 2 else 0
-    with patch.object(reranking, "_TILE_ROWS", tile_rows), patch.object(reranking, "_KEPT_ELEMENTS", kept):
+    tile = {"cpu": tile_rows}
+    with patch.object(neighbours, "_TILE_ROWS", tile), patch.object(neighbours, "_KEPT_ELEMENTS", kept):
         found = torch.cat(list(k_reciprocal(query, gallery, k1, k2, weight, chunk_size=chunk_size)))
     np.testing.assert_allclose(found, dense(query, gallery, k1, k2, weight), atol=1e-5)
 

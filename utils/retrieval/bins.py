@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_pieces, in_threads
+from utils.compute.threads import in_threads
+from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_pieces
 
 _FEW = 1 / 12
 """Share of the numbers up to which those before the last boundary are picked out; of more, a histogram counts most."""

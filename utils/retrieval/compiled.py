@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
-from typing import TypeVar
 
 import torch
 
 from utils.console.logger import LOGGER
 from utils.optional import MissingPackageError, import_optional
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
 
 WORTH_COMPILED = 2**19
 """Numbers from which on a loop pays; loading the loops takes 0.4 s, once."""
@@ -37,15 +31,6 @@ def compiled_loops() -> ModuleType | None:
 
 
 def in_pieces(*tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
-    """The rows of all tensors, a piece for each thread; one piece for two threads, since torch's second thread still
-    holds its core while it waits for the next product.
-    """
-    threads = torch.get_num_threads()
-    step = max(1, -(-len(tensors[0]) // (threads if threads > 2 else 1)))
+    """The rows of all tensors, a piece for each thread."""
+    step = max(1, -(-len(tensors[0]) // torch.get_num_threads()))
     return list(zip(*(tensor.split(step) for tensor in tensors), strict=True))
-
-
-def in_threads(loop: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
-    """``loop`` of each part, in as many threads as torch uses: a compiled loop does not hold the interpreter."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(loop, parts))

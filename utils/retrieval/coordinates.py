@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from utils.compute.device import wide_device
+from utils.compute.threads import in_threads
 from utils.errors import ReIDError
-from utils.retrieval.compiled import in_pieces, in_threads
+from utils.retrieval.compiled import in_pieces
 from utils.retrieval.features import NORM_ROWS, check_finite, release, rows
 from utils.retrieval.visible import VISIBLE
 

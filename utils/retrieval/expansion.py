@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.retrieval.compiled import compiled_loops, in_threads
+from utils.compute.threads import in_threads
+from utils.retrieval.compiled import compiled_loops
 from utils.retrieval.overlap import Sparse
 
 _SCRATCH_ELEMENTS = 2**23

@@ -54,6 +54,72 @@ def add_rows(starts, columns, values, members, width, out_columns, out_values, c
     return written
 
 
+@numba.njit("void(i8[:, ::1], i8, b1[:, ::1])", nogil=True, cache=True)
+def find_mutual(index, first, out):  # noqa: ANN001, ANN201
+    """Whether an item is among the nearest k of its own neighbour ``index[i, a]``, a < k; ``out`` [n, k] takes it for
+    the items from ``first`` on.
+    """
+    width = out.shape[1]
+    for row in range(len(out)):
+        for place in range(width):
+            friend = index[first + row, place]
+            found = False
+            for other in range(width):
+                found |= index[friend, other] == first + row
+            out[row, place] = found
+
+
+@numba.njit("i8(i8[:, ::1], f4[:, ::1], i8, b1[:, ::1], b1[:, ::1], i4[::1], f4[::1], i8[::1])", nogil=True, cache=True)
+def expand(index, distance, first, mutual, mutual_half, out_columns, out_distances, counts):  # noqa: ANN001, ANN201
+    """The expanded sets of the items from ``first`` on, each by ascending number; returns how many entries they have.
+
+    Args:
+        index, distance: [N, K] the nearest.
+        mutual, mutual_half: [N, k + 1] and [N, h + 1] whether the neighbours are mutual.
+        out_columns, out_distances: take the members and their distances, infinite beyond the nearest k + 1.
+        counts: [n] takes the members of each set.
+    """
+    state = np.zeros(len(index), np.uint8)
+    known = np.full(len(index), np.inf, np.float32)
+    listed = np.empty(len(index), np.int32)
+    written = 0
+    for row in range(len(counts)):
+        own = 0
+        for place in range(mutual.shape[1]):
+            column = index[first + row, place]
+            known[column] = distance[first + row, place]
+            if mutual[first + row, place]:
+                state[column] = 1
+                listed[own] = column
+                own += 1
+        count = own
+        for place in range(own):
+            friend = listed[place]
+            size = shared = 0
+            for other in range(mutual_half.shape[1]):
+                if mutual_half[friend, other]:
+                    size += 1
+                    shared += state[index[friend, other]] == 1
+            if 3 * shared > 2 * size:
+                for other in range(mutual_half.shape[1]):
+                    column = index[friend, other]
+                    if mutual_half[friend, other] and state[column] == 0:
+                        state[column] = 2
+                        listed[count] = column
+                        count += 1
+        listed[:count].sort()
+        for place in range(count):
+            column = listed[place]
+            out_columns[written] = column
+            out_distances[written] = known[column]
+            state[column] = 0
+            written += 1
+        for place in range(mutual.shape[1]):
+            known[index[first + row, place]] = np.inf
+        counts[row] = count
+    return written
+
+
 @numba.njit("i8(f4[:, ::1], f4[:, ::1], f4[::1], f4[::1], i4[:, ::1], i8[:, ::1], i4[::1])", nogil=True, cache=True)
 def count_bins(keys, bounds, low, scale, below, counts, places):  # noqa: ANN001, ANN201
     """Count the keys [r, c] between their row's boundaries and list those in odd bins; returns how many these are.

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.retrieval.compiled import compiled_loops, in_threads
+from utils.retrieval.compiled import compiled_loops
 
 _PAIRS_AT_ONCE = {"cpu": 2**17, "other": 2**24}
-_PIECES = 8
 
 
 class Sparse(NamedTuple):
@@ -49,11 +48,7 @@ def shared_weight(encoding: Sparse, inverted: Sparse, start: int, stop: int, num
     if loops is None:
         return _with_torch(encoding, inverted, start, stop, num_gallery)
     shared = torch.zeros(stop - start, num_gallery)
-    arrays = [part.numpy() for part in (*encoding, *inverted)]
-    threads = torch.get_num_threads()
-    step = max(1, -(-(stop - start) // (_PIECES * threads)))
-    pieces = [(start + i, shared[i : i + step].numpy()) for i in range(0, stop - start, step)]
-    in_threads(lambda piece: loops.add_shared(*arrays, *piece), pieces)
+    loops.add_shared(*(part.numpy() for part in (*encoding, *inverted)), start, shared.numpy())
     return shared
 
 

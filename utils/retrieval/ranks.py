@@ -35,13 +35,16 @@ def negatives_between_matches(
     ignored = row.to(device), column.to(device), junk.to(device)
     slots = torch.zeros(num_rows, matches.keys.shape[1] + 1, dtype=torch.int64, device=wide_device(device))
     gaps: dict[int, _Gaps] = {}  # the same queries come with each part of the gallery
-    for tile in block.tiles():
+
+    def add(tile: Tile) -> None:
         _ignore(tile, *ignored)
         mine = slice(tile.row, tile.row + len(tile.keys))
         part = _Matches(*(values[mine] for values in matches))
         if tile.row not in gaps:
             gaps[tile.row] = _gaps(part.keys, tile.tolerance.to(part.keys), tile.keys)
         slots[mine] += _count_slots(tile, block, part, gaps[tile.row])
+
+    block.for_each_tile(add)
     return slots.cpu()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from utils.compute.device import wide_device
+from utils.compute.threads import in_threads
 from utils.errors import ReIDError
 from utils.retrieval.compiled import compiled_loops
 from utils.retrieval.coordinates import Coordinates, Placed, pair_distances, product_error, squared_distances
 from utils.retrieval.features import GALLERY_ROWS, release
 
-TILE_ELEMENTS = {"cpu": 2**21, "other": 2**26}
+TILE_ELEMENTS = {"cpu": 2**20, "other": 2**26}
 """Keys held at a time; with what is made of them 16 bytes each, up to 50 where features are hard."""
 
 TILE_COLUMNS = {"cpu": 2**12, "other": GALLERY_ROWS}
@@ -51,8 +52,8 @@ class Block(Protocol):
         """Exact keys [P] in float64 of P pairs; equal on paper means equal here."""
         ...
 
-    def tiles(self) -> Iterator[Tile]:
-        """All keys, each once; a tile may overwrite the one before."""
+    def for_each_tile(self, work: Callable[[Tile], None]) -> None:
+        """Do ``work`` with all keys, each once; tiles of different rows may come at the same time, in threads."""
         ...
 
 
@@ -68,8 +69,8 @@ class DistanceBlock:
     def exact(self, row: Tensor, column: Tensor) -> Tensor:
         return self.chunk[row, column].to(wide_device(self.chunk.device), torch.float64)
 
-    def tiles(self) -> Iterator[Tile]:
-        yield Tile(0, 0, self.chunk, self.chunk.new_zeros(len(self.chunk), 1))
+    def for_each_tile(self, work: Callable[[Tile], None]) -> None:
+        work(Tile(0, 0, self.chunk, self.chunk.new_zeros(len(self.chunk), 1)))
 
 
 class FeatureKeys:
@@ -108,10 +109,9 @@ class FeatureKeys:
     def block(self, start: int, stop: int) -> FeatureBlock:
         return FeatureBlock(self, start, stop)
 
-    def tile(self, query: Tensor, gallery: Tensor, start: int, out: Tensor) -> Tensor:
-        """Keys [r, c] in float32 for the queries [r, D] and the gallery rows [c, D] from ``start``; in ``out``."""
-        keys = out[: len(query) * len(gallery)].view(len(query), len(gallery))
-        return torch.mm(query.mul_(-2), gallery.T, out=keys).add_(self.gallery.norms[start : start + len(gallery)])
+    def tile(self, query: Tensor, gallery: Tensor, start: int) -> Tensor:
+        """Keys [r, c] in float32 for the queries [r, D] and the gallery rows [c, D] from ``start``."""
+        return (query.mul_(-2) @ gallery.T).add_(self.gallery.norms[start : start + len(gallery)])
 
     def exact_keys(self, distance: Tensor, query: Tensor, shift: float = 0.0) -> Tensor:
         """Keys in float64 from squared distances [P] to the queries with the numbers ``query``, rounded to 2^-40 of
@@ -163,14 +163,15 @@ class FeatureBlock:
         low[unsure] = self._one_by_one(row[unsure], column[unsure])
         return low
 
-    def tiles(self) -> Iterator[Tile]:
+    def for_each_tile(self, work: Callable[[Tile], None]) -> None:
         keys = self.keys
-        height, width = min(keys.step, self.stop - self.start), min(keys.columns, len(keys.gallery))
-        memory = torch.empty(height * width, device=keys.tolerance.device)
         for column in range(0, len(keys.gallery), keys.columns):
             gallery = keys.gallery.quick_rows(slice(column, column + keys.columns))
-            for row in range(self.start, self.stop, keys.step):
+
+            def search(row: int, column: int = column, gallery: Tensor = gallery) -> None:
                 queries = slice(row, min(row + keys.step, self.stop))
-                tile = keys.tile(keys.query.quick_rows(queries), gallery, column, memory)
-                yield Tile(row - self.start, column, tile, keys.tolerance[queries, None])
+                tile = keys.tile(keys.query.quick_rows(queries), gallery, column)
+                work(Tile(row - self.start, column, tile, keys.tolerance[queries, None]))
+
+            in_threads(search, range(self.start, self.stop, keys.step), gallery.device)
             release(keys.gallery.features)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.compute.threads import in_threads
 from utils.errors import ReIDError
 from utils.optional import MissingPackageError, import_optional
-from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops, in_threads
+from utils.retrieval.compiled import WORTH_COMPILED, compiled_loops
 from utils.retrieval.coordinates import Coordinates, Placed, check_metric
 from utils.retrieval.distances import rows_per_chunk
 from utils.retrieval.features import GALLERY_ROWS, check_widths, device_of, release, rows
-from utils.retrieval.scores import FeatureBlock, FeatureKeys
+from utils.retrieval.scores import FeatureBlock, FeatureKeys, Tile
 
 _FEW = 128
 """Nearest items up to which they are kept in order by insertion."""
@@ -90,9 +91,12 @@ def _candidates(block: FeatureBlock, queries: int, count: int, total: int) -> tu
     """The smallest float32 keys of each query and their gallery indices [q, count], ascending."""
     value = torch.full((queries, min(count, total)), torch.inf, device=block.keys.tolerance.device)
     index = torch.zeros_like(value, dtype=torch.int64)
-    for tile in block.tiles():
+
+    def keep(tile: Tile) -> None:
         rows = slice(tile.row, tile.row + len(tile.keys))
         keep_smallest(value[rows], index[rows], tile.keys, tile.column)
+
+    block.for_each_tile(keep)
     return value, index
 
 
@@ -129,6 +133,11 @@ def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tied = (distances == last).sum(1) > (value == last).sum(1)
     for row in tied.nonzero()[:, 0]:
         value[row], index[row] = (part[:k] for part in distances[row].sort(stable=True))
+    return ascending(value, index)
+
+
+def ascending(value: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, [r, k], sorted by value, equal values by index."""
     index, order = index.sort(dim=1)
     value, order = value.gather(1, order).sort(dim=1, stable=True)
     return value, index.gather(1, order)
