@@ -250,7 +250,7 @@ class Pose:
         The rounding takes out the last bits, in which the sines of two machines may differ.
         """
         placed = (np.asarray(points) @ self.matrix.T + self.offset) * size
-        return np.round(placed * 1024) / 1024
+        return np.rint(placed * 1024) / 1024
 
     def joints(self, hand: Hand) -> Floats:
         """The chains of joints [5, 4, 2] in the hand's frame."""

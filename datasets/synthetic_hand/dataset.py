@@ -34,6 +34,9 @@ VERSION = 2
 FIRST_TEST_IDENTITY = 10_000
 """Test hands are numbered from here, so that their look does not depend on the number of training hands."""
 
+_RUNS = 3
+"""zlib's Z_RLE: noise has hardly any repetitions to search for, and the files are smaller without."""
+
 _QUERY_SHARE = 0.4
 _MOST_PROCESSES = 61  # of a pool on Windows
 _FEWEST_FOR_PROCESSES = 100  # pictures; fewer are drawn sooner than processes start
@@ -248,6 +251,6 @@ def _draw_job(folder: Path, size: int, seed: int, job: _Job) -> list[tuple[str, 
         aspect = image % 2
         pixels = draw_hand(hand, ASPECTS[aspect], _rng(seed, job.identity, 1 + image), size)
         path = job.path(image)
-        Image.fromarray(pixels).save(folder / path, compress_level=3)
+        Image.fromarray(pixels).save(folder / path, compress_level=1, compress_type=_RUNS)
         rows.append((path, 2 * aspect + (not hand.right)))
     return rows

@@ -27,7 +27,7 @@ from datasets.synthetic_hand.anatomy import (
     flat_pose,
     make_pose,
 )
-from datasets.synthetic_hand.scene import Pixels, expose, light_scene, make_light, make_table
+from datasets.synthetic_hand.scene import Pixels, expose, light_scene, limit, make_light, make_table
 
 _SUPERSAMPLING = 2
 _GREY = np.float32(0.5)
@@ -35,6 +35,9 @@ _STEPS = np.linspace(0, 1, 9)[:, None]
 _BEZIER = ((1 - _STEPS) ** 2, 2 * _STEPS * (1 - _STEPS), _STEPS**2)
 _TAPER = np.array([0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35])
 """Width of a line along its length."""
+
+_FAR = 0.2
+"""Decimetres from the palm where it no longer makes a difference: no shadow reaches there, no finger melts there."""
 
 
 def draw_hand(hand: Hand, aspect: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
@@ -122,7 +125,7 @@ class _Canvas:
             self.distance[box] = np.minimum(self.distance[box], _melt(shape, palm[box], 0.07 * unit))
 
     def _palm(self) -> Pixels:
-        """Signed distance [N, N] of palm, ball of the thumb and forearm."""
+        """Signed distance [N, N] of palm, ball of the thumb and forearm; what is far away is at one far distance."""
         hand, unit = self.hand, self.unit
         wrist = np.array([[-0.45, -0.62], [-0.1, -0.60], [0.2, -0.60], [0.6, -0.58]]) * [hand.wrist, 1.0]
         roots = self.pose.to_picture(hand.roots, self.size)
@@ -138,10 +141,19 @@ class _Canvas:
             (*ends, hand.wrist * unit, hand.wrist * 1.35 * unit),
         ]
         start, end, first, last = (np.array(part) for part in zip(*bones, strict=True))
-        *metacarpals, ball, web, forearm = _cones(self.x, self.y, start, end, np.stack([first, last], 1))
+        joints, radii = np.stack([start, end], 1), np.stack([first, last], 1)
+        box = self._box(np.stack([joints - radii[..., None], joints + radii[..., None]]), _FAR * unit)
+        # Bone by bone, so that few numbers at a time leave the processor's cache.
+        near = [
+            _cones(self.x[:, box[1]], self.y[box[0]], start[i : i + 1], end[i : i + 1], radii[i : i + 1])[0]
+            for i in range(len(bones))
+        ]
+        *metacarpals, ball, web, forearm = near
         palm = reduce(lambda a, b: _melt(a, b, 0.12 * unit), metacarpals)
         palm = _melt(_melt(palm, ball, 0.16 * unit), web, 0.14 * unit)
-        return _melt(palm, forearm, 0.2 * unit)
+        found = np.full((self.size, self.size), _FAR * unit, np.float32)
+        found[box] = _melt(palm, forearm, 0.2 * unit)
+        return found
 
     def draw_details(self) -> None:
         """Lines, wrinkles, knuckles, nails and marks of the aspect that is seen."""
@@ -203,7 +215,7 @@ class _Canvas:
         side = np.array([-axis[1], axis[0]])
         middle = chain[joint] + axis * along
         sag = axis * (-0.02 if along <= 0 else 0.02)
-        return Curve(np.stack([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength)
+        return Curve(np.array([middle - side * radius, middle + sag, middle + side * radius]), 0.013, strength)
 
     def _bulge(self, place: Floats, radius: float, height: float, redness: float) -> None:
         box, inside = self._ellipse(place, np.array([0.0, 1.0]), (radius, radius))
@@ -251,8 +263,8 @@ class _Canvas:
 
     def _tint(self, box: tuple[slice, slice], amount: Pixels, tint: tuple[float, ...]) -> None:
         """Multiply the colour in ``box`` by ``tint`` where ``amount`` is 1, by nothing where it is 0."""
-        for channel, factor in zip(self.colour, tint, strict=True):
-            channel[box] *= 1 + amount * np.float32(factor - 1)
+        factors = np.array([factor - 1 for factor in tint], np.float32)[:, None, None]
+        self.colour[:, *box] *= 1 + amount * factors
 
     def _ellipse(
         self,
@@ -266,7 +278,7 @@ class _Canvas:
 
         ``sharp`` is the slope of the fade: 1 is a soft hill, 6 a plate with a clear rim.
         """
-        points = self.pose.to_picture(np.stack([centre, centre + axis]), self.size)
+        points = self.pose.to_picture(np.array([centre, centre + axis]), self.size)
         (cx, cy), (ex, ey) = points.tolist()
         norm = max(((ex - cx) ** 2 + (ey - cy) ** 2) ** 0.5, 1e-6)
         ux, uy = (ex - cx) / norm, (ey - cy) / norm
@@ -274,7 +286,7 @@ class _Canvas:
         dx, dy = self.x[:, box[1]] - np.float32(cx), self.y[box[0]] - np.float32(cy)
         along = (dx * np.float32(ux) + dy * np.float32(uy)) * np.float32(1 / (radii[0] * self.unit))
         across = (dy * np.float32(ux) - dx * np.float32(uy)) * np.float32(1 / (radii[1] * self.unit))
-        inside = np.clip((1 - along * along - across * across) * np.float32(sharp), 0, 1)
+        inside = limit((1 - along * along - across * across) * np.float32(sharp))
         return box, inside * inside * (3 - 2 * inside) * np.float32(amount)
 
     def _curve(self, points: Floats, width: float) -> tuple[tuple[slice, slice], Pixels]:
@@ -286,7 +298,7 @@ class _Canvas:
         x, y = self.x[:, box[1]], self.y[box[0]]
         widths = width * _TAPER
         best = _cones(x, y, path[:-1], path[1:], np.stack([widths[:-1], widths[1:]], 1)).min(0)
-        inside = np.clip(best * np.float32(-1 / width), 0, 1)
+        inside = limit(best * np.float32(-1 / width))
         return box, inside * inside * (3 - 2 * inside)
 
 
@@ -295,13 +307,12 @@ def _cones(x: Pixels, y: Pixels, start: Floats, end: Floats, radii: Floats) -> P
 
     On the few pixels of a fold, many bones take as long as one.
     """
-    step = end - start
+    step, growth = end - start, radii[:, 1] - radii[:, 0]
     inverse = 1 / np.maximum(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1], 1e-6)
-    numbers = np.column_stack([start, step, inverse, radii[:, 0], radii[:, 1] - radii[:, 0]])
-    ax, ay, ux, uy, inverse, radius, growth = numbers.astype(np.float32).T[:, :, None, None]
+    numbers = np.array([*start.T, *step.T, inverse, radii[:, 0], growth], np.float32)
+    ax, ay, ux, uy, inverse, radius, growth = numbers[:, :, None, None]
     dx, dy = x - ax, y - ay
-    t = dx * (ux * inverse) + dy * (uy * inverse)
-    np.clip(t, 0, 1, out=t)
+    t = limit(dx * (ux * inverse) + dy * (uy * inverse))
     qx, qy = dx - t * ux, dy - t * uy
     qx *= qx
     qy *= qy
@@ -315,11 +326,14 @@ def _cones(x: Pixels, y: Pixels, start: Floats, end: Floats, radii: Floats) -> P
 
 def _melt(a: Pixels, b: Pixels, softness: float) -> Pixels:
     """The smaller of two distances, with the corner between them rounded over ``softness`` pixels."""
-    corner = np.maximum(np.float32(softness) - np.abs(a - b), 0)
-    return np.minimum(a, b) - corner * corner * np.float32(0.25 / softness)
+    corner = np.subtract(np.float32(softness), np.abs(a - b))
+    np.maximum(corner, np.float32(0), out=corner)
+    corner *= corner
+    corner *= np.float32(0.25 / softness)
+    return np.subtract(np.minimum(a, b), corner, out=corner)
 
 
 def _dome(distance: Pixels, radius: float) -> Pixels:
     """Height of a rounded body: a quarter circle from the outline inwards, then flat."""
-    inner = np.clip(distance * np.float32(-1 / radius), 0, 1)
+    inner = limit(distance * np.float32(-1 / radius))
     return np.sqrt(inner * (2 - inner)) * np.float32(radius)
