@@ -60,7 +60,7 @@ def packed(tensors: Mapping[str, Tensor], seed: int) -> bytes:
         name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in without_start(tensors, _SEEDED, seed).items()
     }
-    header = {"format": "pt", SEEDED: json.dumps({"seed": seed, "tensors": shapes})}
+    header = {SEEDED: json.dumps({"seed": seed, "tensors": shapes})}  # one entry: several have no fixed order
     return import_optional("safetensors.torch").save(kept, header)
 
 

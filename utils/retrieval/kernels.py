@@ -9,7 +9,7 @@ def add_shared(starts, columns, values, list_starts, items, weights, first, shar
     """Add min(value, weight) to ``shared`` [n, G] for the rows from ``first`` on, entry by entry in their order.
 
     Args:
-        starts, columns, values: rows of the queries' encodings, as :class:`~utils.retrieval.overlap.Sparse`.
+        starts, columns, values: rows of the queries' encodings, as :class:`~utils.reranking.overlap.Sparse`.
         list_starts, items, weights: for each column, the gallery items that have it and their weights.
     """
     for row in range(len(shared)):
@@ -25,7 +25,7 @@ def add_rows(starts, columns, values, members, width, out_columns, out_values, c
     """The sums of the rows ``members`` [n, k], each by ascending column; returns how many entries they have.
 
     Args:
-        starts, columns, values: the rows, as :class:`~utils.retrieval.overlap.Sparse`, none negative.
+        starts, columns, values: the rows, as :class:`~utils.reranking.overlap.Sparse`, none negative.
         width: columns of a row.
         out_columns, out_values: take the entries that are not zero.
         counts: [n] takes the entries of each sum.

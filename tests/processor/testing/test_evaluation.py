@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from configs import load_config
 from processor.testing.evaluation import NOTED, _rank, extract_features, reranking_sizes
-from tests.utils.test_reranking import dense
+from tests.utils.reranking.test_k_reciprocal import dense
 from utils.compute.device import Precision
 from utils.metrics import Features
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.utils.reranking.test_k_reciprocal import dense
 from tests.utils.test_metrics import assert_same, slow
-from tests.utils.test_reranking import dense
 from utils.metrics import Features, distance_chunks, evaluate
 from utils.reranking import k_reciprocal
 from utils.retrieval.coordinates import Coordinates, Placed

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.retrieval import neighbours
-from utils.retrieval.neighbours import Items, nearest
+from utils.reranking import neighbours
+from utils.reranking.neighbours import Items, nearest
 
 
 def _items(x, num_query=20):

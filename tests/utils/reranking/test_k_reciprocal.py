@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tests.parity.kit import assert_agrees, case
 from utils.errors import ReIDError
 from utils.metrics import evaluate_distances
-from utils.reranking import k_reciprocal
-from utils.retrieval import neighbours
+from utils.reranking import k_reciprocal, neighbours
 
 
 def dense(query, gallery, k1, k2, weight):

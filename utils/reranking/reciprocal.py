@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from utils.compute.threads import in_threads
+from utils.reranking.neighbours import Items, Neighbours
+from utils.reranking.overlap import Sparse
 from utils.retrieval.compiled import compiled_loops
-from utils.retrieval.neighbours import Items, Neighbours
-from utils.retrieval.overlap import Sparse
 
 _SCRATCH_ELEMENTS = 2**23
 _PIECES = 32

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.retrieval import reciprocal
+from utils.reranking import reciprocal
+from utils.reranking.neighbours import Items, nearest
+from utils.reranking.reciprocal import encode
 from utils.retrieval.compiled import compiled_loops
-from utils.retrieval.neighbours import Items, nearest
-from utils.retrieval.reciprocal import encode
 
 
 def _items(kind):

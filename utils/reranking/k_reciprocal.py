@@ -14,12 +14,12 @@ from torch import Tensor
 
 from utils.compute.threads import in_threads
 from utils.errors import ReIDError
+from utils.reranking.expansion import mean_rows
+from utils.reranking.neighbours import Items, nearest
+from utils.reranking.overlap import Sparse, shared_weight
+from utils.reranking.reciprocal import encode
 from utils.retrieval.coordinates import check_metric
-from utils.retrieval.expansion import mean_rows
 from utils.retrieval.features import check_widths, device_of
-from utils.retrieval.neighbours import Items, nearest
-from utils.retrieval.overlap import Sparse, shared_weight
-from utils.retrieval.reciprocal import encode
 
 _BLOCK_ELEMENTS = 2**23
 

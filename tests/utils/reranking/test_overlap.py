@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from utils.console.logger import LOGGER
-from utils.reranking import k_reciprocal
-from utils.retrieval import expansion
+from utils.reranking import expansion, k_reciprocal
+from utils.reranking.overlap import Sparse, shared_weight
 from utils.retrieval.compiled import compiled_loops
-from utils.retrieval.overlap import Sparse, shared_weight
 
 
 def _rows(dense):
