@@ -35,7 +35,7 @@ FIRST_TEST_IDENTITY = 10_000
 """Test hands are numbered from here, so that their look does not depend on the number of training hands."""
 
 _RUNS = 3
-"""zlib's Z_RLE: noise has hardly any repetitions to search for, and the files are smaller without."""
+"""zlib's Z_RLE. Noise hardly repeats: without the search the files are smaller, too."""
 
 _QUERY_SHARE = 0.4
 _MOST_PROCESSES = 61  # of a pool on Windows

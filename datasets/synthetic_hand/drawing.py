@@ -125,7 +125,7 @@ class _Canvas:
             self.distance[box] = np.minimum(self.distance[box], _melt(shape, palm[box], 0.07 * unit))
 
     def _palm(self) -> Pixels:
-        """Signed distance [N, N] of palm, ball of the thumb and forearm; what is far away is at one far distance."""
+        """Signed distance [N, N] of palm, ball of the thumb and forearm; :data:`_FAR` outside the box around them."""
         hand, unit = self.hand, self.unit
         wrist = np.array([[-0.45, -0.62], [-0.1, -0.60], [0.2, -0.60], [0.6, -0.58]]) * [hand.wrist, 1.0]
         roots = self.pose.to_picture(hand.roots, self.size)

@@ -1,10 +1,11 @@
-"""Numba, taken away."""
+"""Numba, taken away, and threads."""
 
 import pytest
+import torch
 
 from utils.optional import MissingPackageError
 from utils.retrieval import compiled
-from utils.retrieval.compiled import compiled_loops
+from utils.retrieval.compiled import load_loops
 
 
 @pytest.fixture
@@ -15,8 +16,17 @@ def no_numba(monkeypatch):
         raise MissingPackageError("numba is not installed")
 
     def remove():
-        compiled_loops.cache_clear()
+        load_loops.cache_clear()
         monkeypatch.setattr(compiled, "import_optional", missing)
 
     yield remove
-    compiled_loops.cache_clear()
+    load_loops.cache_clear()
+
+
+@pytest.fixture
+def three_threads():
+    """Torch computes with three threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)

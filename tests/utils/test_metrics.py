@@ -11,7 +11,9 @@ from hypothesis.extra import numpy as hnp
 from tests.parity.kit import assert_agrees, case
 from utils.errors import ReIDError
 from utils.metrics import Features, distance_chunks, evaluate, evaluate_distances, save_distances
+from utils.reranking import k_reciprocal
 from utils.retrieval import scores
+from utils.retrieval.search import top_k
 
 LABELS = ("q_pids", "g_pids", "q_camids", "g_camids")
 
@@ -296,3 +298,22 @@ def test_distances_of_another_shape_leave_no_file(tmp_path, shape):
     with pytest.raises(ReIDError, match="shape"):
         save_distances(tmp_path / "d.npy", distance_chunks(query.features, gallery.features, chunk_size=8), shape)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inference_mode_changes_nothing(three_threads):
+    """Threads start outside of their caller's modes."""
+    random = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(90, 8, generator=random), torch.randn(5000, 8, generator=random)
+    pids, cameras = torch.arange(90) % 30, torch.zeros(90, dtype=torch.int64)
+    known = torch.arange(5000) % 30, torch.ones(5000, dtype=torch.int64)
+    asked, found = Features(query, pids, cameras), Features(gallery, *known)
+
+    def all_three():
+        nearest = top_k(query, gallery, 5)
+        reranked = torch.cat(list(k_reciprocal(query, gallery[:1500], 10, 4)))
+        return evaluate(asked, found).mAP, nearest.index, nearest.distances, reranked
+
+    expected = all_three()
+    with torch.inference_mode():
+        for one, two in zip(all_three(), expected, strict=True):
+            assert torch.equal(torch.as_tensor(one), torch.as_tensor(two))

@@ -23,8 +23,8 @@ from utils.retrieval.features import check_widths, device_of
 
 _BLOCK_ELEMENTS = 2**23
 
-_PART_ELEMENTS = {"cpu": 2**20, "other": 2**23}
-"""Numbers that a thread holds at a time: on the CPU what its cache holds."""
+_PART_ELEMENTS = 2**20
+"""Numbers that a thread holds at a time: what its cache holds."""
 
 
 def k_reciprocal(
@@ -84,7 +84,7 @@ def _blocks(items: Items, k1: int, k2: int, weight: float, step: int) -> Iterato
             torch.div(original[part], near.largest[mine, None], out=out[part])
             out[part].mul_(weight).add_((1 - shared / (2 - shared)).clamp_(min=0), alpha=1 - weight)
 
-        in_threads(fill, _parts(len(out), _rows(out.shape[1], out.device)), out.device)
+        in_threads(fill, _parts(len(out), _rows(out)), out.device)
         yield out
 
 
@@ -92,9 +92,11 @@ def _parts(stop: int, step: int) -> list[slice]:
     return [slice(at, min(at + step, stop)) for at in range(0, stop, step)]
 
 
-def _rows(columns: int, device: torch.device) -> int:
-    """How many rows of ``columns`` numbers one thread handles at a time."""
-    return max(1, _PART_ELEMENTS["cpu" if device.type == "cpu" else "other"] // columns)
+def _rows(out: Tensor) -> int:
+    """How many rows of ``out`` one thread handles at a time."""
+    if out.device.type != "cpu":
+        return len(out)
+    return max(1, min(_PART_ELEMENTS // out.shape[1], len(out) // (4 * torch.get_num_threads())))
 
 
 def _invert(encoding: Sparse, num_query: int) -> Sparse:

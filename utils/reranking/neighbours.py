@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import combinations_with_replacement, product
+from itertools import product
 from threading import Lock
 from typing import NamedTuple
 
@@ -112,7 +112,8 @@ def nearest(items: Items, width: int, ends: Collection[int]) -> tuple[Neighbours
     once and counts for both of its items; and the distances [Q, G] where there is room for them.
 
     Args:
-        ends: who is among so many nearest is certain, for each of these numbers, of at most ``width``.
+        ends: for each of these numbers n, of at most ``width``, the set of the n nearest is certain. Elsewhere the
+            order is that of float32.
     """
     total, device = len(items.norms), items.norms.device
     width = min(width, total)
@@ -128,6 +129,8 @@ def nearest(items: Items, width: int, ends: Collection[int]) -> tuple[Neighbours
     complete = value[:, -1] - value[:, width - 1] > doubt
     if value.shape[1] == total:
         complete.fill_(True)
+    if device.type != "cpu":  # one product of all is faster there than many small ones of pairs
+        complete.fill_(False)
     found = index[:, :width].contiguous(), value[:, :width].contiguous()
     _among_kept(items, (doubtful & complete).nonzero()[:, 0], index, *found)
     _among_all(items, (doubtful & ~complete).nonzero()[:, 0], *found)
@@ -158,11 +161,14 @@ def _search(items: Items, value: Tensor, index: Tensor) -> tuple[Tensor, Tensor 
             block.diagonal().fill_(-1)
         for mine, others, found in ((first, second, block), (second, first, block.T))[: 1 + (first != second)]:
             found = found.contiguous()
+            farthest = found.amax(1)
             with locks[mine.start]:
-                largest[mine] = torch.maximum(largest[mine], found.amax(1))
+                largest[mine] = torch.maximum(largest[mine], farthest)
                 keep_smallest(value[mine], index[mine], found, others.start)
 
-    in_threads(search, combinations_with_replacement(parts, 2), device)
+    # By diagonals: tiles of one time are of different rows and columns.
+    tiles = ((parts[i], parts[i + step]) for step in range(len(parts)) for i in range(len(parts) - step))
+    in_threads(search, tiles, device)
     return largest, known
 
 

@@ -17,6 +17,7 @@ from utils.reranking.overlap import Sparse
 from utils.retrieval.compiled import compiled_loops
 
 _SCRATCH_ELEMENTS = 2**23
+_FEWEST_ROWS = 32
 _PIECES = 32
 
 
@@ -79,7 +80,7 @@ def _expanded_by_torch(near: Neighbours, k1: int, half: int) -> tuple[Tensor, Te
         return member.sum(1), member.nonzero()[:, 1].int(), known[member]
 
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    return _joined(expand, _parts(total, max(1, _SCRATCH_ELEMENTS // (total * threads))), device)
+    return _joined(expand, _parts(total, max(_FEWEST_ROWS, _SCRATCH_ELEMENTS // (total * threads))), device)
 
 
 def _mutual(index: Tensor) -> Tensor:

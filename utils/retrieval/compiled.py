@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 from types import ModuleType
 
 import torch
@@ -14,9 +15,18 @@ WORTH_COMPILED = 2**19
 """Numbers from which on a loop pays; loading the loops takes 0.4 s, once."""
 
 
-@cache
+_LOADING = Lock()
+
+
 def compiled_loops() -> ModuleType | None:
     """:mod:`utils.retrieval.kernels`, compiled once and kept on disk; None without numba. The log says which it is."""
+    with _LOADING:  # once, whichever thread comes first
+        return load_loops()
+
+
+@cache
+def load_loops() -> ModuleType | None:
+    """The same, for :func:`compiled_loops` alone."""
     try:
         loops = import_optional("utils.retrieval.kernels")
     except MissingPackageError as error:

@@ -16,11 +16,14 @@ from utils.retrieval.compiled import compiled_loops
 from utils.retrieval.coordinates import Coordinates, Placed, pair_distances, product_error, squared_distances
 from utils.retrieval.features import GALLERY_ROWS, release
 
-TILE_ELEMENTS = {"cpu": 2**20, "other": 2**26}
-"""Keys held at a time; with what is made of them 16 bytes each, up to 50 where features are hard."""
+TILE_ELEMENTS = {"cpu": 2**21, "other": 2**26}
+"""Keys held at a time by all threads; with what is made of them 16 bytes each, up to 50 where features are hard."""
 
 TILE_COLUMNS = {"cpu": 2**12, "other": GALLERY_ROWS}
 """Gallery rows that a tile has: a product that stays in a CPU's cache is a seventh faster than one of long rows."""
+
+_FEWEST_ROWS = 32
+"""Queries of a tile, however many threads there are."""
 
 _PAIRS_AT_A_TIME = 2**20
 
@@ -92,7 +95,8 @@ class FeatureKeys:
         self.columns = TILE_COLUMNS[kind]
         worth = device.type == "cpu" and len(query) * len(gallery) >= _WORTH_COMPILED
         self.loops = compiled_loops() if worth else None
-        self.step = chunk_size or max(1, TILE_ELEMENTS[kind] // min(len(gallery), self.columns))
+        threads = torch.get_num_threads() if kind == "cpu" else 1
+        self.step = chunk_size or max(_FEWEST_ROWS, TILE_ELEMENTS[kind] // (min(len(gallery), self.columns) * threads))
         self.error = product_error(device, query.shape[1])
         # Size of the largest key of each query, [Q]: what its float32 rounding errors are proportional to.
         largest, norms = self.gallery.norms64.max(), self.query.norms64

@@ -10,6 +10,7 @@ from PIL import Image
 
 from datasets.hands.folder import HandFolder
 from datasets.synthetic_hand import dataset as synthetic_hand
+from datasets.synthetic_hand import drawing
 from datasets.synthetic_hand.anatomy import ASPECTS, make_hand, make_pose
 from datasets.synthetic_hand.dataset import FIRST_TEST_IDENTITY, SyntheticHand, identity_hand
 from datasets.synthetic_hand.drawing import draw_hand
@@ -62,6 +63,14 @@ def test_same_seed_same_bytes_whatever_the_number_of_processes(small, tmp_path, 
     monkeypatch.setattr(synthetic_hand, "usable_cores", lambda: 2)
     SyntheticHand(tmp_path, **SMALL)
     assert digest(tmp_path) == digest(root)
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_distances_beyond_the_far_one_change_no_pixel(aspect, monkeypatch):
+    pictures = [picture(3, seed, aspect) for seed in range(12)]
+    monkeypatch.setattr(drawing, "_FAR", 3.0)  # decimetres: the whole picture
+    for seed, expected in enumerate(pictures):
+        assert (picture(3, seed, aspect) == expected).all()
 
 
 def test_pixels_are_the_same_on_every_machine():

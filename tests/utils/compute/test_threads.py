@@ -1,17 +1,11 @@
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from utils.compute.threads import in_threads
-
-
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_results_keep_their_order_and_torch_uses_one_thread_in_each(three_threads):
@@ -23,6 +17,63 @@ def test_results_keep_their_order_and_torch_uses_one_thread_in_each(three_thread
 
     assert in_threads(work, range(6)) == [(number, 1) for number in range(6)]
     assert torch.get_num_threads() == 3
+
+
+def test_parts_are_taken_one_at_a_time(three_threads):
+    """A generator of more parts than fit the memory."""
+    running, taken = [], []
+
+    def parts():
+        for number in range(300):
+            taken.append(number)
+            assert len(taken) - len(running) <= 4
+            yield number
+
+    def work(number):
+        running.append(number)
+        return number
+
+    assert in_threads(work, parts()) == list(range(300))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_threads_compute_in_the_mode_of_their_caller(mode, three_threads):
+    with mode():
+        expected = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        target = torch.zeros(6)
+
+        def work(number):
+            target[number : number + 1].add_(number)
+            return torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+        assert in_threads(work, range(6)) == [expected] * 6
+        assert target.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_ends_the_work_soon(error, three_threads):
+    done = []
+
+    def work(number):
+        done.append(number)
+        if number == 5:
+            raise error
+        time.sleep(0.001)
+
+    with pytest.raises(error):
+        in_threads(work, range(10_000))
+    assert len(done) < 1000 and torch.get_num_threads() == 3
+
+
+def test_two_callers_at_once_leave_the_number_of_threads_as_it_was(three_threads):
+    def call(_):
+        torch.set_num_threads(3)
+        return in_threads(lambda part: time.sleep(0.001), range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(8)))
+    assert torch.get_num_threads() == 3
+    assert in_threads(lambda _: torch.get_num_threads(), range(4)) == [1] * 4
 
 
 def test_an_error_leaves_the_number_of_threads_as_it_was(three_threads):

@@ -1,13 +1,16 @@
 """The nearest of all items, however float32 rounds and whichever tile comes first."""
 
+import time
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
+from utils.compute.threads import in_threads
 from utils.reranking import neighbours
 from utils.reranking.neighbours import Items, nearest
+from utils.retrieval import search
 
 
 def _items(x, num_query=20):
@@ -55,18 +58,37 @@ def test_spare_items_save_the_comparison_with_all():
     assert (found.index.numpy() == _defined(x, 8)).all()
 
 
+def _shuffled(work, parts, device):
+    parts = list(parts)
+    return [work(parts[place]) for place in np.random.default_rng(4).permutation(len(parts))]
+
+
 @pytest.mark.parametrize("num_query", [1, 7, 20, 63])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_each_order_of_the_tiles_gives_the_same(num_query, threads):
+@pytest.mark.parametrize("run", [in_threads, _shuffled])
+@pytest.mark.parametrize("worth", [1, 2**19])
+def test_each_order_of_the_tiles_gives_the_same(num_query, run, worth, three_threads):
     x = np.random.default_rng(2).integers(0, 3, size=(70, 6)).astype(np.float32)  # many equal distances
-    items, before = _items(x, num_query), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with patch.object(neighbours, "_TILE_ROWS", {"cpu": 16}):
-            found, known = nearest(items, 8, {8, 3})
-    finally:
-        torch.set_num_threads(before)
+    tile, compiled = patch.object(neighbours, "_TILE_ROWS", {"cpu": 16}), patch.object(search, "WORTH_COMPILED", worth)
+    with tile, compiled, patch.object(neighbours, "in_threads", run):
+        found, known = nearest(_items(x, num_query), 8, {8, 3})
     assert (found.index.numpy() == _defined(x, 8)).all()
     exact = ((x[:, None] - x) ** 2).sum(2)
     assert (known.numpy() == exact[:num_query, num_query:]).all()
     assert (found.largest.numpy() == exact.max(1)).all()
+
+
+def test_no_two_threads_keep_neighbours_of_the_same_rows(three_threads):
+    x = np.random.default_rng(2).normal(size=(200, 6)).astype(np.float32)
+    busy, keep = set(), neighbours.keep_smallest
+
+    def alone(value, *others):
+        rows = value.data_ptr()
+        assert rows not in busy
+        busy.add(rows)
+        time.sleep(0.001)
+        keep(value, *others)
+        busy.remove(rows)
+
+    with patch.object(neighbours, "_TILE_ROWS", {"cpu": 16}), patch.object(neighbours, "keep_smallest", alone):
+        found, _ = nearest(_items(x), 8, {8, 3})
+    assert (found.index.numpy() == _defined(x, 8)).all()

@@ -1,13 +1,15 @@
 import logging
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from utils.compute.threads import in_threads
 from utils.console.logger import LOGGER
 from utils.reranking import expansion, k_reciprocal
 from utils.reranking.overlap import Sparse, shared_weight
-from utils.retrieval.compiled import compiled_loops
+from utils.retrieval.compiled import compiled_loops, load_loops
 
 
 def _rows(dense):
@@ -81,13 +83,21 @@ def test_re_ranking_has_the_same_bits_without_numba(kind, no_numba):
     assert torch.equal(compiled, torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6))))
 
 
+def test_callers_in_threads_load_the_loops_once(no_numba, three_threads, monkeypatch):
+    no_numba()
+    calls = []
+    monkeypatch.setattr(LOGGER, "info", lambda *words: calls.append(words))
+    in_threads(lambda _: (compiled_loops(), time.sleep(0.01)), range(9))
+    assert len(calls) == 1
+
+
 def test_the_log_names_the_path_once(no_numba, monkeypatch):
     lines = []
     monkeypatch.setattr(LOGGER, "handlers", [logging.Handler()])
     monkeypatch.setattr(LOGGER.handlers[0], "emit", lambda record: lines.append(record.getMessage()))
     monkeypatch.setattr(LOGGER, "level", logging.INFO)
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    compiled_loops.cache_clear()
+    load_loops.cache_clear()
     for _ in range(2):
         list(k_reciprocal(x[:5], x[5:], 5, 2))
     no_numba()
