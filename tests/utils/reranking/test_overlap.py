@@ -9,6 +9,7 @@ from utils.compute.threads import in_threads
 from utils.console.logger import LOGGER
 from utils.reranking import expansion, k_reciprocal
 from utils.reranking.overlap import Sparse, shared_weight
+from utils.retrieval import compiled
 from utils.retrieval.compiled import compiled_loops, load_loops
 
 
@@ -42,14 +43,14 @@ def test_both_paths_sum_the_smaller_weights(name, threads, no_numba):
     torch.set_num_threads(threads)
     try:
         assert compiled_loops() is not None
-        compiled = shared_weight(encoding, inverted, 2, 9, 30)
+        loops = shared_weight(encoding, inverted, 2, 9, 30)
         no_numba()
         assert compiled_loops() is None
         plain = shared_weight(encoding, inverted, 2, 9, 30)
     finally:
         torch.set_num_threads(before)
-    np.testing.assert_allclose(compiled, expected, atol=1e-5)
-    assert torch.equal(compiled, plain)
+    np.testing.assert_allclose(loops, expected, atol=1e-5)
+    assert torch.equal(loops, plain)
 
 
 @pytest.mark.parametrize("name", ["random", "hubs", "empty rows", "all equal"])
@@ -78,16 +79,17 @@ def test_re_ranking_has_the_same_bits_without_numba(kind, no_numba):
         x[50:53] = x.mean(0)
     if kind == "all equal":
         x[:] = 1
-    compiled = torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6)))
+    with_numba = torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6)))
     no_numba()
-    assert torch.equal(compiled, torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6))))
+    assert torch.equal(with_numba, torch.cat(list(k_reciprocal(x[:40], x[40:], 20, 6))))
 
 
 def test_callers_in_threads_load_the_loops_once(no_numba, three_threads, monkeypatch):
     no_numba()
-    calls = []
+    calls, load = [], compiled.import_optional
     monkeypatch.setattr(LOGGER, "info", lambda *words: calls.append(words))
-    in_threads(lambda _: (compiled_loops(), time.sleep(0.01)), range(9))
+    monkeypatch.setattr(compiled, "import_optional", lambda name: (time.sleep(0.05), load(name)))
+    in_threads(lambda _: compiled_loops(), range(9))
     assert len(calls) == 1
 
 
