@@ -24,9 +24,14 @@ def no_numba(monkeypatch):
 
 
 @pytest.fixture
-def three_threads():
-    """Torch computes with three threads."""
+def use_threads():
+    """Set torch's number of threads when called, for this test."""
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def three_threads(use_threads):
+    """Torch computes with three threads."""
+    use_threads(3)

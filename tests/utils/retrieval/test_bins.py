@@ -19,12 +19,12 @@ ROWS, COLUMNS = 7, 300
         "float64",
     ]
 )
-def dtype(request, monkeypatch, no_numba):
+def dtype(request, monkeypatch, no_numba, use_threads):
     monkeypatch.setattr(bins, "_FEW", 1.0 if request.param.startswith("few") else -1.0)
     monkeypatch.setattr(bins, "WORTH_COMPILED", 0)
     if request.param.startswith("many do, compiled"):
         assert compiled_loops() is not None
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 3 if request.param.endswith("threads") else 1)
+        use_threads(3 if request.param.endswith("threads") else 1)
     else:
         no_numba()
     return torch.float64 if request.param == "float64" else torch.float32

@@ -121,10 +121,10 @@ def test_a_small_gallery_gives_no_warning(count, capfd):
 
 @pytest.mark.parametrize("order", ["random", "rising", "falling", "equal"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_both_ways_keep_the_smallest(order, threads, monkeypatch, no_numba):
+def test_both_ways_keep_the_smallest(order, threads, monkeypatch, no_numba, use_threads):
     """Three tiles, one after another, against a sort of all of them; the second one is a view of its transpose."""
     monkeypatch.setattr(search, "WORTH_COMPILED", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    use_threads(threads)
     numbers = torch.randn(7, 60, generator=torch.Generator().manual_seed(0))
     numbers = {"random": numbers, "equal": torch.ones(7, 60)}.get(order, numbers.sort(1, order == "falling")[0])
     tiles = numbers[:, :20].contiguous(), numbers[:, 20:45].T.contiguous().T, numbers[:, 45:].contiguous()
