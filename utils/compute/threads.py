@@ -20,8 +20,8 @@ def in_threads(work: Callable[[Part], Result], parts: Iterable[Part], device: to
     """``work`` of each part, in order: on the CPU in as many threads as torch uses, elsewhere one after another.
 
     Each thread takes the next part when it is done with one. Torch uses a single thread in each of them: its own
-    threads share one operation at a time, and hold their cores while they wait for the next. That number is the
-    process's: a thread that computes for the first time meanwhile keeps it.
+    threads share one operation at a time, and hold their cores while they wait for the next. Torch sets its number of
+    threads for the whole process, so another thread that computes for the first time meanwhile keeps to one.
     """
     threads, parts = torch.get_num_threads(), iter(parts)
     first = list(islice(parts, 2))
