@@ -173,19 +173,18 @@ def _search(items: Items, value: Tensor, index: Tensor) -> tuple[Tensor, Tensor 
 
 
 def _among_kept(items: Items, doubtful: Tensor, kept: Tensor, index: Tensor, distance: Tensor) -> None:
-    """Find the nearest of the ``doubtful`` items again, in float64, among those ``kept`` [N, k] for them."""
+    """Find the nearest of the ``doubtful`` items again among those ``kept`` [N, k] for them, in float64 on the CPU."""
 
     def again(part: Tensor) -> None:
         columns = kept[part].sort(1)[0]
         row = part.repeat_interleave(columns.shape[1])
-        wide = wide_device(row.device)
-        found = items.pair_distances64(row.to(wide), columns.flatten().to(wide)).view(columns.shape)
-        found[(columns == part[:, None]).to(wide)] = -1
+        found = items.pair_distances64(row, columns.flatten()).view(columns.shape)
+        found[columns == part[:, None]] = -1
         value, order = found.sort(dim=1, stable=True)
-        index[part] = columns.gather(1, order[:, : index.shape[1]].to(columns.device))
+        index[part] = columns.gather(1, order[:, : index.shape[1]])
         distance[part] = value[:, : index.shape[1]].to(distance)
 
-    in_threads(again, doubtful.split(64), doubtful.device)
+    in_threads(again, doubtful.split(64))
 
 
 def _among_all(items: Items, doubtful: Tensor, index: Tensor, distance: Tensor) -> None:

@@ -58,7 +58,7 @@ def test_spare_items_save_the_comparison_with_all():
     assert (found.index.numpy() == _defined(x, 8)).all()
 
 
-def _shuffled(work, parts, device):
+def _shuffled(work, parts, device=None):
     parts = list(parts)
     return [work(parts[place]) for place in np.random.default_rng(4).permutation(len(parts))]
 
